@@ -1,0 +1,66 @@
+//! The disk door: everything that reads or writes a shared disk does it through [`Disk`].
+//!
+//! - [`buf`]: aligned memory that can be split and rejoined, so that one request's pieces go to disks without a copy.
+//! - `ring`: a thread's io_uring, and the executor that runs one future on it.
+//! - `file`: a plain file or block device, `O_DIRECT`, by io_uring.
+//! - `mem`: memory, for tests and models. `fault`: a decorator that fails, delays or hangs chosen I/O.
+//!
+//! Invariants: every offset, length and address is a multiple of `PAGE`; a buffer belongs to the kernel until its
+//! completion has come, whatever happens to the future that asked; a completed write is durable only after a flush
+//! that was *submitted* after that completion, or when it was written with `write_durable`.
+
+pub mod buf;
+
+use crate::units::DiskOff;
+use buf::{IoBuf, IoBytes};
+use std::fmt;
+use std::future::Future;
+
+/// Whether the disk has answered a failed request: decides what may be sent again (PROTOCOL.md, "Redirect").
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Answer {
+    /// The disk (or file) itself refused this request: it will not be executed later.
+    Answered,
+    /// Nothing is known: the request may still land.
+    NotReturned,
+}
+
+/// A failed disk request.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DiskError {
+    /// Whether it may still land.
+    pub answer: Answer,
+    /// `errno` (Linux numbers).
+    pub errno: i32,
+    /// `read`, `write`, `flush` and where, for people.
+    pub what: String,
+}
+
+impl fmt::Display for DiskError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.what, std::io::Error::from_raw_os_error(self.errno))
+    }
+}
+
+impl std::error::Error for DiskError {}
+
+/// Result of a disk request.
+pub type DiskResult<T> = Result<T, DiskError>;
+
+/// One disk. Futures need not be `Send`: they run on the thread whose ring they were submitted to.
+pub trait Disk: Send + Sync + 'static {
+    /// Its size in bytes when it was opened.
+    fn size(&self) -> u64;
+
+    /// Fills the whole of `buf` from `at`; gives the buffer back in either case (its content undefined on error).
+    fn read(&self, at: DiskOff, buf: IoBuf) -> impl Future<Output = (DiskResult<()>, IoBuf)>;
+
+    /// Writes all of `data` at `at`. Completion is not durability.
+    fn write(&self, at: DiskOff, data: IoBytes) -> impl Future<Output = DiskResult<()>>;
+
+    /// Writes all of `data` at `at`, durable once it completes (FUA).
+    fn write_durable(&self, at: DiskOff, data: IoBytes) -> impl Future<Output = DiskResult<()>>;
+
+    /// Makes every write durable that completed before this was submitted.
+    fn flush(&self) -> impl Future<Output = DiskResult<()>>;
+}

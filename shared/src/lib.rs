@@ -1,0 +1,18 @@
+//! What more than one of client, manager and backup tool needs: words and units, maps and masks,
+//! the on-disk format, the wire, the disks.
+//!
+//! Modules import downwards only (checked by the `tidy` test):
+//! `units, ids, name, size, error, clock, random` <- `mask, map` <- `format, wire` <- `disk, net`.
+
+pub mod clock;
+pub mod disk;
+pub mod error;
+pub mod format;
+pub mod ids;
+pub mod map;
+pub mod mask;
+pub mod name;
+pub mod random;
+pub mod size;
+pub mod units;
+pub mod wire;

@@ -1,0 +1,515 @@
+//! Every message. A changed message bumps [`PROTOCOL`], and its doc says what changed.
+//!
+//! The list in [`requests!`] is the one place where a request gets its need and its object; the dispatcher, the
+//! documentation and the matrix of denials are made from it.
+
+#![allow(missing_docs)] // of the twins that rkyv derives; what is written here has its docs
+
+use super::rights::{Need, Right, Rights};
+use crate::error::WireError;
+use crate::ids::{
+    BootId, DiskId, FenceToken, Generation, MapVersion, PoolId, Seq, SessionId, SessionNo, SnapshotId, VolumeEpoch, VolumeId,
+};
+use crate::map::{AuMask, MapRun};
+use crate::units::{AuSize, DiskAu, DiskNo, VolAu};
+use rkyv::{Archive, Deserialize, Serialize};
+
+/// Version of the messages.
+/// 1: the first.
+pub const PROTOCOL: u16 = 1;
+/// Most AUs in one request or reply that lists them (16 KiB of masks at 8 bytes is far below the frame limit).
+pub const AUS_PER_MESSAGE: usize = 8192;
+/// Most AUs in one `Bind`.
+pub const AUS_PER_BIND: usize = 256;
+
+/// What a request speaks of, for the check of rights.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Object {
+    /// Nothing but the session.
+    None,
+    /// A volume.
+    Volume(VolumeId),
+    /// A snapshot: the rights are those on its volume.
+    Snapshot(SnapshotId),
+}
+
+macro_rules! message {
+    ($(#[$doc:meta])* $name:ident { $($(#[$fdoc:meta])* $field:ident : $ty:ty,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+        #[rkyv(derive(Debug))]
+        pub struct $name { $($(#[$fdoc])* pub $field: $ty,)* }
+    };
+}
+
+/// A request with the reply it gets and the right it needs.
+pub trait Call: Into<Request> {
+    /// What answers it.
+    type Reply: TryFrom<Reply, Error = Reply>;
+    /// Its name, for logs.
+    const NAME: &'static str;
+    /// What the asker must have.
+    const NEED: Need;
+}
+
+macro_rules! requests {
+    ($($name:ident ( $need:expr, |$m:ident| $object:expr ) -> $reply:ident, sample $sample:expr;)*) => {
+        /// Any request.
+        #[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+        #[rkyv(derive(Debug))]
+        #[allow(missing_docs)]
+        pub enum Request { $($name($name),)* }
+
+        impl Request {
+            /// What the asker must have.
+            #[must_use]
+            pub fn need(&self) -> Need { match self { $(Request::$name(_) => $need,)* } }
+            /// What it speaks of.
+            #[must_use]
+            pub fn object(&self) -> Object { match self { $(Request::$name($m) => $object,)* } }
+            /// Its name, for logs and tests.
+            #[must_use]
+            pub fn name(&self) -> &'static str { match self { $(Request::$name(_) => stringify!($name),)* } }
+            /// One of each, speaking of this volume and snapshot: the rows of the matrix of denials.
+            #[must_use]
+            pub fn samples(volume: VolumeId, snapshot: SnapshotId) -> Vec<Request> { vec![$(Request::$name(($sample)(volume, snapshot)),)*] }
+        }
+
+        $(impl From<$name> for Request { fn from(m: $name) -> Self { Request::$name(m) } }
+        impl Call for $name {
+            type Reply = $reply;
+            const NAME: &'static str = stringify!($name);
+            const NEED: Need = $need;
+        })*
+    };
+}
+
+macro_rules! replies {
+    ($($name:ident,)*) => {
+        /// Any reply.
+        #[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+        #[rkyv(derive(Debug))]
+        #[allow(missing_docs)]
+        pub enum Reply { $($name($name),)* }
+        $(impl From<$name> for Reply { fn from(m: $name) -> Self { Reply::$name(m) } }
+        impl TryFrom<Reply> for $name {
+            type Error = Reply;
+            fn try_from(r: Reply) -> Result<Self, Reply> { if let Reply::$name(m) = r { Ok(m) } else { Err(r) } }
+        })*
+    };
+}
+
+// ---- session ----
+
+message!(/// Opens a session, or takes an open one up again on a new connection (`resume`).
+    Hello {
+    /// `PROTOCOL` of the client.
+    protocol: u16,
+    /// Chosen by the client at its start; never reused.
+    session: SessionId,
+    /// The client's boot, for byte locks on the same host.
+    boot: BootId,
+    /// Host name, for people.
+    host: String,
+    /// Program and version, for people.
+    program: String,
+    /// The session was open before; if the manager has ended it, the answer is `Lapsed`.
+    resume: bool,
+});
+message!(/// A session stands.
+    Welcome {
+    /// The session's number: the byte locks on the disks are taken at it (FORMAT.md).
+    session: SessionNo,
+    /// The pool.
+    pool: PoolId,
+    /// Its name.
+    pool_name: String,
+    /// Its AU size.
+    au_size: AuSize,
+    /// The lease: counts from when the client *sent* `Hello` or `Renew`.
+    lease_ms: u32,
+    /// The manager's generation.
+    generation: Generation,
+    /// The pool's disks.
+    disks: Vec<DiskInfo>,
+});
+message!(/// A disk of the pool, as the manager knows it.
+    DiskInfo {
+    /// Short number in maps.
+    no: DiskNo,
+    /// What its label must say.
+    id: DiskId,
+    /// Its size in AUs, the reserved ones included.
+    aus: u32,
+    /// Paths under which the manager knows it: hints only, labels decide.
+    paths: Vec<String>,
+});
+message!(/// Extends the lease.
+    Renew {});
+message!(/// The lease is extended, counted from when `Renew` was sent.
+    Renewed {});
+message!(/// The session ends: everything is drained, nothing of it is in flight.
+    Goodbye {});
+message!(/// Done.
+    Done {});
+
+// ---- volumes ----
+
+message!(/// The volumes on which this client has any right.
+    ListVolumes {});
+message!(/// Granted volumes only.
+    Volumes {
+    /// Sorted by name.
+    volumes: Vec<VolumeInfo>,
+});
+message!(/// A volume, as a client may see it.
+    VolumeInfo {
+    /// Identity.
+    id: VolumeId,
+    /// Label.
+    name: String,
+    /// Bytes.
+    size: u64,
+    /// Bytes in written blocks, as far as the catalog knows.
+    written: u64,
+    /// Rights of the asker.
+    rights: Rights,
+    /// Client that has it attached for writing; empty if none.
+    writer: String,
+    /// Oldest first.
+    snapshots: Vec<SnapshotInfo>,
+});
+message!(/// A snapshot.
+    SnapshotInfo {
+    /// Identity.
+    id: SnapshotId,
+    /// Label.
+    name: String,
+    /// The epoch that it closed: it holds the blocks as they were when this epoch ended.
+    epoch: VolumeEpoch,
+    /// Size of the volume then, bytes.
+    size: u64,
+    /// Bytes in blocks that were written then.
+    written: u64,
+    /// Seconds since 1970 UTC.
+    created: u64,
+    /// It has lost blocks and reads as an error.
+    broken: bool,
+});
+message!(/// Attaches for writing, exclusively.
+    AttachWrite {
+    /// Which.
+    volume: VolumeId,
+});
+message!(/// Attaches for reading.
+    AttachRead {
+    /// Which.
+    volume: VolumeId,
+});
+message!(/// The attachment stands; the map follows by `GetMap`.
+    Attached {
+    /// Of this attachment.
+    token: FenceToken,
+    /// Bytes.
+    size: u64,
+    /// Current epoch.
+    epoch: VolumeEpoch,
+    /// Version of the map from which pushes go on.
+    version: MapVersion,
+    /// Snapshots that exist, oldest first: the writer preserves for them.
+    snapshots: Vec<SnapshotInfo>,
+    /// Where this attachment's preserve log begins; needed only where there are snapshots, and only by a writer.
+    segment: Vec<Segment>,
+});
+message!(/// The attachment ends; its I/O is drained and its masks are reported.
+    Detach {
+    /// Which.
+    volume: VolumeId,
+});
+message!(/// A part of the live map.
+    GetMap {
+    /// Of which volume.
+    volume: VolumeId,
+    /// From which AU on.
+    from: VolAu,
+});
+message!(/// A part of a map.
+    MapPart {
+    /// Ascending.
+    runs: Vec<MapRun>,
+    /// Where to go on; none at the end.
+    next: Option<VolAu>,
+});
+message!(/// Asks for space under these AUs. One that has space already keeps it.
+    Bind {
+    /// Which.
+    volume: VolumeId,
+    /// Of the attachment.
+    token: FenceToken,
+    /// Of the attachment's changes.
+    seq: Seq,
+    /// At most `AUS_PER_BIND`.
+    aus: Vec<VolAu>,
+});
+message!(/// The new pieces of map.
+    Bound {
+    /// All the AUs asked for.
+    runs: Vec<MapRun>,
+});
+message!(/// These blocks are written, and were flushed on every leg before this was sent. The answer makes them durable.
+    Report {
+    /// Which.
+    volume: VolumeId,
+    /// Of the attachment.
+    token: FenceToken,
+    /// Of the attachment's changes.
+    seq: Seq,
+    /// At most `AUS_PER_MESSAGE`.
+    written: Vec<AuMask>,
+});
+message!(/// These blocks read as zeros from now on; I/O of the writer on them is drained.
+    /// An AU that keeps no block leaves the map.
+    Discard {
+    /// Which.
+    volume: VolumeId,
+    /// Of the attachment.
+    token: FenceToken,
+    /// Of the attachment's changes.
+    seq: Seq,
+    /// At most `AUS_PER_MESSAGE`.
+    cleared: Vec<AuMask>,
+});
+message!(/// AUs that left the map.
+    Discarded {
+    /// The writer forgets them; they are free when every holder of the map has answered.
+    unmapped: Vec<VolAu>,
+});
+
+// ---- snapshots ----
+
+message!(/// One preserve segment: an AU on each of its legs, same content.
+    Segment {
+    /// Number within the volume; ascending in the order in which they were granted.
+    no: u32,
+    /// Newest snapshot's epoch when it was granted: all its records carry it.
+    epoch: VolumeEpoch,
+    /// The attachment that writes it.
+    token: FenceToken,
+    /// Session that writes it.
+    session: SessionNo,
+    /// Its replicas.
+    legs: Vec<DiskAu>,
+});
+message!(/// Asks for the next segment of the preserve log.
+    PreserveSpace {
+    /// Which.
+    volume: VolumeId,
+    /// Of the attachment.
+    token: FenceToken,
+    /// Of the attachment's changes.
+    seq: Seq,
+});
+message!(/// The next segment.
+    SegmentGranted {
+    /// It.
+    segment: Segment,
+});
+message!(/// Takes a snapshot. `id` is chosen by the asker: asked twice, it is taken once.
+    CreateSnapshot {
+    /// Of which volume.
+    volume: VolumeId,
+    /// Its identity.
+    id: SnapshotId,
+    /// Its name.
+    name: String,
+});
+message!(/// The snapshot is durable.
+    SnapshotTaken {
+    /// It.
+    snapshot: SnapshotInfo,
+    /// How long writes were held, microseconds; 0 where nobody had the volume attached.
+    held_us: u64,
+});
+message!(/// Removes a snapshot that nobody reads.
+    RemoveSnapshot {
+    /// Which.
+    snapshot: SnapshotId,
+});
+message!(/// Opens a snapshot for reading; it cannot be removed until closed or the session is over.
+    OpenSnapshot {
+    /// Which.
+    snapshot: SnapshotId,
+});
+message!(/// What a reader needs beside the map.
+    SnapshotOpened {
+    /// Its volume.
+    volume: VolumeId,
+    /// The snapshot.
+    info: SnapshotInfo,
+    /// Preserve segments that may hold blocks of it, in order of their number. The last one's successors are named on disk.
+    segments: Vec<Segment>,
+});
+message!(/// A part of the snapshot's frozen map.
+    GetSnapshotMap {
+    /// Of which.
+    snapshot: SnapshotId,
+    /// From which AU on.
+    from: VolAu,
+});
+message!(/// The reader has drained and closed it.
+    CloseSnapshot {
+    /// Which.
+    snapshot: SnapshotId,
+});
+
+replies! { Welcome, Renewed, Done, Volumes, Attached, MapPart, Bound, Discarded, SegmentGranted, SnapshotTaken, SnapshotOpened, }
+
+requests! {
+    Hello(Need::Client, |_m| Object::None) -> Welcome, sample |_, _| Hello {
+        protocol: PROTOCOL, session: SessionId([7; 16]), boot: BootId([7; 16]), host: "host".into(), program: "sample".into(), resume: false };
+    Renew(Need::Session, |_m| Object::None) -> Renewed, sample |_, _| Renew {};
+    Goodbye(Need::Session, |_m| Object::None) -> Done, sample |_, _| Goodbye {};
+    ListVolumes(Need::Session, |_m| Object::None) -> Volumes, sample |_, _| ListVolumes {};
+    AttachWrite(Need::On(Right::Write), |m| Object::Volume(m.volume)) -> Attached, sample |volume, _| AttachWrite { volume };
+    AttachRead(Need::On(Right::Read), |m| Object::Volume(m.volume)) -> Attached, sample |volume, _| AttachRead { volume };
+    Detach(Need::On(Right::Read), |m| Object::Volume(m.volume)) -> Done, sample |volume, _| Detach { volume };
+    GetMap(Need::On(Right::Read), |m| Object::Volume(m.volume)) -> MapPart, sample |volume, _| GetMap { volume, from: VolAu(0) };
+    Bind(Need::On(Right::Write), |m| Object::Volume(m.volume)) -> Bound, sample |volume, _| Bind {
+        volume, token: FenceToken(1), seq: Seq(1), aus: vec![VolAu(0)] };
+    Report(Need::On(Right::Write), |m| Object::Volume(m.volume)) -> Done, sample |volume, _| Report {
+        volume, token: FenceToken(1), seq: Seq(1), written: vec![] };
+    Discard(Need::On(Right::Write), |m| Object::Volume(m.volume)) -> Discarded, sample |volume, _| Discard {
+        volume, token: FenceToken(1), seq: Seq(1), cleared: vec![] };
+    PreserveSpace(Need::On(Right::Write), |m| Object::Volume(m.volume)) -> SegmentGranted, sample |volume, _| PreserveSpace {
+        volume, token: FenceToken(1), seq: Seq(1) };
+    CreateSnapshot(Need::On(Right::Snapshot), |m| Object::Volume(m.volume)) -> SnapshotTaken, sample |volume, _| CreateSnapshot {
+        volume, id: SnapshotId([9; 16]), name: "sample".into() };
+    RemoveSnapshot(Need::On(Right::Snapshot), |m| Object::Snapshot(m.snapshot)) -> Done, sample |_, snapshot| RemoveSnapshot { snapshot };
+    OpenSnapshot(Need::On(Right::Backup), |m| Object::Snapshot(m.snapshot)) -> SnapshotOpened, sample |_, snapshot| OpenSnapshot { snapshot };
+    GetSnapshotMap(Need::On(Right::Backup), |m| Object::Snapshot(m.snapshot)) -> MapPart, sample |_, snapshot| GetSnapshotMap {
+        snapshot, from: VolAu(0) };
+    CloseSnapshot(Need::On(Right::Backup), |m| Object::Snapshot(m.snapshot)) -> Done, sample |_, snapshot| CloseSnapshot { snapshot };
+}
+
+// ---- pushes ----
+
+message!(/// Hold the writes of a volume for a snapshot: drain, flush, report every mask and discard, answer `Held`.
+    /// From the answer on the writer goes on only in `epoch`, preserving into `segment`; released or not (PROTOCOL.md, H1).
+    Hold {
+    /// Of which volume.
+    volume: VolumeId,
+    /// Of the attachment.
+    token: FenceToken,
+    /// The snapshot to be.
+    snapshot: SnapshotId,
+    /// The epoch that begins.
+    epoch: VolumeEpoch,
+    /// First segment of the preserve log of the new epoch, granted already.
+    segment: Segment,
+    /// How long writes may be held, counted from the arrival of this push.
+    deadline_ms: u32,
+});
+message!(/// The hold is over: the snapshot was taken, or dropped.
+    Release {
+    /// Of which volume.
+    volume: VolumeId,
+    /// Which snapshot.
+    snapshot: SnapshotId,
+    /// Taken or dropped.
+    taken: bool,
+});
+message!(/// The map changed under a reader: answered when no read under the old map is in flight.
+    MapChanged {
+    /// Of which volume.
+    volume: VolumeId,
+    /// From now on.
+    version: MapVersion,
+    /// Replaced entries.
+    runs: Vec<MapRun>,
+    /// AUs that left the map.
+    unmapped: Vec<VolAu>,
+});
+message!(/// A writer begins a preserve log: a reader answers once it will look there too.
+    SegmentAdded {
+    /// The snapshot that is read.
+    snapshot: SnapshotId,
+    /// The log's first segment.
+    segment: Segment,
+});
+message!(/// Give the volume back: drain, report, answer; the attachment is over then.
+    Recall {
+    /// Which volume.
+    volume: VolumeId,
+    /// For people.
+    reason: String,
+});
+message!(/// The list of granted volumes or snapshots has changed: ask again.
+    VolumesChanged {});
+
+/// Any push. Each is acknowledged once, by [`Ack`].
+#[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+#[rkyv(derive(Debug))]
+#[allow(missing_docs)]
+pub enum Push {
+    Hold(Hold),
+    Release(Release),
+    MapChanged(MapChanged),
+    SegmentAdded(SegmentAdded),
+    Recall(Recall),
+    VolumesChanged(VolumesChanged),
+}
+
+/// Answer to a push.
+#[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+#[rkyv(derive(Debug))]
+pub enum Ack {
+    /// Done as asked.
+    Done,
+    /// To `Hold`: drained, flushed; everything up to and with this sequence is reported and answered.
+    Held {
+        /// Last sequence of the attachment's changes.
+        seq: Seq,
+    },
+    /// Not done; a hold is dropped then.
+    Failed(WireError),
+}
+
+/// What a client sends.
+#[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+#[rkyv(derive(Debug))]
+pub enum FromClient {
+    /// Answered by a `Reply` with the same id.
+    Request {
+        /// Of this connection; ascending.
+        id: u64,
+        /// What is asked.
+        request: Request,
+    },
+    /// Answers a push.
+    Ack {
+        /// The push.
+        push: u64,
+        /// The answer.
+        ack: Ack,
+    },
+}
+
+/// What a manager sends.
+#[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+#[rkyv(derive(Debug))]
+pub enum FromManager {
+    /// Answers a request.
+    Reply {
+        /// The request.
+        id: u64,
+        /// The answer.
+        result: Result<Reply, WireError>,
+    },
+    /// Acknowledged by an `Ack` with the same number.
+    Push {
+        /// Of this session; ascending. One that was not acknowledged is sent again on the next connection.
+        push: u64,
+        /// What is said.
+        body: Push,
+    },
+}
