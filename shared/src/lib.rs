@@ -2,8 +2,9 @@
 //! the on-disk format, the wire, the disks.
 //!
 //! Modules import downwards only (checked by the `tidy` test):
-//! `units, ids, name, size, error, clock, random` <- `mask, map` <- `format, wire` <- `disk, net`.
+//! `units, ids, name, size, error, clock, random` <- `mask, map` <- `format, wire` <- `disk, net` <- `cli`.
 
+pub mod cli;
 pub mod clock;
 pub mod disk;
 pub mod error;
