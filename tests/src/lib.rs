@@ -1,1 +1,3 @@
-//! placeholder
+//! What the tests stand on: real parts under guards ([`real`]).
+
+pub mod real;
