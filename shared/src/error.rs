@@ -41,6 +41,8 @@ pub enum Kind {
     RepoKey = 15,
     /// Done in part.
     Partial = 16,
+    /// The user broke it off (SIGINT, SIGTERM).
+    Interrupted = 17,
 }
 
 impl Kind {
@@ -59,6 +61,7 @@ impl Kind {
             Kind::RepoMissing => 10,
             Kind::RepoLocked => 11,
             Kind::RepoKey => 12,
+            Kind::Interrupted => 130,
         }
     }
 }
