@@ -1,20 +1,23 @@
 //! The disk door: everything that reads or writes a shared disk does it through [`Disk`].
 //!
 //! - [`buf`]: aligned memory that can be split and rejoined, so that one request's pieces go to disks without a copy.
-//! - `ring`: a thread's io_uring, and the executor that runs one future on it.
+//! - [`ring`]: a thread's io_uring, and the executor that runs one future on it.
 //! - `file`: a plain file or block device, `O_DIRECT`, by io_uring.
-//! - `mem`: memory, for tests and models. `fault`: a decorator that fails, delays or hangs chosen I/O.
+//! - [`mem`]: memory, for tests and models. `fault`: a decorator that fails, delays or hangs chosen I/O.
 //!
 //! Invariants: every offset, length and address is a multiple of `PAGE`; a buffer belongs to the kernel until its
 //! completion has come, whatever happens to the future that asked; a completed write is durable only after a flush
 //! that was *submitted* after that completion, or when it was written with `write_durable`.
 
 pub mod buf;
+pub mod mem;
+pub mod ring;
 
-use crate::units::DiskOff;
+use crate::units::{DiskOff, PAGE, PAGE_U64};
 use buf::{IoBuf, IoBytes};
 use std::fmt;
 use std::future::Future;
+use std::sync::Arc;
 
 /// Whether the disk has answered a failed request: decides what may be sent again (PROTOCOL.md, "Redirect").
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -44,6 +47,13 @@ impl fmt::Display for DiskError {
 
 impl std::error::Error for DiskError {}
 
+impl DiskError {
+    /// An error that the disk (or this host, before it asked the disk) answered with.
+    pub fn answered(errno: i32, what: impl Into<String>) -> Self {
+        Self { answer: Answer::Answered, errno, what: what.into() }
+    }
+}
+
 /// Result of a disk request.
 pub type DiskResult<T> = Result<T, DiskError>;
 
@@ -63,4 +73,38 @@ pub trait Disk: Send + Sync + 'static {
 
     /// Makes every write durable that completed before this was submitted.
     fn flush(&self) -> impl Future<Output = DiskResult<()>>;
+}
+
+impl<D: Disk> Disk for Arc<D> {
+    fn size(&self) -> u64 {
+        D::size(self)
+    }
+    fn read(&self, at: DiskOff, buf: IoBuf) -> impl Future<Output = (DiskResult<()>, IoBuf)> {
+        D::read(self, at, buf)
+    }
+    fn write(&self, at: DiskOff, data: IoBytes) -> impl Future<Output = DiskResult<()>> {
+        D::write(self, at, data)
+    }
+    fn write_durable(&self, at: DiskOff, data: IoBytes) -> impl Future<Output = DiskResult<()>> {
+        D::write_durable(self, at, data)
+    }
+    fn flush(&self) -> impl Future<Output = DiskResult<()>> {
+        D::flush(self)
+    }
+}
+
+/// The rule of the door, kept by every disk: offset, length and memory are multiples of `PAGE`, and the range lies within `size`.
+///
+/// # Errors
+/// `EINVAL`, answered, saying what is wrong; nothing was sent.
+pub fn admit(verb: &str, at: DiskOff, memory: &[u8], size: u64) -> DiskResult<()> {
+    let len = memory.len() as u64;
+    let refuse = |why: &str| Err(DiskError::answered(libc::EINVAL, format!("{verb} of {len} bytes at {at}: {why}")));
+    if !at.0.is_multiple_of(PAGE_U64) || !memory.len().is_multiple_of(PAGE) || !(memory.as_ptr() as usize).is_multiple_of(PAGE) {
+        return refuse("not aligned to a page");
+    }
+    if at.0.checked_add(len).is_none_or(|end| end > size) {
+        return refuse("past the end of the disk");
+    }
+    Ok(())
 }
