@@ -240,6 +240,14 @@ message!(/// A part of a map.
     /// Where to go on; none at the end.
     next: Option<VolAu>,
 });
+message!(/// A part of what the writer must preserve before it modifies it, counting no block as preserved yet: for each AU of the
+    /// live map whose place a snapshot shares, the blocks that any such snapshot holds (as the `written` masks of the runs).
+    GetNeed {
+    /// Of which volume.
+    volume: VolumeId,
+    /// From which AU on.
+    from: VolAu,
+});
 message!(/// Asks for space under these AUs. One that has space already keeps it.
     Bind {
     /// Which.
@@ -374,6 +382,7 @@ requests! {
     AttachRead(Need::On(Right::Read), |m| Object::Volume(m.volume)) -> Attached, sample |volume, _| AttachRead { volume };
     Detach(Need::On(Right::Read), |m| Object::Volume(m.volume)) -> Done, sample |volume, _| Detach { volume };
     GetMap(Need::On(Right::Read), |m| Object::Volume(m.volume)) -> MapPart, sample |volume, _| GetMap { volume, from: VolAu(0) };
+    GetNeed(Need::On(Right::Write), |m| Object::Volume(m.volume)) -> MapPart, sample |volume, _| GetNeed { volume, from: VolAu(0) };
     Bind(Need::On(Right::Write), |m| Object::Volume(m.volume)) -> Bound, sample |volume, _| Bind {
         volume, token: FenceToken(1), seq: Seq(1), aus: vec![VolAu(0)] };
     Report(Need::On(Right::Write), |m| Object::Volume(m.volume)) -> Done, sample |volume, _| Report {

@@ -10,3 +10,4 @@ pub mod netns;
 pub mod pool;
 pub mod run;
 pub mod wait;
+pub mod writer;
