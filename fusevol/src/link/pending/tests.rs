@@ -1,0 +1,1 @@
+//! Requests are sent in order, again after a lost connection, and answered once.

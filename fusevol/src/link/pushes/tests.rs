@@ -1,0 +1,1 @@
+//! Pushes are handed on once and answered as often as they are repeated.

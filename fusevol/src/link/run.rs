@@ -1,0 +1,121 @@
+//! The link's thread: one round of attempts after the other, a connection while it stands, a pause in between.
+
+use super::config::Backoff;
+use super::connection::{Connection, End};
+use super::{Control, Owner, Phase, Pushed, Shared, closed};
+use fusevol_shared::error::{Context, Error, Kind, Result, WireError};
+use fusevol_shared::wire::tcp;
+use fusevol_shared::wire::tls::{ClientStream, ClientTls};
+use std::sync::Arc;
+use tokio::net::{TcpStream, lookup_host};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{sleep, timeout};
+
+pub(super) struct Run {
+    shared: Arc<Shared>,
+    owner: Arc<dyn Owner>,
+    tls: ClientTls,
+    deliver: mpsc::Sender<Pushed>,
+    control: watch::Receiver<Control>,
+}
+
+impl Run {
+    pub(super) fn new(shared: Arc<Shared>, owner: Arc<dyn Owner>, tls: ClientTls, deliver: mpsc::Sender<Pushed>) -> Self {
+        let control = shared.control.subscribe();
+        Self { shared, owner, tls, deliver, control }
+    }
+
+    pub(super) async fn run(mut self) {
+        let _last = LastWord(Arc::clone(&self.shared));
+        let mut backoff = Backoff::new(self.shared.config.pause);
+        let mut control = self.control.clone();
+        while !control.borrow_and_update().close {
+            self.shared.enter(Phase::Connecting);
+            let round = tokio::select! {
+                round = self.round(&mut backoff) => round,
+                _ = control.changed() => continue,
+            };
+            match round {
+                End::Lost(e) => {
+                    tracing::info!("no manager: {e}");
+                    self.shared.failed(&e);
+                }
+                End::Refused(e) => {
+                    tracing::warn!("the manager has refused the session: {e}");
+                    self.shared.failed(&e);
+                    let why = WireError::from(&e);
+                    self.shared.queues().pending.end(&why);
+                    self.shared.enter(Phase::Ended(why));
+                    while self.shared.queues().pending.has_ended() && !control.borrow_and_update().close {
+                        let _ = control.changed().await;
+                    }
+                    backoff.reset();
+                    continue;
+                }
+            }
+            self.shared.enter(Phase::Connecting);
+            tokio::select! { () = sleep(backoff.pause()) => {}, _ = control.changed() => {} }
+        }
+    }
+
+    /// One attempt at each address in order; serves the first that welcomes us until that connection ends.
+    async fn round(&mut self, backoff: &mut Backoff) -> End {
+        let shared = Arc::clone(&self.shared);
+        let mut last = Error::new(Kind::Unreachable, "the key file names no manager");
+        for address in &shared.config.key.managers {
+            let stream = match self.connect(address).await {
+                Ok(stream) => stream,
+                Err(e) => {
+                    last = prefer(last, e.within(format_args!("manager at {address}")));
+                    continue;
+                }
+            };
+            let mut connection = Connection::new(&shared, &*self.owner, &self.deliver, stream);
+            match connection.hello().await {
+                Ok(()) => {
+                    backoff.reset();
+                    shared.enter(Phase::Connected { address: address.clone() });
+                    tracing::info!("connected to the manager at {address}");
+                    return connection.serve().await.within(address);
+                }
+                Err(End::Lost(e)) => last = prefer(last, e.within(format_args!("manager at {address}"))),
+                Err(refused) => return refused,
+            }
+        }
+        End::Lost(last)
+    }
+
+    async fn connect(&self, address: &str) -> Result<ClientStream> {
+        let limit = self.shared.config.connect;
+        let late = || Error::new(Kind::Unreachable, format!("no answer within {} ms", limit.as_millis()));
+        let tcp = timeout(limit, dial(address)).await.map_err(|_| late())??;
+        tcp::tune(&tcp).context(Kind::Unreachable, || "the connection failed")?;
+        timeout(limit, self.tls.connect(tcp)).await.map_err(|_| late())?
+    }
+}
+
+async fn dial(address: &str) -> Result<TcpStream> {
+    let mut last = Error::new(Kind::Unreachable, "the name has no address");
+    for to in lookup_host(address).await.context(Kind::Unreachable, || "the name cannot be resolved")? {
+        match TcpStream::connect(to).await {
+            Ok(stream) => return Ok(stream),
+            Err(e) => last = Error::new(Kind::Unreachable, "no connection").because(e),
+        }
+    }
+    Err(last)
+}
+
+/// Of two failures the one that says more: distrust over silence.
+fn prefer(old: Error, new: Error) -> Error {
+    if old.kind() == Kind::Denied { old } else { new }
+}
+
+/// However the thread ends, a panic included, no call is left without an answer.
+struct LastWord(Arc<Shared>);
+
+impl Drop for LastWord {
+    fn drop(&mut self) {
+        self.0.queues().pending.end(&closed());
+        self.0.enter(Phase::Closed);
+    }
+}

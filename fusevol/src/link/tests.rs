@@ -1,0 +1,1 @@
+//! A link with a manager at its other end.

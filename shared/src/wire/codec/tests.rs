@@ -1,0 +1,1 @@
+//! Frames, whole and spoilt.
