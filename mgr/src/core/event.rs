@@ -1,0 +1,141 @@
+//! What goes into the core and what comes out of it.
+
+use super::admin_api::{AdminReply, AdminRequest, Notice};
+use crate::catalog::record::Record;
+use fusevol_shared::clock::{BootTime, Clock};
+use fusevol_shared::error::WireError;
+use fusevol_shared::ids::{KeyPrint, SessionNo};
+use fusevol_shared::wire::messages::{Ack, Push, Reply, Request};
+
+/// One connection of a client; never reused within a life of the manager.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct ConnId(pub u64);
+
+/// One question of an administrator; never reused within a life of the manager.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct AdminId(pub u64);
+
+/// The time of an event.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Now {
+    /// For durations.
+    pub boot: BootTime,
+    /// For people: nanoseconds since 1970 UTC.
+    pub wall: u64,
+}
+
+impl Now {
+    /// As this clock tells it.
+    #[must_use]
+    pub fn of(clock: &dyn Clock) -> Self {
+        Self { boot: clock.now(), wall: clock.wall() }
+    }
+
+    /// Seconds since 1970 UTC.
+    #[must_use]
+    pub fn seconds(self) -> u64 {
+        self.wall / 1_000_000_000
+    }
+}
+
+/// What happened.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Event {
+    /// A connection with a proven key.
+    Connected {
+        /// Its number.
+        conn: ConnId,
+        /// The key.
+        print: KeyPrint,
+    },
+    /// The connection is gone.
+    Disconnected {
+        /// Its number.
+        conn: ConnId,
+    },
+    /// A client asks.
+    Request {
+        /// On which connection.
+        conn: ConnId,
+        /// Number of the request on it.
+        id: u64,
+        /// What.
+        request: Request,
+    },
+    /// A client answers a push.
+    Ack {
+        /// On which connection.
+        conn: ConnId,
+        /// Which push of its session.
+        push: u64,
+        /// The answer.
+        ack: Ack,
+    },
+    /// An administrator asks.
+    Admin {
+        /// To be answered once.
+        from: AdminId,
+        /// What.
+        request: AdminRequest,
+    },
+    /// Answer to `Effect::ProbeLock`: `held` on any disk, or not known, is held.
+    LockProbed {
+        /// Whose lock.
+        session: SessionNo,
+        /// Whether it is held.
+        held: bool,
+    },
+    /// `Core::deadline` has come.
+    Tick,
+}
+
+/// What the driver does once the records of the batch are durable.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Effect {
+    /// Answers a request.
+    Reply {
+        /// On which connection; one that is gone is passed over.
+        conn: ConnId,
+        /// Which request.
+        id: u64,
+        /// The answer.
+        result: Result<Reply, WireError>,
+    },
+    /// Says something to a client.
+    Push {
+        /// On which connection.
+        conn: ConnId,
+        /// Number within the session.
+        push: u64,
+        /// What.
+        body: Push,
+    },
+    /// Ends a connection, after what was said before on it.
+    Close {
+        /// Which.
+        conn: ConnId,
+    },
+    /// Answers an administrator.
+    AdminReply {
+        /// Whom.
+        to: AdminId,
+        /// The answer.
+        result: Result<AdminReply, WireError>,
+    },
+    /// Asks whether a session's byte lock is held on any disk; answered by `Event::LockProbed`.
+    ProbeLock {
+        /// Whose.
+        session: SessionNo,
+    },
+    /// For the log of the manager; also kept for `events`.
+    Notice(Notice),
+}
+
+/// What a step gives: records to be committed, effects to be carried out after that.
+#[derive(Default, Debug)]
+pub struct Output {
+    /// In order. Those of one step stand in one transaction.
+    pub records: Vec<Record>,
+    /// In order.
+    pub effects: Vec<Effect>,
+}
