@@ -16,8 +16,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub type Page = [u8; PAGE];
 /// Pages in a chunk: the second level of the copy-on-write tree.
 const CHUNK: usize = 64;
-/// `CHUNK` pages in bytes.
-const CHUNK_BYTES: u64 = CHUNK as u64 * PAGE_U64;
 
 type Chunk = [Option<Arc<Page>>; CHUNK];
 
@@ -196,6 +194,9 @@ mod tests {
     use super::super::buf::{IoBuf, IoBytes};
     use super::super::ring::block_on;
     use super::*;
+
+    /// `CHUNK` pages in bytes.
+    const CHUNK_BYTES: u64 = CHUNK as u64 * PAGE_U64;
 
     fn bytes(b: u8, len: usize) -> IoBytes {
         IoBuf::copy_of(&vec![b; len]).freeze()

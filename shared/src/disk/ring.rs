@@ -95,7 +95,7 @@ impl Wake for Notify {
 /// The thread's ring, made at the first request.
 enum Lazy {
     Not,
-    Made(Reactor),
+    Made(Box<Reactor>),
     /// This kernel or sandbox refuses: the errno that every request is answered with.
     Refused(i32),
 }
@@ -164,7 +164,7 @@ impl Local {
         let mut lazy = self.reactor.borrow_mut();
         if matches!(*lazy, Lazy::Not) {
             *lazy = match Reactor::new(self.notify.eventfd.as_fd()) {
-                Ok(r) => Lazy::Made(r),
+                Ok(r) => Lazy::Made(Box::new(r)),
                 Err(e) => Lazy::Refused(e.raw_os_error().unwrap_or(libc::ENOSYS)),
             };
         }

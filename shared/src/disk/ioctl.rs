@@ -1,0 +1,57 @@
+//! The calls on a disk's descriptor for which there is no safe wrapper: a block device's size, and locks on byte ranges.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+/// `_IOR(0x12, 114, size_t)`: `linux/fs.h`.
+const BLKGETSIZE64: libc::c_ulong = 0x8008_1272;
+
+/// Bytes of a block device.
+pub(super) fn block_device_size(fd: BorrowedFd<'_>) -> io::Result<u64> {
+    let mut bytes = 0_u64;
+    // SAFETY: the call writes one u64 to the place given, which lives through it.
+    match unsafe { libc::ioctl(fd.as_raw_fd(), BLKGETSIZE64, &raw mut bytes) } {
+        0 => Ok(bytes),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// An exclusive lock on one byte.
+fn one_byte(byte: u64) -> io::Result<libc::flock> {
+    let start = i64::try_from(byte).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
+    // SAFETY: the structure consists of numbers only, for which zero is a value; the lock calls want `l_pid` zero.
+    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
+    (lock.l_type, lock.l_whence, lock.l_start, lock.l_len) = (WRITE_LOCK, WHENCE_SET, start, 1);
+    Ok(lock)
+}
+
+#[allow(clippy::cast_possible_truncation)] // the constants are 0, 1 and 2
+const WRITE_LOCK: libc::c_short = libc::F_WRLCK as libc::c_short;
+#[allow(clippy::cast_possible_truncation)]
+const NO_LOCK: libc::c_short = libc::F_UNLCK as libc::c_short;
+#[allow(clippy::cast_possible_truncation)]
+const WHENCE_SET: libc::c_short = libc::SEEK_SET as libc::c_short;
+
+/// Locks one byte for this open file description; `false` if another holds it.
+pub(super) fn try_lock(fd: BorrowedFd<'_>, byte: u64) -> io::Result<bool> {
+    let lock = one_byte(byte)?;
+    // SAFETY: the call reads the structure given, which lives through it.
+    match unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_OFD_SETLK, &raw const lock) } {
+        0 => Ok(true),
+        _ => match io::Error::last_os_error() {
+            e if matches!(e.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => Ok(false),
+            e => Err(e),
+        },
+    }
+}
+
+/// Whether another open file description holds a lock on this byte.
+pub(super) fn held_by_other(fd: BorrowedFd<'_>, byte: u64) -> io::Result<bool> {
+    let mut lock = one_byte(byte)?;
+    // SAFETY: the call reads and writes the structure given, which lives through it.
+    match unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_OFD_GETLK, &raw mut lock) } {
+        0 => Ok(lock.l_type != NO_LOCK),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
