@@ -4,6 +4,7 @@
 //!
 //! `FUSEVOL_KEEP=1` keeps the scratch folders of failed tests.
 
+pub mod caller;
 pub mod loopdev;
 pub mod mount;
 pub mod netns;
