@@ -178,6 +178,12 @@ pub struct VolumeMap {
     chunks: BTreeMap<u32, Arc<Chunk>>,
 }
 
+impl PartialEq for VolumeMap {
+    fn eq(&self, other: &Self) -> bool {
+        self.iter().eq(other.iter())
+    }
+}
+
 impl VolumeMap {
     /// The entry of `au`; `None` where the volume has no space there.
     #[must_use]

@@ -1,48 +1,181 @@
-//! What the manager knows: the fold of a log of records.
+//! What the manager knows: the fold of a log of [`record`]s.
+//!
+//! [`Catalog::apply`] is pure and deterministic: the same records give the same state, here, in the offline check and after a
+//! restart. A record that does not fit is an error and changes nothing. [`Catalog::dump`] gives a shorter log of the same state.
+//!
+//! Who owns an AU (rule: exactly one of these, [`prove`] shows it):
+//! ```text
+//! free -> a volume (its live map and its snapshots share it) -> limbo -> free
+//! free -> a preserve segment of a volume ------------------------------> free
+//! ```
+//! An AU that left every map stays in limbo until each session that may still read it has answered.
 
+pub mod alloc;
+mod apply_base;
+mod apply_change;
+mod apply_pool;
+mod apply_session;
+mod apply_snapshot;
+mod dump;
+mod prove;
+mod query;
 pub mod record;
+pub mod space;
+
+pub use prove::{Violation, prove};
 
 use fusevol_shared::error::{Error, Kind, Result};
-use record::{PoolEntry, Record};
+use fusevol_shared::ids::{ClientId, FenceToken, SessionNo, SnapshotId, VolumeId};
+use fusevol_shared::map::VolumeMap;
+use fusevol_shared::units::{DiskAu, DiskNo};
+use fusevol_shared::wire::rights::Rights;
+use record::{
+    AttachmentEntry, ClientEntry, DiskEntry, LimboEntry, PoolEntry, Record, SegmentEntry, SessionEntry, SnapshotEntry, VolumeEntry,
+};
+use space::Space;
+use std::collections::{BTreeMap, BTreeSet};
 
-/// The state.
-#[derive(Clone, Default, Debug)]
-pub struct Catalog {
-    pool: Option<PoolEntry>,
+/// A disk of the pool.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Disk {
+    /// What is known of it.
+    pub entry: DiskEntry,
+    /// Which of its AUs are taken.
+    pub space: Space,
 }
 
-/// Something that must not be, found by `prove`.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Violation(pub String);
+/// A volume.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Volume {
+    /// What is known of it.
+    pub entry: VolumeEntry,
+    /// Its live map.
+    pub map: VolumeMap,
+    /// Its preserve segments, by number.
+    pub segments: BTreeMap<u32, SegmentEntry>,
+}
+
+/// A snapshot.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Snapshot {
+    /// What is known of it.
+    pub entry: SnapshotEntry,
+    /// Its frozen map.
+    pub map: VolumeMap,
+}
+
+/// Numbers that are handed out next.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Counters {
+    /// Of sessions.
+    pub session: SessionNo,
+    /// Of attachments.
+    pub token: FenceToken,
+    /// Of limbo entries.
+    pub limbo: u64,
+}
+
+/// The state.
+#[derive(Clone, PartialEq, Default, Debug)]
+pub struct Catalog {
+    pool: Option<PoolEntry>,
+    sealed: Vec<u8>,
+    addresses: Vec<String>,
+    disks: BTreeMap<DiskNo, Disk>,
+    volumes: BTreeMap<VolumeId, Volume>,
+    snapshots: BTreeMap<SnapshotId, Snapshot>,
+    clients: BTreeMap<ClientId, ClientEntry>,
+    access: BTreeMap<(VolumeId, ClientId), Rights>,
+    sessions: BTreeMap<SessionNo, SessionEntry>,
+    attachments: BTreeMap<FenceToken, AttachmentEntry>,
+    opens: BTreeSet<(SnapshotId, SessionNo)>,
+    limbo: BTreeMap<u64, LimboEntry>,
+    counters: Counters,
+}
+
+/// A record that does not fit.
+fn unfit(what: impl Into<String>) -> Error {
+    Error::new(Kind::Damaged, what)
+}
+
+/// `Ok` where `holds`.
+fn must(holds: bool, what: &str) -> Result<()> {
+    if holds { Ok(()) } else { Err(unfit(what)) }
+}
 
 impl Catalog {
+    /// Folds records in, from nothing: what a log says.
+    ///
+    /// # Errors
+    /// `Damaged` at the first record that does not fit, saying which.
+    pub fn fold<'a>(records: impl IntoIterator<Item = &'a Record>) -> Result<Self> {
+        let mut catalog = Self::default();
+        for (i, r) in records.into_iter().enumerate() {
+            catalog.apply(r).map_err(|e| e.within(format!("record {i} of the catalog")))?;
+        }
+        Ok(catalog)
+    }
+
     /// Folds one record in.
     ///
     /// # Errors
     /// `Damaged` where it does not fit; nothing is changed then.
     pub fn apply(&mut self, record: &Record) -> Result<()> {
-        match record {
-            Record::PoolCreated(p) if self.pool.is_none() => self.pool = Some(p.clone()),
-            _ => return Err(Error::new(Kind::Damaged, "a record does not fit the catalog")),
+        if self.pool.is_none() && !matches!(record, Record::PoolCreated(_)) {
+            return Err(unfit("a record stands before the one that begins the pool"));
         }
-        Ok(())
+        match record {
+            Record::PoolCreated(entry) => self.pool_created(entry),
+            Record::AuthoritySet { sealed } => self.authority_set(sealed),
+            Record::ListenSet { addresses } => self.listen_set(addresses),
+            Record::DiskAdded(entry) => self.disk_added(entry),
+            Record::DiskPaths { disk, paths } => self.disk_paths(*disk, paths),
+            Record::VolumeCreated { id, name, size, legs, created } => self.volume_created(*id, name, *size, *legs, *created),
+            Record::VolumeRemoved { id } => self.volume_removed(*id),
+            Record::ClientAdded { id, name, print, created } => {
+                self.client_added(&ClientEntry { id: *id, name: name.clone(), print: *print, created: *created, revoked: false })
+            }
+            Record::ClientRevoked { id } => self.client_revoked(*id),
+            Record::ClientRemoved { id } => self.client_removed(*id),
+            Record::AccessSet { volume, client, rights } => self.access_set(*volume, *client, *rights),
+            Record::SessionOpened(entry) => self.session_opened(entry),
+            Record::SessionEnded { no } => self.session_ended(*no),
+            Record::Attached { volume, session, token, mode, segment } => {
+                self.volume_attached(*volume, *session, *token, *mode, segment.as_ref())
+            }
+            Record::Detached { token } => self.detached(*token),
+            Record::Bound { token, seq, runs } => self.bound(*token, *seq, runs),
+            Record::Reported { token, seq, written } => self.reported(*token, *seq, written),
+            Record::Discarded { token, seq, cleared, unmapped, limbo, waits } => {
+                self.discarded(*token, *seq, cleared, unmapped, *limbo, waits)
+            }
+            Record::SegmentGranted { token, seq, segment } => self.segment_granted(*token, *seq, segment),
+            Record::EpochBegun { volume, epoch, segment } => self.epoch_begun(*volume, *epoch, segment),
+            Record::SnapshotTaken { id, volume, name, epoch, created } => self.snapshot_taken(*id, *volume, name, *epoch, *created),
+            Record::SnapshotRemoved { id, limbo, waits } => self.snapshot_removed(*id, *limbo, waits),
+            Record::SnapshotOpened { id, session } => self.snapshot_opened(*id, *session),
+            Record::SnapshotClosed { id, session } => self.snapshot_closed(*id, *session),
+            Record::SnapshotBroken { id } => self.snapshot_broken(*id),
+            Record::SegmentsDropped { volume, nos } => self.segments_dropped(*volume, nos),
+            Record::LimboAnswered { no, session } => self.limbo_answered(*no, *session),
+            Record::LimboFreed { no } => self.limbo_freed(*no),
+            Record::Base(base) => self.base(base),
+        }
     }
 
-    /// Records that rebuild an equal state: a checkpoint.
-    #[must_use]
-    pub fn dump(&self) -> Vec<Record> {
-        self.pool.iter().cloned().map(Record::PoolCreated).collect()
+    /// Takes places that were checked to be free.
+    fn take(&mut self, places: impl IntoIterator<Item = DiskAu>) {
+        for p in places {
+            let taken = self.disks.get_mut(&p.disk).is_some_and(|d| d.space.take(p.au));
+            assert!(taken, "an AU is taken twice: {p}");
+        }
     }
 
-    /// The pool; none before its first record.
-    #[must_use]
-    pub fn pool(&self) -> Option<&PoolEntry> {
-        self.pool.as_ref()
+    /// Gives places back that an owner had.
+    fn release(&mut self, places: impl IntoIterator<Item = DiskAu>) {
+        for p in places {
+            let released = self.disks.get_mut(&p.disk).is_some_and(|d| d.space.release(p.au));
+            assert!(released, "an AU is freed twice: {p}");
+        }
     }
-}
-
-/// Everything that is wrong with a catalog.
-#[must_use]
-pub fn prove(_catalog: &Catalog) -> Vec<Violation> {
-    Vec::new()
 }

@@ -1,0 +1,55 @@
+//! A checkpoint: records that rebuild an equal state.
+
+use super::Catalog;
+use super::record::{Base, MapOf, Record};
+use fusevol_shared::map::VolumeMap;
+use fusevol_shared::units::VolAu;
+
+/// AUs in one record of a map: such a record stays below 64 KiB.
+const AUS_PER_RECORD: usize = 512;
+
+fn dump_map(of: MapOf, map: &VolumeMap, out: &mut Vec<Record>) {
+    let mut from = Some(VolAu(0));
+    while let Some(at) = from {
+        let (runs, next) = map.runs(at, AUS_PER_RECORD);
+        if !runs.is_empty() {
+            out.push(Record::Base(Base::Map { of, runs }));
+        }
+        from = next;
+    }
+}
+
+impl Catalog {
+    /// Records that rebuild an equal state: `Catalog::fold(&x.dump()) == x`.
+    #[must_use]
+    pub fn dump(&self) -> Vec<Record> {
+        let mut out = Vec::new();
+        let Some(pool) = &self.pool else { return out };
+        out.push(Record::PoolCreated(pool.clone()));
+        out.push(Record::AuthoritySet { sealed: self.sealed.clone() });
+        out.push(Record::ListenSet { addresses: self.addresses.clone() });
+        out.extend(self.disks.values().map(|d| Record::DiskAdded(d.entry.clone())));
+        out.extend(self.clients.values().map(|c| Record::Base(Base::Client(c.clone()))));
+        out.extend(self.volumes.values().map(|v| Record::Base(Base::Volume(v.entry.clone()))));
+        out.extend(self.access.iter().map(|((volume, client), rights)| Record::AccessSet {
+            volume: *volume,
+            client: *client,
+            rights: *rights,
+        }));
+        out.extend(self.sessions.values().map(|s| Record::Base(Base::Session(s.clone()))));
+        out.extend(self.attachments.values().map(|a| Record::Base(Base::Attachment(*a))));
+        for v in self.volumes.values() {
+            dump_map(MapOf::Volume(v.entry.id), &v.map, &mut out);
+            out.extend(v.segments.values().map(|s| Record::Base(Base::Segment { volume: v.entry.id, entry: s.clone() })));
+        }
+        for s in self.snapshots.values() {
+            out.push(Record::Base(Base::Snapshot(s.entry.clone())));
+            dump_map(MapOf::Snapshot(s.entry.id), &s.map, &mut out);
+        }
+        out.extend(self.opens.iter().map(|(id, session)| Record::SnapshotOpened { id: *id, session: *session }));
+        out.extend(self.limbo.values().map(|l| Record::Base(Base::Limbo(l.clone()))));
+        let c = self.counters;
+        out.push(Record::Base(Base::Counters { session: c.session, token: c.token, limbo: c.limbo }));
+        out
+    }
+}

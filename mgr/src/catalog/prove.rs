@@ -1,0 +1,192 @@
+//! Everything that must hold of a catalog, proven from the state alone. Used by the offline check and after each step in tests.
+
+use super::Catalog;
+use super::record::Mode;
+use fusevol_shared::ids::VolumeId;
+use fusevol_shared::map::VolumeMap;
+use fusevol_shared::name::Name;
+use fusevol_shared::units::{AuNo, DiskAu, VolAu};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Something that must not be.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Violation(pub String);
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Owner {
+    /// At one place of one volume only: its live map and its snapshots may share it.
+    Volume(VolumeId, VolAu),
+    Segment(VolumeId, u32),
+    Limbo(u64),
+}
+
+struct Proof<'a> {
+    catalog: &'a Catalog,
+    owners: BTreeMap<DiskAu, Owner>,
+    found: Vec<Violation>,
+}
+
+/// Everything that is wrong with a catalog; nothing where all is well.
+#[must_use]
+pub fn prove(catalog: &Catalog) -> Vec<Violation> {
+    let mut p = Proof { catalog, owners: BTreeMap::new(), found: Vec::new() };
+    p.maps();
+    p.segments_and_limbo();
+    p.space();
+    p.names();
+    p.references();
+    p.counters();
+    p.found
+}
+
+impl Proof<'_> {
+    fn say(&mut self, text: impl Into<String>) {
+        self.found.push(Violation(text.into()));
+    }
+
+    fn check(&mut self, holds: bool, text: impl FnOnce() -> String) {
+        if !holds {
+            self.say(text());
+        }
+    }
+
+    fn own(&mut self, at: DiskAu, owner: Owner) {
+        let Some(disk) = self.catalog.disk(at.disk) else {
+            return self.say(format!("{owner:?} names disk {}, which is not there", at.disk));
+        };
+        if !disk.space.holds(at.au) {
+            self.say(format!("{owner:?} names AU {at}, outside the disk's data"));
+        }
+        match self.owners.insert(at, owner) {
+            Some(other) if other != owner || !matches!(owner, Owner::Volume(..)) => {
+                self.say(format!("AU {at} has two owners: {other:?} and {owner:?}"));
+            }
+            _ => {}
+        }
+    }
+
+    fn map(&mut self, volume: VolumeId, legs: u8, size: u64, map: &VolumeMap) {
+        let aus = self.catalog.au_size().aus_for(size).unwrap_or(0);
+        let entries: Vec<_> = map.iter().collect();
+        for (au, e) in entries {
+            self.check(au.0 < aus, || format!("a map of volume {volume} goes beyond its end: AU {au}"));
+            let disks: BTreeSet<_> = e.legs().iter().map(|l| l.at.disk).collect();
+            let fits = e.legs().len() == usize::from(legs) && disks.len() == e.legs().len();
+            self.check(fits, || format!("the replicas of AU {au} of volume {volume} do not fit it"));
+            for l in e.legs() {
+                self.own(l.at, Owner::Volume(volume, au));
+            }
+        }
+    }
+
+    fn maps(&mut self) {
+        let catalog = self.catalog;
+        for v in catalog.volumes.values() {
+            self.map(v.entry.id, v.entry.legs, v.entry.size, &v.map);
+            // Within one map an AU is named once: two AUs of the volume would be two owners.
+        }
+        for s in catalog.snapshots.values() {
+            let Some(v) = catalog.volume(s.entry.volume) else {
+                self.say(format!("snapshot {} is of no volume", s.entry.id));
+                continue;
+            };
+            self.map(v.entry.id, v.entry.legs, s.entry.size, &s.map);
+            self.check(s.entry.epoch < v.entry.epoch, || format!("snapshot {} is of an epoch that has not ended", s.entry.id));
+        }
+    }
+
+    fn segments_and_limbo(&mut self) {
+        let catalog = self.catalog;
+        for v in catalog.volumes.values() {
+            for (no, s) in &v.segments {
+                let fits = s.segment.no == *no && *no < v.entry.next_segment && s.segment.legs.len() == usize::from(v.entry.legs);
+                self.check(fits, || format!("preserve segment {no} of volume {} does not fit it", v.entry.id));
+                for at in &s.segment.legs {
+                    self.own(*at, Owner::Segment(v.entry.id, *no));
+                }
+            }
+        }
+        for (no, l) in &catalog.limbo {
+            self.check(l.no == *no && !l.places.is_empty(), || format!("limbo {no} does not fit together"));
+            for at in &l.places {
+                self.own(*at, Owner::Limbo(*no));
+            }
+            self.check(l.waits.is_sorted_by(|a, b| a < b), || format!("limbo {no} waits in no order"));
+            for s in &l.waits {
+                self.check(catalog.attachment_of(l.volume, *s).is_some(), || {
+                    format!("limbo {no} waits for session {s}, which holds nothing")
+                });
+            }
+        }
+    }
+
+    fn space(&mut self) {
+        for d in self.catalog.disks.values() {
+            let mut free = 0;
+            for au in d.space.range() {
+                let at = DiskAu { disk: d.entry.no, au: AuNo(au) };
+                let is_free = d.space.is_free(AuNo(au));
+                free += u32::from(is_free);
+                match (self.owners.contains_key(&at), is_free) {
+                    (true, true) => self.say(format!("AU {at} is in use and free")),
+                    (false, false) => self.say(format!("AU {at} is lost: nobody has it, and it is not free")),
+                    _ => {}
+                }
+            }
+            self.check(free == d.space.free(), || format!("disk {} counts its free AUs wrongly", d.entry.no));
+            self.check(d.entry.end_data.0 <= d.entry.aus, || format!("the data of disk {} goes beyond its end", d.entry.no));
+        }
+    }
+
+    fn unique(&mut self, what: &str, names: impl Iterator<Item = String>) {
+        let mut seen = BTreeSet::new();
+        for n in names {
+            self.check(Name::is_valid(n.rsplit('@').next().unwrap_or("")), || format!("{what} '{n}' has no valid name"));
+            if !seen.insert(n.clone()) {
+                self.say(format!("two {what}s are named '{n}'"));
+            }
+        }
+    }
+
+    fn names(&mut self) {
+        let c = self.catalog;
+        self.unique("volume", c.volumes.values().map(|v| v.entry.name.to_string()));
+        self.unique("client", c.clients.values().map(|v| v.name.to_string()));
+        self.unique("snapshot", c.snapshots.values().map(|s| format!("{}@{}", s.entry.volume, s.entry.name)));
+        let keys: BTreeSet<_> = c.clients.values().map(|c| c.print).collect();
+        self.check(keys.len() == c.clients.len(), || "two clients have one key".into());
+        let epochs: BTreeSet<_> = c.snapshots.values().map(|s| (s.entry.volume, s.entry.epoch)).collect();
+        self.check(epochs.len() == c.snapshots.len(), || "two snapshots of a volume have one epoch".into());
+    }
+
+    fn references(&mut self) {
+        let c = self.catalog;
+        for ((v, k), r) in &c.access {
+            let fits = c.volumes.contains_key(v) && c.clients.contains_key(k) && !r.is_empty();
+            self.check(fits, || format!("access of client {k} to volume {v} is of, or to, nothing"));
+        }
+        for s in c.sessions.values() {
+            self.check(c.clients.contains_key(&s.client), || format!("session {} is of no client", s.no));
+        }
+        let mut writers = BTreeSet::new();
+        let mut pairs = BTreeSet::new();
+        for (t, a) in &c.attachments {
+            let fits = a.token == *t && c.volumes.contains_key(&a.volume) && c.sessions.contains_key(&a.session);
+            self.check(fits, || format!("attachment {t} is of nothing"));
+            self.check(a.mode == Mode::Read || writers.insert(a.volume), || format!("volume {} has two writers", a.volume));
+            self.check(pairs.insert((a.volume, a.session)), || format!("session {} has volume {} twice", a.session, a.volume));
+        }
+        for (id, s) in &c.opens {
+            let fits = c.snapshots.contains_key(id) && c.sessions.contains_key(s);
+            self.check(fits, || format!("snapshot {id} is open by session {s}, one of which is not there"));
+        }
+    }
+
+    fn counters(&mut self) {
+        let c = self.catalog;
+        let fits = c.sessions.keys().all(|n| *n < c.counters.session)
+            && c.attachments.keys().all(|t| *t < c.counters.token)
+            && c.limbo.keys().all(|n| *n < c.counters.limbo);
+        self.check(fits, || "a number is handed out that is to be handed out next".into());
+    }
+}

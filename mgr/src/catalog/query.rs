@@ -1,0 +1,227 @@
+//! Questions to the catalog.
+
+use super::record::{AttachmentEntry, ClientEntry, LimboEntry, Mode, PoolEntry, SegmentEntry, SessionEntry};
+use super::{Catalog, Counters, Disk, Snapshot, Volume};
+use fusevol_shared::ids::{ClientId, FenceToken, KeyPrint, SessionId, SessionNo, SnapshotId, VolumeEpoch, VolumeId};
+use fusevol_shared::map::MapEntry;
+use fusevol_shared::units::{AuSize, DiskAu, DiskNo, VolAu};
+use fusevol_shared::wire::rights::Rights;
+
+impl Catalog {
+    /// The pool; none before its first record.
+    #[must_use]
+    pub fn pool(&self) -> Option<&PoolEntry> {
+        self.pool.as_ref()
+    }
+
+    /// AU size of the pool.
+    #[must_use]
+    pub fn au_size(&self) -> AuSize {
+        self.pool.as_ref().map_or(AuSize::DEFAULT, |p| p.au_size)
+    }
+
+    /// The authority's sealed key, as it was handed over.
+    #[must_use]
+    pub fn sealed(&self) -> &[u8] {
+        &self.sealed
+    }
+
+    /// Addresses of managers.
+    #[must_use]
+    pub fn addresses(&self) -> &[String] {
+        &self.addresses
+    }
+
+    /// Numbers that are handed out next.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// Disks, by number.
+    pub fn disks(&self) -> impl Iterator<Item = &Disk> {
+        self.disks.values()
+    }
+
+    /// A disk.
+    #[must_use]
+    pub fn disk(&self, no: DiskNo) -> Option<&Disk> {
+        self.disks.get(&no)
+    }
+
+    /// Free data AUs of the pool.
+    #[must_use]
+    pub fn free_aus(&self) -> u64 {
+        self.disks().map(|d| u64::from(d.space.free())).sum()
+    }
+
+    /// Data AUs of the pool.
+    #[must_use]
+    pub fn total_aus(&self) -> u64 {
+        self.disks().map(|d| u64::from(d.space.total())).sum()
+    }
+
+    /// Volumes, by identity.
+    pub fn volumes(&self) -> impl Iterator<Item = &Volume> {
+        self.volumes.values()
+    }
+
+    /// A volume.
+    #[must_use]
+    pub fn volume(&self, id: VolumeId) -> Option<&Volume> {
+        self.volumes.get(&id)
+    }
+
+    /// A volume by name.
+    #[must_use]
+    pub fn volume_named(&self, name: &str) -> Option<&Volume> {
+        self.volumes().find(|v| v.entry.name.as_str() == name)
+    }
+
+    /// A snapshot.
+    #[must_use]
+    pub fn snapshot(&self, id: SnapshotId) -> Option<&Snapshot> {
+        self.snapshots.get(&id)
+    }
+
+    /// A volume's snapshots, oldest first.
+    #[must_use]
+    pub fn snapshots_of(&self, volume: VolumeId) -> Vec<&Snapshot> {
+        let mut all: Vec<_> = self.snapshots.values().filter(|s| s.entry.volume == volume).collect();
+        all.sort_by_key(|s| s.entry.epoch);
+        all
+    }
+
+    /// How many snapshots there are.
+    #[must_use]
+    pub fn snapshot_count(&self) -> usize {
+        self.snapshots.len()
+    }
+
+    /// Clients, by identity.
+    pub fn clients(&self) -> impl Iterator<Item = &ClientEntry> {
+        self.clients.values()
+    }
+
+    /// A client.
+    #[must_use]
+    pub fn client(&self, id: ClientId) -> Option<&ClientEntry> {
+        self.clients.get(&id)
+    }
+
+    /// A client by its key.
+    #[must_use]
+    pub fn client_of(&self, print: &KeyPrint) -> Option<&ClientEntry> {
+        self.clients().find(|c| c.print == *print)
+    }
+
+    /// A client by name.
+    #[must_use]
+    pub fn client_named(&self, name: &str) -> Option<&ClientEntry> {
+        self.clients().find(|c| c.name.as_str() == name)
+    }
+
+    /// What this client may do on this volume.
+    #[must_use]
+    pub fn rights(&self, volume: VolumeId, client: ClientId) -> Rights {
+        self.access.get(&(volume, client)).copied().unwrap_or(Rights::NONE)
+    }
+
+    /// All entries of access lists.
+    pub fn access(&self) -> impl Iterator<Item = (VolumeId, ClientId, Rights)> + '_ {
+        self.access.iter().map(|((v, c), r)| (*v, *c, *r))
+    }
+
+    /// Sessions, by number.
+    pub fn sessions(&self) -> impl Iterator<Item = &SessionEntry> {
+        self.sessions.values()
+    }
+
+    /// A session.
+    #[must_use]
+    pub fn session(&self, no: SessionNo) -> Option<&SessionEntry> {
+        self.sessions.get(&no)
+    }
+
+    /// A session by the client's identity of it.
+    #[must_use]
+    pub fn session_by_id(&self, id: SessionId) -> Option<&SessionEntry> {
+        self.sessions().find(|s| s.id == id)
+    }
+
+    /// Attachments, by token.
+    pub fn attachments(&self) -> impl Iterator<Item = &AttachmentEntry> {
+        self.attachments.values()
+    }
+
+    /// An attachment.
+    #[must_use]
+    pub fn attachment(&self, token: FenceToken) -> Option<&AttachmentEntry> {
+        self.attachments.get(&token)
+    }
+
+    /// How this session has this volume.
+    #[must_use]
+    pub fn attachment_of(&self, volume: VolumeId, session: SessionNo) -> Option<&AttachmentEntry> {
+        self.attachments().find(|a| a.volume == volume && a.session == session)
+    }
+
+    /// Attachments of a volume.
+    pub fn attached(&self, volume: VolumeId) -> impl Iterator<Item = &AttachmentEntry> {
+        self.attachments().filter(move |a| a.volume == volume)
+    }
+
+    /// The writer of a volume.
+    #[must_use]
+    pub fn writer(&self, volume: VolumeId) -> Option<&AttachmentEntry> {
+        self.attached(volume).find(|a| a.mode == Mode::Write)
+    }
+
+    /// Open snapshots, with who reads them.
+    pub fn opens(&self) -> impl Iterator<Item = (SnapshotId, SessionNo)> + '_ {
+        self.opens.iter().copied()
+    }
+
+    /// Who reads this snapshot.
+    pub fn readers(&self, id: SnapshotId) -> impl Iterator<Item = SessionNo> + '_ {
+        self.opens.range((id, SessionNo(0))..=(id, SessionNo(u32::MAX))).map(|(_, s)| *s)
+    }
+
+    /// Whether this session reads this snapshot.
+    #[must_use]
+    pub fn is_open(&self, id: SnapshotId, session: SessionNo) -> bool {
+        self.opens.contains(&(id, session))
+    }
+
+    /// AUs in limbo, by number.
+    pub fn limbo(&self) -> impl Iterator<Item = &LimboEntry> {
+        self.limbo.values()
+    }
+
+    /// Whether a snapshot of the volume has this AU at the same place as `entry`.
+    #[must_use]
+    pub(super) fn shared(snapshots: &[&Snapshot], au: VolAu, entry: &MapEntry) -> bool {
+        snapshots.iter().any(|s| s.map.get(au).is_some_and(|e| e.legs() == entry.legs()))
+    }
+
+    /// Places of `au -> entry` pairs.
+    pub(super) fn places<'a>(entries: impl IntoIterator<Item = &'a MapEntry>) -> Vec<DiskAu> {
+        entries.into_iter().flat_map(|e| e.legs().iter().map(|l| l.at).collect::<Vec<_>>()).collect()
+    }
+
+    /// Whether this segment serves no snapshot any more and is written by nobody: it serves those whose epoch is not above its own, and
+    /// its writer is done with it when its attachment is over or it has answered the hold of a later snapshot.
+    #[must_use]
+    pub fn is_spent(&self, volume: VolumeId, entry: &SegmentEntry) -> bool {
+        let s = &entry.segment;
+        let written = self.attachment(s.token).is_some_and(|a| a.flipped <= s.epoch);
+        let read = self.snapshots.values().any(|n| n.entry.volume == volume && n.entry.epoch <= s.epoch);
+        !written && !read
+    }
+
+    /// The epoch that preserve records of a volume carry now: that of the last flip.
+    #[must_use]
+    pub fn preserve_epoch(volume: &Volume) -> VolumeEpoch {
+        VolumeEpoch(volume.entry.epoch.0.saturating_sub(1))
+    }
+}
