@@ -39,7 +39,7 @@ pub const IN_FLIGHT_MAX: usize = 64;
 /// Most calls that wait for an answer; further ones are refused as `Busy`.
 pub const CALLS_MAX: usize = 4096;
 /// Most pushes that wait for the owner; one more ends the connection, and the manager repeats them on the next.
-pub const PUSHES_MAX: usize = 256;
+pub const PUSHES_MAX: usize = 1024;
 
 /// Who owns the session that this link carries. Called on the link's thread: it must not block, nor wait for a call.
 pub trait Owner: Send + Sync + 'static {

@@ -20,7 +20,7 @@ use std::sync::Weak;
 mod tests;
 
 /// Most pushes that are remembered.
-const MEMORY: usize = 1024;
+const MEMORY: usize = 4096;
 
 /// A push for the owner, to be answered once. Dropped without an answer it is answered as failed.
 pub struct Pushed {

@@ -70,6 +70,12 @@ impl Identity {
 #[derive(Clone)]
 pub struct ServerTls(TlsAcceptor);
 
+impl std::fmt::Debug for ServerTls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ServerTls")
+    }
+}
+
 impl ServerTls {
     /// From the authority's certificate and one that it issued for [`server_name`].
     ///
@@ -110,6 +116,12 @@ impl ServerTls {
 pub struct ClientTls {
     connector: TlsConnector,
     name: ServerName<'static>,
+}
+
+impl std::fmt::Debug for ClientTls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "ClientTls({:?})", self.name)
+    }
 }
 
 impl ClientTls {
