@@ -3,13 +3,14 @@
 //! - [`buf`]: aligned memory that can be split and rejoined, so that one request's pieces go to disks without a copy.
 //! - [`ring`]: a thread's io_uring, and the executor that runs one future on it.
 //! - [`file`]: a plain file or block device, `O_DIRECT`, by io_uring.
-//! - [`mem`]: memory, for tests and models. `fault`: a decorator that fails, delays or hangs chosen I/O.
+//! - [`mem`]: memory, for tests and models. [`fault`]: a decorator that fails, delays or hangs chosen I/O.
 //!
 //! Invariants: every offset, length and address is a multiple of `PAGE`; a buffer belongs to the kernel until its
 //! completion has come, whatever happens to the future that asked; a completed write is durable only after a flush
 //! that was *submitted* after that completion, or when it was written with `write_durable`.
 
 pub mod buf;
+pub mod fault;
 pub mod file;
 mod ioctl;
 pub mod mem;
