@@ -3,6 +3,7 @@
 //! - [`buf`]: aligned memory that can be split and rejoined, so that one request's pieces go to disks without a copy.
 //! - [`ring`]: a thread's io_uring, and the executor that runs one future on it.
 //! - [`file`]: a plain file or block device, `O_DIRECT`, by io_uring.
+//! - [`label`]: reads whose a disk is.
 //! - [`mem`]: memory, for tests and models. [`fault`]: a decorator that fails, delays or hangs chosen I/O.
 //!
 //! Invariants: every offset, length and address is a multiple of `PAGE`; a buffer belongs to the kernel until its
@@ -13,6 +14,7 @@ pub mod buf;
 pub mod fault;
 pub mod file;
 mod ioctl;
+pub mod label;
 pub mod mem;
 pub mod ring;
 

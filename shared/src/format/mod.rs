@@ -3,12 +3,16 @@
 //! - [`envelope`]: the frame of every metadata block: magic, kind, owner, own address, generation, sequence, checksum.
 //! - [`layout`]: which part of a disk is what.
 //! - [`label`]: who a disk is, and where the catalog lies. [`sniff`]: whose a disk is that has no label of ours.
+//! - [`owner`]: a manager's owner record and its SEAL.
+//! - [`catalog`]: a block of the catalog log.
 //!
 //! Invariants: bytes are parsed into an untrusted form first and checked before anything is believed; a block that
 //! is valid at another place, in another pool or of another kind is as bad as a damaged one; nothing here panics on
 //! any input.
 
+pub mod catalog;
 pub mod envelope;
 pub mod label;
 pub mod layout;
+pub mod owner;
 pub mod sniff;
