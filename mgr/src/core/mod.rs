@@ -1,45 +1,215 @@
 //! The manager's state machine: events in, records and effects out. It does no I/O, reads no clock, spawns nothing.
+//!
+//! ```text
+//! step:  rights (one check) -> handler: validate, apply records to the state in memory -> settle (timers, limbo, pushes)
+//! ```
+//! What is durable is the catalog's ([`crate::catalog`]); what is here besides is rebuilt after a restart or is lost without harm:
+//! connections, leases, pushes that wait for their answer, holds that are under way, requests that wait.
+//!
+//! - [`rights`]: who may ask what. - `session`: sessions, leases, lapse, proof of drain. - `attach`: attachments. - `change`: the writer's changes.
+//! - `reader`: what readers are told, limbo. - `hold`: snapshots taken. - `snapshot`: snapshots read and removed. - `admin*`: the verbs.
+//!
+//! Invariants: each record that is put out has been applied here; each request is answered once; nothing leaves limbo that a
+//! session may still use; a session that is not proven drained keeps what it holds.
 
+mod admin;
+mod admin_access;
 pub mod admin_api;
+mod attach;
+mod change;
 mod config;
 mod event;
+mod hold;
+mod life;
+mod list;
+mod notice;
+mod push;
+mod reader;
+mod recall;
+mod rights;
+mod session;
+mod settle;
+mod snapshot;
+mod status;
+
+mod view;
 
 pub use admin_api::{AdminReply, AdminRequest, Notice};
 pub use config::{Config, Limits};
 pub use event::{AdminId, ConnId, Effect, Event, Now, Output};
 
 use crate::catalog::Catalog;
+use crate::catalog::alloc::Allocator;
+use crate::catalog::record::Record;
+use attach::Pending;
 use fusevol_shared::clock::BootTime;
-use fusevol_shared::ids::Generation;
+use fusevol_shared::error::{Error, Kind, Result, WireError};
+use fusevol_shared::ids::{Generation, KeyPrint, SessionNo, SnapshotId, VolumeId};
 use fusevol_shared::random::Random;
+use fusevol_shared::wire::messages::{Reply, Request};
+use hold::Holding;
+use life::Life;
+use notice::Notices;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// One connection.
+struct Conn {
+    print: KeyPrint,
+    session: Option<SessionNo>,
+}
+
+/// Who asked, and is to be answered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Asker {
+    Client { conn: ConnId, id: u64 },
+    Admin(AdminId),
+}
 
 /// The manager's state machine.
 pub struct Core {
     catalog: Catalog,
+    config: Config,
     generation: Generation,
+    random: Box<dyn Random>,
+    allocator: Allocator,
+    now: Now,
+    out: Output,
+    conns: BTreeMap<ConnId, Conn>,
+    lives: BTreeMap<SessionNo, Life>,
+    holds: BTreeMap<VolumeId, Holding>,
+    pending: BTreeMap<(VolumeId, SessionNo), Pending>,
+    held_us: BTreeMap<SnapshotId, u64>,
+    notices: Notices,
+    /// Volumes whose preserve segments may be spent.
+    spent: BTreeSet<VolumeId>,
+    /// Something in limbo may be free.
+    limbo_moved: bool,
+    /// Test only: what left a map is free at once, whoever may still read it (R1 switched off).
+    #[cfg(test)]
+    skip_waits: bool,
 }
 
 impl Core {
     /// Takes up service with what the catalog says: every session of it is taken as alive for one lease and a margin.
     #[must_use]
-    pub fn new(catalog: Catalog, _config: Config, generation: Generation, _now: Now, _random: Box<dyn Random>) -> Self {
-        Self { catalog, generation }
+    pub fn new(catalog: Catalog, config: Config, generation: Generation, now: Now, random: Box<dyn Random>) -> Self {
+        let first_push = generation.0 << 32;
+        let until = now.boot.plus(config.lease + config.margin());
+        let lives = catalog.sessions().map(|s| (s.no, Life::away(until, first_push, now.boot))).collect();
+        let spent = catalog.volumes().map(|v| v.entry.id).collect();
+        let notices = Notices::new(config.limits.notices);
+        Self {
+            catalog,
+            config,
+            generation,
+            random,
+            allocator: Allocator::default(),
+            now,
+            out: Output::default(),
+            conns: BTreeMap::new(),
+            lives,
+            holds: BTreeMap::new(),
+            pending: BTreeMap::new(),
+            held_us: BTreeMap::new(),
+            notices,
+            spent,
+            limbo_moved: true,
+            #[cfg(test)]
+            skip_waits: false,
+        }
     }
 
     /// One event. The state in memory is ahead of the disk until the records are committed.
-    pub fn step(&mut self, _now: Now, _event: Event, _out: &mut Output) {
-        let _ = self.generation;
+    pub fn step(&mut self, now: Now, event: Event, out: &mut Output) {
+        self.now = now;
+        std::mem::swap(&mut self.out, out);
+        match event {
+            Event::Connected { conn, print } => self.connected(conn, print),
+            Event::Disconnected { conn } => self.disconnected(conn),
+            Event::Request { conn, id, request } => {
+                if let Some(result) = self.request(conn, id, &request).transpose() {
+                    self.reply(Asker::Client { conn, id }, result);
+                }
+            }
+            Event::Ack { conn, push, ack } => self.acknowledged(conn, push, ack),
+            Event::Admin { from, request } => {
+                if let Some(result) = self.admin(from, request).transpose() {
+                    self.admin_reply(from, result);
+                }
+            }
+            Event::LockProbed { session, held } => self.lock_probed(session, held),
+            Event::Tick => {}
+        }
+        self.settle();
+        std::mem::swap(&mut self.out, out);
     }
 
     /// When to send `Event::Tick` next.
     #[must_use]
     pub fn deadline(&self) -> Option<BootTime> {
-        None
+        self.next_due()
     }
 
     /// What the manager knows.
     #[must_use]
     pub fn catalog(&self) -> &Catalog {
         &self.catalog
+    }
+
+    /// Applies a record and puts it out.
+    fn commit(&mut self, record: Record) -> Result<()> {
+        self.catalog
+            .apply(&record)
+            .map_err(|e| Error::new(Kind::Internal, "the manager made a record that does not fit its own catalog").because(e))?;
+        self.out.records.push(record);
+        Ok(())
+    }
+
+    /// Commits what cannot be refused to anybody: a failure is our own, and is told.
+    fn commit_or_tell(&mut self, record: Record) {
+        if let Err(e) = self.commit(record) {
+            self.tell(admin_api::Level::Critical, "internal", e.to_string());
+        }
+    }
+
+    fn reply(&mut self, to: Asker, result: Result<Reply>) {
+        let Asker::Client { conn, id } = to else { return };
+        self.out.effects.push(Effect::Reply { conn, id, result: result.map_err(|e| WireError::from(&e)) });
+    }
+
+    fn admin_reply(&mut self, to: AdminId, result: Result<AdminReply>) {
+        self.out.effects.push(Effect::AdminReply { to, result: result.map_err(|e| WireError::from(&e)) });
+    }
+
+    /// Answers a request; nothing where the answer comes later.
+    fn request(&mut self, conn: ConnId, id: u64, request: &Request) -> Result<Option<Reply>> {
+        let caller = self.check(conn, request)?;
+        let session = match (request, caller.session) {
+            (Request::Hello(m), _) => return self.hello(conn, caller.client, m).map(Some),
+            (_, Some(session)) => session,
+            (_, None) => return Err(rights::no_session()),
+        };
+        let done = |r: Result<()>| r.map(|()| Some(Reply::Done(fusevol_shared::wire::messages::Done {})));
+        let asker = Asker::Client { conn, id };
+        match request {
+            Request::Hello(_) => Err(rights::no_session()),
+            Request::Renew(_) => self.renew(session).map(Some),
+            Request::Goodbye(_) => done(self.goodbye(session)),
+            Request::ListVolumes(_) => Ok(Some(self.list_volumes(caller.client))),
+            Request::AttachWrite(m) => self.attach_write(session, m.volume, conn, id),
+            Request::AttachRead(m) => self.attach_read(session, m.volume).map(Some),
+            Request::Detach(m) => done(self.detach(session, m.volume)),
+            Request::GetMap(m) => self.get_map(session, m.volume, m.from).map(Some),
+            Request::GetNeed(m) => self.get_need(session, m.volume, m.from).map(Some),
+            Request::Bind(m) => self.bind(session, m).map(Some),
+            Request::Report(m) => done(self.report(session, m)),
+            Request::Discard(m) => self.discard(session, m).map(Some),
+            Request::PreserveSpace(m) => self.preserve_space(session, conn, m).map(Some),
+            Request::CreateSnapshot(m) => self.create_snapshot(m.volume, m.id, &m.name, asker).map(|s| s.map(Reply::SnapshotTaken)),
+            Request::RemoveSnapshot(m) => done(self.remove_snapshot(m.snapshot)),
+            Request::OpenSnapshot(m) => self.open_snapshot(session, m.snapshot).map(Some),
+            Request::GetSnapshotMap(m) => self.get_snapshot_map(session, m.snapshot, m.from).map(Some),
+            Request::CloseSnapshot(m) => done(self.close_snapshot(session, m.snapshot)),
+        }
     }
 }

@@ -357,7 +357,7 @@ message!(/// What a reader needs beside the map.
     /// Preserve segments that may hold blocks of it, in order of their number. The last one's successors are named on disk.
     segments: Vec<Segment>,
 });
-message!(/// A part of the snapshot's frozen map: for who has the snapshot open, and for the writer of its volume, who must know what to preserve.
+message!(/// A part of the snapshot's frozen map, for who has the snapshot open.
     GetSnapshotMap {
     /// Of which.
     snapshot: SnapshotId,
@@ -395,7 +395,7 @@ requests! {
         volume, id: SnapshotId([9; 16]), name: "sample".into() };
     RemoveSnapshot(Need::On(Right::Snapshot), |m| Object::Snapshot(m.snapshot)) -> Done, sample |_, snapshot| RemoveSnapshot { snapshot };
     OpenSnapshot(Need::On(Right::Backup), |m| Object::Snapshot(m.snapshot)) -> SnapshotOpened, sample |_, snapshot| OpenSnapshot { snapshot };
-    GetSnapshotMap(Need::OnEither(Right::Backup, Right::Write), |m| Object::Snapshot(m.snapshot)) -> MapPart, sample |_, snapshot| GetSnapshotMap {
+    GetSnapshotMap(Need::On(Right::Backup), |m| Object::Snapshot(m.snapshot)) -> MapPart, sample |_, snapshot| GetSnapshotMap {
         snapshot, from: VolAu(0) };
     CloseSnapshot(Need::On(Right::Backup), |m| Object::Snapshot(m.snapshot)) -> Done, sample |_, snapshot| CloseSnapshot { snapshot };
 }

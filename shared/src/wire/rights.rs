@@ -119,6 +119,4 @@ pub enum Need {
     Session,
     /// That, and this right on the volume (or on the volume of the snapshot) that the request names.
     On(Right),
-    /// That, and one of these two rights on it.
-    OnEither(Right, Right),
 }

@@ -1,0 +1,83 @@
+//! What is known of a session besides its records: connection, lease, pushes, proof of drain.
+//!
+//! ```text
+//!         Hello                 connection lost               lease and margin over
+//! (none) -------> live <-----------------------------> away -----------------------> lapsed
+//!                  |            Hello{resume}            ^------- Hello{resume} --------'
+//!                  '--- Goodbye, or proven drained (byte lock free, confirm-dead) in any state ---> ended
+//! ```
+//! A lapsed session keeps what it holds until it is ended: nothing was given away, so it may be taken up again,
+//! unless it is *doomed* (its client was revoked, or it did not answer): then it is never renewed.
+
+use super::ConnId;
+use super::reader::Reader;
+use fusevol_shared::clock::BootTime;
+use fusevol_shared::ids::VolumeId;
+use fusevol_shared::wire::messages::Push;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// First wait between two probes of a byte lock; it doubles.
+const PROBE_FIRST: Duration = Duration::from_millis(250);
+
+/// When the byte lock is looked at.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Probe {
+    pub next: BootTime,
+    pub wait: Duration,
+    /// Asked, not answered.
+    pub asked: bool,
+}
+
+/// The state of one session in memory.
+#[derive(Debug)]
+pub(super) struct Life {
+    pub conn: Option<ConnId>,
+    /// Lease and margin, by the manager's clock.
+    pub until: BootTime,
+    pub lapsed: bool,
+    pub doomed: bool,
+    pub next_push: u64,
+    /// Not answered.
+    pub pushes: BTreeMap<u64, Push>,
+    /// What it must be told of volumes that it has attached.
+    pub readers: BTreeMap<VolumeId, Reader>,
+    /// Volumes that it shall give back, until when.
+    pub recalled: BTreeMap<VolumeId, BootTime>,
+    /// The list of its volumes has changed since it was told.
+    pub volumes_changed: bool,
+    pub probe: Probe,
+}
+
+impl Life {
+    /// One that is connected.
+    pub fn live(conn: ConnId, until: BootTime, first_push: u64, now: BootTime) -> Self {
+        Self { conn: Some(conn), ..Self::away(until, first_push, now) }
+    }
+
+    /// One of which nothing was heard yet.
+    pub fn away(until: BootTime, first_push: u64, now: BootTime) -> Self {
+        Self {
+            conn: None,
+            until,
+            lapsed: false,
+            doomed: false,
+            next_push: first_push,
+            pushes: BTreeMap::new(),
+            readers: BTreeMap::new(),
+            recalled: BTreeMap::new(),
+            volumes_changed: false,
+            probe: Probe { next: now.plus(PROBE_FIRST), wait: PROBE_FIRST, asked: false },
+        }
+    }
+
+    /// Whether a free byte lock proves it drained: only one that may be dead is asked about.
+    pub fn may_be_dead(&self) -> bool {
+        self.conn.is_none() || self.lapsed
+    }
+
+    /// Looks at the lock at once, and then at growing intervals.
+    pub fn probe_now(&mut self, now: BootTime) {
+        self.probe = Probe { next: now, wait: PROBE_FIRST, asked: self.probe.asked };
+    }
+}

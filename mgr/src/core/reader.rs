@@ -1,0 +1,185 @@
+//! What sessions that have a volume attached are told of its map, and what waits in limbo until they have answered.
+//!
+//! One `MapChanged` a session and volume is under way; what changes meanwhile is gathered and told next. A push that leaves
+//! nothing untold covers every limbo entry that was there when it was made: its answer says that no read under an older map is in
+//! flight. After a restart it is not known what a session was told: it is told everything that it might have (a *sweep*).
+
+use super::Core;
+use crate::catalog::record::{AttachmentEntry, Mode, Record};
+use fusevol_shared::ids::{SessionNo, VolumeId};
+use fusevol_shared::map::{MapEntry, MapRun, VolumeMap};
+use fusevol_shared::units::VolAu;
+use fusevol_shared::wire::messages::{MapChanged, Push};
+use std::collections::BTreeSet;
+
+/// Most AUs in one push.
+const AUS_PER_PUSH: usize = 4096;
+/// More than so many changed AUs are told by a sweep.
+const DIRTY_MAX: usize = 65_536;
+
+/// What a session must be told of a volume.
+#[derive(Default, Debug)]
+pub(super) struct Reader {
+    /// Changed since it was told.
+    dirty: BTreeSet<VolAu>,
+    /// Everything from here on is to be told.
+    sweep: Option<VolAu>,
+    /// Something in limbo waits for it.
+    asked: bool,
+    /// Under way: the push, and the number below which its answer covers limbo.
+    sent: Option<(u64, u64)>,
+}
+
+impl Reader {
+    /// The session reads under a new attachment: it fetches the map itself. What waits in limbo for its old reads waits on.
+    pub fn begin_anew(&mut self) {
+        self.dirty.clear();
+        self.sweep = None;
+    }
+}
+
+/// Entries as runs.
+pub(super) fn runs_of(entries: impl IntoIterator<Item = (VolAu, MapEntry)>) -> Vec<MapRun> {
+    let mut map = VolumeMap::default();
+    entries.into_iter().for_each(|(au, e)| map.set(au, Some(e)));
+    map.runs(VolAu(0), usize::MAX).0
+}
+
+impl Core {
+    /// AUs of a volume changed; `but` made the change and knows.
+    pub(super) fn map_changed(&mut self, volume: VolumeId, but: Option<SessionNo>, aus: impl IntoIterator<Item = VolAu> + Clone) {
+        let readers: Vec<_> =
+            self.catalog.attached(volume).filter(|a| a.mode == Mode::Read && Some(a.session) != but).map(|a| a.session).collect();
+        for s in readers {
+            let Some(life) = self.lives.get_mut(&s) else { continue };
+            let r = life.readers.entry(volume).or_default();
+            r.dirty.extend(aus.clone());
+            if r.dirty.len() > DIRTY_MAX {
+                r.dirty.clear();
+                r.sweep = Some(VolAu(0));
+            }
+        }
+    }
+
+    /// Sessions that may still use AUs of a volume that leave its maps now: its readers, and a writer that was one and has not answered
+    /// since. The session that asks has drained.
+    pub(super) fn users(&self, volume: VolumeId, but: Option<SessionNo>) -> Vec<SessionNo> {
+        #[cfg(test)]
+        if self.skip_waits {
+            return Vec::new();
+        }
+        let unanswered =
+            |s: SessionNo| self.lives.get(&s).and_then(|l| l.readers.get(&volume)).is_some_and(|r| r.asked || r.sent.is_some());
+        let uses = |a: &&AttachmentEntry| Some(a.session) != but && (a.mode == Mode::Read || unanswered(a.session));
+        let users: BTreeSet<_> = self.catalog.attached(volume).filter(uses).map(|a| a.session).collect();
+        users.into_iter().collect()
+    }
+
+    /// Something went to limbo: those who are waited for are asked.
+    pub(super) fn limbo_entered(&mut self, volume: VolumeId, waits: &[SessionNo]) {
+        self.limbo_moved = true;
+        for s in waits {
+            if let Some(l) = self.lives.get_mut(s) {
+                l.readers.entry(volume).or_default().asked = true;
+            }
+        }
+    }
+
+    /// A session is back. One that was never spoken to by this manager is told everything that it might have wrong.
+    pub(super) fn reader_resumed(&mut self, no: SessionNo) {
+        let attached: Vec<_> = self.catalog.attachments().filter(|a| a.session == no).map(|a| (a.volume, a.mode)).collect();
+        let Some(life) = self.lives.get_mut(&no) else { return };
+        for (volume, mode) in attached {
+            if !life.readers.contains_key(&volume) {
+                let waits = self.catalog.limbo().any(|l| l.volume == volume && l.waits.contains(&no));
+                let r = life.readers.entry(volume).or_default();
+                r.asked = waits;
+                r.sweep = (mode == Mode::Read).then_some(VolAu(0));
+            }
+        }
+        self.push_again(no);
+    }
+
+    /// Sends what is to be told.
+    pub(super) fn tell_readers(&mut self) {
+        let due: Vec<(SessionNo, VolumeId)> = self
+            .lives
+            .iter()
+            .filter(|(_, l)| l.conn.is_some() && !l.lapsed)
+            .flat_map(|(no, l)| l.readers.iter().map(|(v, r)| (*no, *v, r)))
+            .filter(|(_, _, r)| r.sent.is_none() && (r.asked || r.sweep.is_some() || !r.dirty.is_empty()))
+            .map(|(no, v, _)| (no, v))
+            .collect();
+        for (no, volume) in due {
+            self.tell_reader(no, volume);
+        }
+    }
+
+    fn tell_reader(&mut self, no: SessionNo, id: VolumeId) {
+        let Some(volume) = self.catalog.volume(id) else { return };
+        let Some(r) = self.lives.get_mut(&no).and_then(|l| l.readers.get_mut(&id)) else { return };
+        let aus: Vec<VolAu> = match r.sweep {
+            Some(from) => {
+                let part = sweep(&self.catalog, id, from);
+                r.sweep = part.get(AUS_PER_PUSH).copied();
+                part.into_iter().take(AUS_PER_PUSH).collect()
+            }
+            None => {
+                let part: Vec<VolAu> = r.dirty.iter().take(AUS_PER_PUSH).copied().collect();
+                part.iter().for_each(|au| _ = r.dirty.remove(au));
+                part
+            }
+        };
+        let all = r.sweep.is_none() && r.dirty.is_empty();
+        let covers = if all { self.catalog.counters().limbo } else { 0 };
+        r.asked &= !all;
+        let entries = aus.iter().filter_map(|au| Some((*au, volume.map.get(*au)?)));
+        let unmapped = aus.iter().copied().filter(|au| volume.map.get(*au).is_none()).collect();
+        let body = MapChanged { volume: id, version: volume.entry.version, runs: runs_of(entries), unmapped };
+        let push = self.push(no, Push::MapChanged(body));
+        if let (Some(push), Some(r)) = (push, self.lives.get_mut(&no).and_then(|l| l.readers.get_mut(&id))) {
+            r.sent = Some((push, covers));
+        }
+    }
+
+    /// A session has no read under an older map in flight.
+    pub(super) fn reader_answered(&mut self, no: SessionNo, volume: VolumeId, push: u64) {
+        let Some(r) = self.lives.get_mut(&no).and_then(|l| l.readers.get_mut(&volume)) else { return };
+        let Some((_, covers)) = r.sent.take_if(|(p, _)| *p == push) else { return };
+        let answered: Vec<u64> = self
+            .catalog
+            .limbo()
+            .filter(|l| l.no < covers && l.volume == volume && l.waits.binary_search(&no).is_ok())
+            .map(|l| l.no)
+            .collect();
+        self.limbo_moved |= !answered.is_empty();
+        for limbo in answered {
+            self.commit_or_tell(Record::LimboAnswered { no: limbo, session: no });
+        }
+    }
+
+    /// A session has given a volume back: it is told nothing more of it.
+    pub(super) fn reader_gone(&mut self, no: SessionNo, volume: VolumeId) {
+        if let Some(l) = self.lives.get_mut(&no) {
+            l.readers.remove(&volume);
+            l.recalled.remove(&volume);
+        }
+        self.unpush(no, |p| matches!(p, Push::MapChanged(m) if m.volume == volume));
+        self.unpush(no, |p| matches!(p, Push::Recall(m) if m.volume == volume));
+        self.unpush(no, |p| matches!(p, Push::Hold(m) if m.volume == volume));
+    }
+}
+
+/// AUs from `from` on that a session may know of: those of the live map, of the snapshots' maps, and what waits in limbo; one more than a push takes.
+fn sweep(catalog: &crate::catalog::Catalog, id: VolumeId, from: VolAu) -> Vec<VolAu> {
+    let most = AUS_PER_PUSH + 1;
+    let mut aus: BTreeSet<VolAu> = BTreeSet::new();
+    if let Some(v) = catalog.volume(id) {
+        aus.extend(v.map.iter_from(from).take(most).map(|(au, _)| au));
+    }
+    for s in catalog.snapshots_of(id) {
+        aus.extend(s.map.iter_from(from).take(most).map(|(au, _)| au));
+    }
+    aus.extend(catalog.limbo().filter(|l| l.volume == id).flat_map(|l| l.aus.iter().copied()).filter(|au| *au >= from));
+    aus.into_iter().take(most).collect()
+}

@@ -1,0 +1,58 @@
+//! Recalls: what a client may not hold any more it is asked to give back, and has a while to do so.
+
+use super::Core;
+use super::admin_api::Level;
+use crate::catalog::record::{Mode, Record};
+use fusevol_shared::ids::{ClientId, SessionNo, VolumeId};
+use fusevol_shared::wire::messages::{Push, Recall};
+use fusevol_shared::wire::rights::Right;
+
+impl Core {
+    /// Recalls what this client holds of this volume (or of all) beyond its rights.
+    pub(super) fn recall_beyond_rights(&mut self, client: ClientId, volume: Option<VolumeId>, reason: &str) {
+        let revoked = self.catalog.client(client).is_none_or(|c| c.revoked);
+        let beyond: Vec<(SessionNo, VolumeId)> = self
+            .catalog
+            .attachments()
+            .filter(|a| volume.is_none_or(|v| v == a.volume))
+            .filter(|a| self.catalog.session(a.session).is_some_and(|s| s.client == client))
+            .filter(|a| {
+                let needed = if a.mode == Mode::Write { Right::Write } else { Right::Read };
+                revoked || !self.catalog.rights(a.volume, client).has(needed)
+            })
+            .map(|a| (a.session, a.volume))
+            .collect();
+        for (session, volume) in beyond {
+            self.recall(session, volume, reason);
+        }
+    }
+
+    fn recall(&mut self, session: SessionNo, volume: VolumeId, reason: &str) {
+        let until = self.now.boot.plus(self.config.patience);
+        let Some(life) = self.lives.get_mut(&session).filter(|l| !l.recalled.contains_key(&volume)) else { return };
+        life.recalled.insert(volume, until);
+        self.push(session, Push::Recall(Recall { volume, reason: reason.to_owned() }));
+    }
+
+    /// What was recalled is drained and reported: the attachment is over.
+    pub(super) fn recall_answered(&mut self, session: SessionNo, volume: VolumeId) {
+        let Some(token) = self.catalog.attachment_of(volume, session).map(|a| a.token) else { return };
+        if let Err(e) = self.end_attachment(token) {
+            self.tell(Level::Critical, "internal", e.to_string());
+        }
+    }
+
+    /// Ends an attachment that is drained, and what depends on it.
+    pub(super) fn end_attachment(&mut self, token: fusevol_shared::ids::FenceToken) -> fusevol_shared::error::Result<()> {
+        let Some(gone) = self.catalog.attachment(token).copied() else { return Ok(()) };
+        self.commit(Record::Detached { token })?;
+        self.limbo_moved = true;
+        self.spent.insert(gone.volume);
+        self.reader_gone(gone.session, gone.volume);
+        self.pending.remove(&(gone.volume, gone.session));
+        if gone.mode == Mode::Write {
+            self.writer_gone(gone.volume);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,225 @@
+//! Sessions: opened, taken up again, renewed, lapsed, ended; and the proof that a dead one has drained.
+
+use super::admin_api::Level;
+use super::life::Life;
+use super::rights::lapsed;
+use super::{Conn, ConnId, Core, Effect};
+use crate::catalog::record::{Record, SessionEntry};
+use fusevol_shared::error::{Error, Kind, Result};
+use fusevol_shared::ids::{ClientId, KeyPrint, SessionNo};
+use fusevol_shared::wire::messages::{DiskInfo, Hello, PROTOCOL, Renewed, Reply, Welcome};
+
+/// Longest host or program text that is kept, bytes.
+const TEXT_MAX: usize = 128;
+
+/// A text of a stranger, fit to be shown and kept.
+fn clean(text: &str) -> String {
+    let mut out = String::new();
+    for c in text.chars().filter(|c| !c.is_control()) {
+        if out.len() + c.len_utf8() > TEXT_MAX {
+            break;
+        }
+        out.push(c);
+    }
+    out
+}
+
+impl Core {
+    pub(super) fn connected(&mut self, conn: ConnId, print: KeyPrint) {
+        if self.conns.len() >= self.config.limits.connections || self.conns.contains_key(&conn) {
+            self.out.effects.push(Effect::Close { conn });
+            return;
+        }
+        self.conns.insert(conn, Conn { print, session: None });
+    }
+
+    pub(super) fn disconnected(&mut self, conn: ConnId) {
+        let session = self.conns.remove(&conn).and_then(|c| c.session);
+        let now = self.now.boot;
+        if let Some(life) = session.and_then(|s| self.lives.get_mut(&s)).filter(|l| l.conn == Some(conn)) {
+            life.conn = None;
+            life.probe_now(now);
+        }
+    }
+
+    /// Client and host of a session, for people.
+    pub(super) fn who(&self, session: SessionNo) -> String {
+        let Some(s) = self.catalog.session(session) else { return format!("session {session}") };
+        let name = self.catalog.client(s.client).map_or_else(String::new, |c| c.name.to_string());
+        format!("client '{name}' on host '{}' (session {session})", s.host)
+    }
+
+    fn until(&self) -> fusevol_shared::clock::BootTime {
+        self.now.boot.plus(self.config.lease + self.config.margin())
+    }
+
+    pub(super) fn hello(&mut self, conn: ConnId, client: ClientId, m: &Hello) -> Result<Reply> {
+        if m.protocol != PROTOCOL {
+            return Err(Error::new(
+                Kind::Version,
+                format!("the client speaks version {} of the protocol, the manager {PROTOCOL}", m.protocol),
+            )
+            .hint("install the same release on both"));
+        }
+        let known = self.catalog.session_by_id(m.session).map(|s| (s.no, s.client));
+        let no = match known {
+            Some((no, of)) if of == client => {
+                self.resume(conn, no)?;
+                no
+            }
+            Some(_) => return Err(Error::new(Kind::Denied, "the session is another client's")),
+            None if m.resume => return Err(lapsed()),
+            None => self.open(conn, client, m)?,
+        };
+        self.welcome(no)
+    }
+
+    fn open(&mut self, conn: ConnId, client: ClientId, m: &Hello) -> Result<SessionNo> {
+        let limits = &self.config.limits;
+        let of_client = self.catalog.sessions().filter(|s| s.client == client).count();
+        if of_client >= limits.sessions_per_client || self.catalog.sessions().count() >= limits.sessions {
+            return Err(Error::new(Kind::Busy, "too many sessions").hint("`fusevol-mgr client ls` shows them"));
+        }
+        let no = self.catalog.counters().session;
+        let (host, program) = (clean(&m.host), clean(&m.program));
+        let entry = SessionEntry { no, id: m.session, client, boot: m.boot, host, program, opened: self.now.seconds() };
+        self.commit(Record::SessionOpened(entry))?;
+        self.lives.insert(no, Life::live(conn, self.until(), self.generation.0 << 32, self.now.boot));
+        self.leave(conn);
+        if let Some(c) = self.conns.get_mut(&conn) {
+            c.session = Some(no);
+        }
+        let who = self.who(no);
+        self.tell(Level::Ok, "session-opened", format!("{who} opened a session"));
+        Ok(no)
+    }
+
+    /// The connection stands for no session any more.
+    fn leave(&mut self, conn: ConnId) {
+        let former = self.conns.get_mut(&conn).and_then(|c| c.session.take());
+        let now = self.now.boot;
+        if let Some(life) = former.and_then(|s| self.lives.get_mut(&s)).filter(|l| l.conn == Some(conn)) {
+            life.conn = None;
+            life.probe_now(now);
+        }
+    }
+
+    fn resume(&mut self, conn: ConnId, no: SessionNo) -> Result<()> {
+        let until = self.until();
+        if self.conns.get(&conn).is_some_and(|c| c.session != Some(no)) {
+            self.leave(conn);
+        }
+        let life = self.lives.get_mut(&no).ok_or_else(lapsed)?;
+        if life.doomed {
+            // It may still say that it has drained.
+            if let Some(c) = self.conns.get_mut(&conn) {
+                c.session = Some(no);
+            }
+            return Err(lapsed());
+        }
+        let former = life.conn.replace(conn).filter(|c| *c != conn);
+        life.until = until;
+        life.lapsed = false;
+        life.probe.asked = false;
+        if let Some(old) = former {
+            // A half-open connection: what still comes on it is nobody's.
+            if let Some(c) = self.conns.get_mut(&old) {
+                c.session = None;
+            }
+            self.out.effects.push(Effect::Close { conn: old });
+        }
+        if let Some(c) = self.conns.get_mut(&conn) {
+            c.session = Some(no);
+        }
+        self.reader_resumed(no);
+        Ok(())
+    }
+
+    fn welcome(&mut self, no: SessionNo) -> Result<Reply> {
+        let pool = self.catalog.pool().ok_or_else(|| Error::new(Kind::Internal, "a manager without a pool"))?;
+        let lease_ms = u32::try_from(self.config.lease.as_millis()).unwrap_or(u32::MAX);
+        let disks =
+            self.catalog.disks().map(|d| DiskInfo { no: d.entry.no, id: d.entry.id, aus: d.entry.aus, paths: d.entry.paths.clone() });
+        Ok(Reply::Welcome(Welcome {
+            session: no,
+            pool: pool.id,
+            pool_name: pool.name.to_string(),
+            au_size: pool.au_size,
+            lease_ms,
+            generation: self.generation,
+            disks: disks.collect(),
+        }))
+    }
+
+    pub(super) fn renew(&mut self, no: SessionNo) -> Result<Reply> {
+        let until = self.until();
+        let life = self.lives.get_mut(&no).filter(|l| !l.doomed && !l.lapsed).ok_or_else(lapsed)?;
+        life.until = until;
+        Ok(Reply::Renewed(Renewed {}))
+    }
+
+    pub(super) fn goodbye(&mut self, no: SessionNo) -> Result<()> {
+        let who = self.who(no);
+        self.end_session(no)?;
+        self.tell(Level::Ok, "session-ended", format!("{who} ended its session"));
+        Ok(())
+    }
+
+    /// A session is over and drained: what it held is free for others.
+    pub(super) fn end_session(&mut self, no: SessionNo) -> Result<()> {
+        let held: Vec<_> = self.catalog.attachments().filter(|a| a.session == no).map(|a| a.volume).collect();
+        self.commit(Record::SessionEnded { no })?;
+        self.lives.remove(&no);
+        for c in self.conns.values_mut().filter(|c| c.session == Some(no)) {
+            c.session = None;
+        }
+        self.limbo_moved = true;
+        self.spent.extend(held.iter().copied());
+        self.pending_session_gone(no);
+        for volume in held {
+            self.writer_gone(volume);
+        }
+        Ok(())
+    }
+
+    /// The lock of a session was looked at.
+    pub(super) fn lock_probed(&mut self, no: SessionNo, held: bool) {
+        let Some(life) = self.lives.get_mut(&no).filter(|l| l.probe.asked) else { return };
+        life.probe.asked = false;
+        if held || !life.may_be_dead() {
+            return self.pending_holder_stays(no);
+        }
+        let who = self.who(no);
+        match self.end_session(no) {
+            Ok(()) => self.tell(
+                Level::Warning,
+                "session-dead",
+                format!("{who} is dead: its locks on the disks are free, so its last I/O has landed"),
+            ),
+            Err(e) => self.tell(Level::Critical, "internal", e.to_string()),
+        }
+    }
+
+    /// Whether a byte lock speaks for this session: it is of this boot.
+    pub(super) fn is_probed(&self, no: SessionNo) -> bool {
+        self.catalog.session(no).is_some_and(|s| s.boot == self.config.boot)
+    }
+
+    /// The lease and the margin are over.
+    pub(super) fn lapse(&mut self, no: SessionNo) {
+        let now = self.now.boot;
+        let Some(life) = self.lives.get_mut(&no) else { return };
+        life.lapsed = true;
+        life.probe_now(now);
+        if let Some(conn) = life.conn.filter(|_| life.doomed) {
+            self.out.effects.push(Effect::Close { conn });
+        }
+        self.drop_holds_of(no);
+        let who = self.who(no);
+        self.tell(
+            Level::Warning,
+            "session-lapsed",
+            format!("the lease of {who} is over; what it holds stays held until it is proven drained"),
+        );
+    }
+}
