@@ -11,7 +11,7 @@
 //!   same device in another `/dev` has locks of its own.
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use super::buf::{IoBuf, IoBytes};
 use super::{Answer, Disk, DiskError, DiskResult, admit, ioctl, ring};

@@ -5,6 +5,7 @@
 //! - [`file`]: a plain file or block device, `O_DIRECT`, by io_uring.
 //! - [`label`]: reads whose a disk is.
 //! - [`mem`]: memory, for tests and models. [`fault`]: a decorator that fails, delays or hangs chosen I/O.
+//! - [`find`]: the pool's disks among everything that this host sees, by label.
 //!
 //! Invariants: every offset, length and address is a multiple of `PAGE`; a buffer belongs to the kernel until its
 //! completion has come, whatever happens to the future that asked; a completed write is durable only after a flush
@@ -13,6 +14,7 @@
 pub mod buf;
 pub mod fault;
 pub mod file;
+pub mod find;
 mod ioctl;
 pub mod label;
 pub mod mem;

@@ -138,11 +138,11 @@ fn what_is_an_answer() {
 }
 
 /// A loop device over a file; detached when dropped.
-struct Loop(PathBuf);
+pub(in crate::disk) struct Loop(pub PathBuf);
 
 impl Loop {
     /// `None` where this machine gives no loop device (no root, no module).
-    fn attach(file: &Path) -> Option<Self> {
+    pub fn attach(file: &Path) -> Option<Self> {
         let out = Command::new("losetup").arg("--find").arg("--show").arg(file).stderr(Stdio::null()).output().ok()?;
         let name = String::from_utf8(out.stdout).ok()?;
         (out.status.success() && !name.trim().is_empty()).then(|| Self(PathBuf::from(name.trim())))
