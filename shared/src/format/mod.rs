@@ -2,6 +2,7 @@
 //!
 //! - [`envelope`]: the frame of every metadata block: magic, kind, owner, own address, generation, sequence, checksum.
 //! - [`layout`]: which part of a disk is what.
+//! - [`preserve`]: the preserve log of snapshots.
 //! - [`label`]: who a disk is, and where the catalog lies. [`sniff`]: whose a disk is that has no label of ours.
 //! - [`owner`]: a manager's owner record and its SEAL.
 //! - [`catalog`]: a block of the catalog log.
@@ -15,4 +16,5 @@ pub mod envelope;
 pub mod label;
 pub mod layout;
 pub mod owner;
+pub mod preserve;
 pub mod sniff;

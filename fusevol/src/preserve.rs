@@ -1,0 +1,273 @@
+//! The preserve log: where the old bytes of blocks go before they are overwritten, for the snapshots that need them.
+//!
+//! The writer ([`PreserveLog`]): everyone who must preserve queues the old blocks; one of them leads, lays all that wait
+//! into one record (a page of what and checksums, then the bytes), writes it durable on every leg, lets the owners of
+//! its blocks go on, and takes the next. So at most one record is in flight, and a record is durable only when all
+//! before it are (PROTOCOL.md, J2).
+//!
+//! A segment is *current* (takes records), *closing* (takes none any more: its successor's page is being written), then
+//! closed. A record that failed makes its segment closing: the log goes on in a fresh one, and the same blocks are
+//! appended again there. A successor's page that failed is written again before anything else: a reader may follow it.
+//!
+//! [`log_reader`] is the other side.
+
+pub mod log_reader;
+mod record;
+
+use crate::disks::Disks;
+use crate::lease::Lease;
+use fusevol_shared::disk::Disk;
+use fusevol_shared::disk::buf::IoBytes;
+use fusevol_shared::error::{Error, Kind, Result, WireError};
+use fusevol_shared::format::preserve::{LogId, Successor, record_len, room};
+use fusevol_shared::ids::{FenceToken, PoolId, Seq, SessionNo, VolumeId};
+use fusevol_shared::units::{AuSize, DiskAu};
+use fusevol_shared::wire::messages::Segment;
+use futures_util::future::{Either, join, select};
+use std::collections::VecDeque;
+use std::pin::pin;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use tokio::sync::oneshot;
+
+/// How often a record is tried in a fresh segment before its owners get the error.
+const TRIES: u32 = 2;
+/// Below this many blocks of room the next segment is asked for.
+const LOW: u32 = 16;
+
+/// The old bytes of one block.
+pub struct Old {
+    /// Its AU: the first replica in sync of the live map.
+    pub at: DiskAu,
+    /// The block in it.
+    pub block: u32,
+    /// Its bytes.
+    pub data: IoBytes,
+}
+
+type Done = oneshot::Sender<std::result::Result<(), WireError>>;
+
+struct Job {
+    old: Vec<Old>,
+    done: Done,
+}
+
+/// Where the log stands. Only the leader has it.
+struct Writer {
+    current: Option<Segment>,
+    /// Where the next record goes.
+    pos: u64,
+    /// Records that count in the current segment.
+    records: u32,
+    /// The last record's number.
+    seq: Seq,
+    /// Granted ahead.
+    spare: Option<Segment>,
+    /// What the current segment's successor page names, or is about to name: it takes no record any more.
+    closing: Option<Segment>,
+    /// A record of the current segment did not come to its end.
+    broken: bool,
+}
+
+/// The preserve log of one attachment.
+pub struct PreserveLog {
+    pool: PoolId,
+    volume: VolumeId,
+    session: SessionNo,
+    token: FenceToken,
+    size: AuSize,
+    waiting: Mutex<VecDeque<Job>>,
+    writer: tokio::sync::Mutex<Writer>,
+}
+
+impl PreserveLog {
+    /// A log that begins in `first`; without one, the first segment is asked for when it is needed.
+    #[must_use]
+    pub fn new(pool: PoolId, volume: VolumeId, session: SessionNo, token: FenceToken, size: AuSize, first: Option<Segment>) -> Self {
+        let writer = Writer { current: first, pos: 0, records: 0, seq: Seq(0), spare: None, closing: None, broken: false };
+        Self { pool, volume, session, token, size, waiting: Mutex::default(), writer: tokio::sync::Mutex::new(writer) }
+    }
+
+    /// Returns when all of `old` is durable on every leg, and so is all that was appended before. `grant` gets the
+    /// next segment from the manager.
+    ///
+    /// # Errors
+    /// `Io` where the log's disks failed, `NoSpace` where it cannot grow: then the blocks must not be overwritten.
+    pub async fn preserve<D: Disk>(
+        &self,
+        disks: &Disks<D>,
+        lease: &Lease,
+        old: Vec<Old>,
+        grant: impl AsyncFn() -> Result<Segment>,
+    ) -> Result<()> {
+        let (tx, rx) = oneshot::channel();
+        self.waiting().push_back(Job { old, done: tx });
+        let mut rx = pin!(rx);
+        let broken_off = || Error::new(Kind::Io, "preserving was broken off");
+        let mut writer = match select(rx.as_mut(), pin!(self.writer.lock())).await {
+            Either::Left((done, _)) => return done.map_err(|_| broken_off())?.map_err(Error::from),
+            Either::Right((writer, _)) => writer,
+        };
+        // Leads until its own blocks are durable; each turn makes at least one block so, or fails someone.
+        loop {
+            match rx.try_recv() {
+                Err(oneshot::error::TryRecvError::Empty) => self.lead(&mut writer, disks, lease, &grant).await,
+                Ok(done) => return done.map_err(Error::from),
+                Err(oneshot::error::TryRecvError::Closed) => return Err(broken_off()),
+            }
+        }
+    }
+
+    /// Begins a new epoch: everything from now on goes to `first`, which the current segment names as its successor.
+    /// Nobody preserves meanwhile: the caller holds all writes.
+    ///
+    /// # Errors
+    /// `Io` where the current segment's successor page could not be written.
+    pub async fn flip<D: Disk>(&self, disks: &Disks<D>, first: Segment) -> Result<()> {
+        let mut w = self.writer.lock().await;
+        if w.closing.is_some() {
+            self.close(&mut w, disks).await?;
+        }
+        w.spare = None;
+        if w.current.is_some() {
+            w.closing = Some(first);
+            return self.close(&mut w, disks).await;
+        }
+        begin(&mut w, first);
+        Ok(())
+    }
+
+    /// One record, with what it needs before it.
+    async fn lead<D: Disk>(&self, w: &mut Writer, disks: &Disks<D>, lease: &Lease, grant: &impl AsyncFn() -> Result<Segment>) {
+        if let Err(e) = self.make_room(w, disks, grant).await {
+            self.fail_all(&e);
+            return;
+        }
+        let (batch, finished, begun) = self.gather(room(self.size, w.pos));
+        if batch.is_empty() {
+            return;
+        }
+        let mut result = Ok(());
+        for _ in 0..TRIES {
+            result = self.append(w, disks, lease, &batch, grant).await;
+            if result.is_ok() {
+                break;
+            }
+            if let Err(e) = self.make_room(w, disks, grant).await {
+                result = Err(e);
+                break;
+            }
+        }
+        if let Err(e) = &result {
+            // A job of which a part failed is not preserved as a whole.
+            if let Some(partial) = begun.then(|| self.waiting().pop_front()).flatten() {
+                let _ = partial.done.send(Err(WireError::from(e)));
+            }
+        }
+        for done in finished {
+            let _ = done.send(result.as_ref().map(|()| ()).map_err(WireError::from)); // who gave up does not listen
+        }
+    }
+
+    async fn append<D: Disk>(
+        &self,
+        w: &mut Writer,
+        disks: &Disks<D>,
+        lease: &Lease,
+        batch: &[Old],
+        grant: &impl AsyncFn() -> Result<Segment>,
+    ) -> Result<()> {
+        lease.wait().await?;
+        let segment = w.current.clone().expect("make_room has begun one");
+        let blocks = u32::try_from(batch.len()).expect("bounded by room");
+        let after = w.pos + record_len(self.size, blocks);
+        let low = w.spare.is_none() && room(self.size, after) < LOW;
+        w.broken = true; // until it is known to be durable
+        let log = self.log_id(&segment);
+        let write = record::append(disks, self.size, &log, &segment.legs, w.pos, w.seq.next(), batch);
+        let ahead = async { if low { grant().await.ok() } else { None } };
+        let (written, spare) = join(write, ahead).await;
+        w.spare = w.spare.take().or(spare.filter(|s| s.epoch >= segment.epoch));
+        written?;
+        w.broken = false;
+        w.pos = after;
+        w.records += 1;
+        w.seq = w.seq.next();
+        Ok(())
+    }
+
+    /// Makes sure that the current segment takes a record of at least one block.
+    async fn make_room<D: Disk>(&self, w: &mut Writer, disks: &Disks<D>, grant: &impl AsyncFn() -> Result<Segment>) -> Result<()> {
+        if w.closing.is_some() {
+            self.close(w, disks).await?;
+        }
+        if w.current.is_some() && !w.broken && room(self.size, w.pos) > 0 {
+            return Ok(());
+        }
+        let next = match w.spare.take() {
+            Some(s) => s,
+            None => grant().await?,
+        };
+        let Some(current) = &w.current else {
+            begin(w, next);
+            return Ok(());
+        };
+        if next.epoch < current.epoch {
+            return Err(Error::new(Kind::Internal, "the manager granted a preserve segment of an earlier epoch"));
+        }
+        w.closing = Some(next);
+        self.close(w, disks).await
+    }
+
+    /// Writes the successor's page of the current segment and goes over to it.
+    async fn close<D: Disk>(&self, w: &mut Writer, disks: &Disks<D>) -> Result<()> {
+        let (Some(current), Some(next)) = (&w.current, &w.closing) else { return Ok(()) };
+        let successor = Successor { next: self.log_id(next), legs: next.legs.clone(), records: w.records };
+        record::close(disks, self.size, &self.log_id(current), &current.legs, w.seq.next(), &successor).await?;
+        if let Some(next) = w.closing.take() {
+            begin(w, next);
+        }
+        Ok(())
+    }
+
+    /// Up to `room` blocks from the queue, who is done once they are durable, and whether of the job that is first now
+    /// a part is among them.
+    fn gather(&self, room: u32) -> (Vec<Old>, Vec<Done>, bool) {
+        let (mut batch, mut finished) = (Vec::new(), Vec::new());
+        let mut left = room as usize;
+        let mut waiting = self.waiting();
+        while let Some(job) = waiting.front_mut().filter(|_| left > 0) {
+            if job.old.len() > left {
+                batch.extend(job.old.drain(..left));
+                return (batch, finished, true);
+            }
+            left -= job.old.len();
+            if let Some(job) = waiting.pop_front() {
+                batch.extend(job.old);
+                finished.push(job.done);
+            }
+        }
+        (batch, finished, false)
+    }
+
+    fn fail_all(&self, e: &Error) {
+        let jobs = std::mem::take(&mut *self.waiting());
+        for job in jobs {
+            let _ = job.done.send(Err(WireError::from(e)));
+        }
+    }
+
+    fn log_id(&self, s: &Segment) -> LogId {
+        LogId { pool: self.pool, volume: self.volume, session: self.session, token: self.token, segment: s.no, epoch: s.epoch }
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, VecDeque<Job>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn begin(w: &mut Writer, segment: Segment) {
+    (w.current, w.pos, w.records, w.broken, w.closing) = (Some(segment), 0, 0, false, None);
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,60 @@
+//! Lays records and successor pages out and writes them, durable on every leg.
+
+use super::Old;
+use crate::disks::{Disks, io_error};
+use fusevol_shared::disk::Disk;
+use fusevol_shared::disk::buf::IoBuf;
+use fusevol_shared::error::Result;
+use fusevol_shared::format::preserve::{At, Kept, LogId, Successor, record_len, seal_record, seal_successor, successor_at};
+use fusevol_shared::ids::Seq;
+use fusevol_shared::units::{AuSize, DiskAu, PAGE};
+use futures_util::future::join_all;
+
+/// Writes the record `seq` at byte `pos` of the segment: one sequential write a leg.
+pub(super) async fn append<D: Disk>(
+    disks: &Disks<D>,
+    size: AuSize,
+    log: &LogId,
+    legs: &[DiskAu],
+    pos: u64,
+    seq: Seq,
+    batch: &[Old],
+) -> Result<()> {
+    let kept: Vec<Kept> =
+        batch.iter().map(|o| Kept { at: o.at, block: o.block, crc: fusevol_shared::format::preserve::checksum(&o.data) }).collect();
+    let len = usize::try_from(record_len(size, u32::try_from(batch.len()).expect("at most 64"))).expect("within an AU");
+    on_every_leg(disks, size, legs, pos, |at| {
+        let mut buf = IoBuf::zeroed(len);
+        seal_record(log, at, seq, &kept, &mut buf);
+        let mut to = PAGE;
+        for o in batch {
+            buf[to..to + o.data.len()].copy_from_slice(&o.data);
+            to += o.data.len();
+        }
+        buf
+    })
+    .await
+}
+
+/// Writes the successor's page of the segment; `seq` is the number that the next record will have.
+pub(super) async fn close<D: Disk>(disks: &Disks<D>, size: AuSize, log: &LogId, legs: &[DiskAu], seq: Seq, s: &Successor) -> Result<()> {
+    on_every_leg(disks, size, legs, successor_at(size), |at| {
+        let mut buf = IoBuf::zeroed(PAGE);
+        seal_successor(log, at, seq, s, &mut buf);
+        buf
+    })
+    .await
+}
+
+async fn on_every_leg<D: Disk>(disks: &Disks<D>, size: AuSize, legs: &[DiskAu], pos: u64, lay: impl Fn(At) -> IoBuf) -> Result<()> {
+    let writes = legs.iter().map(|leg| {
+        let lay = &lay;
+        async move {
+            let disk = disks.get(leg.disk)?;
+            let off = leg.au.start(size).plus(pos);
+            let data = lay(At { disk: disk.id(), off }).freeze();
+            disk.disk().write_durable(off, data).await.map_err(|e| io_error(leg.disk, e))
+        }
+    });
+    join_all(writes).await.into_iter().collect()
+}

@@ -1,0 +1,256 @@
+//! A snapshot as its reader sees it: the bytes of the volume at one instant, while the writer goes on.
+//!
+//! The rule of reading: zeros where the snapshot's own mask has no block (S1); else **the live place first, then the
+//! tail of all lists of preserved blocks, then the preserved copy where the block is listed**. A writer overwrites only
+//! after its record is durable, so bytes that were read before the list was, and are not listed, are the old ones.
+//! The other order reads new bytes as old ones.
+//!
+//! A reader takes no lock and makes no writer wait. It holds a lease, looked at again after the reads. A preserved copy
+//! that counts and is damaged is an error, never wrong bytes.
+
+mod modified;
+
+use crate::control::Control;
+use crate::preserve::log_reader::{Copy, LogReader, read_copy};
+use crate::volume::{Engine, Piece, cut, fetch_map, middle, plan_au, read_pieces, seek};
+use fusevol_shared::disk::Disk;
+use fusevol_shared::disk::buf::IoBuf;
+use fusevol_shared::error::{Error, Kind, Result};
+use fusevol_shared::ids::{SnapshotId, VolumeId};
+use fusevol_shared::map::VolumeMap;
+use fusevol_shared::mask::BlockMask;
+use fusevol_shared::units::{DiskAu, PAGE_U64, VolAu};
+use fusevol_shared::wire::messages::{CloseSnapshot, GetSnapshotMap, OpenSnapshot, Segment, SnapshotInfo};
+pub use modified::Modified;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+/// An open snapshot. Shared by all threads; each awaits in its own executor.
+pub struct SnapshotReader<D, C> {
+    engine: Engine<D, C>,
+    volume: VolumeId,
+    info: SnapshotInfo,
+    map: VolumeMap,
+    /// Refreshes that have begun; see [`SnapshotReader::refresh`].
+    begun: AtomicU64,
+    logs: tokio::sync::Mutex<Logs>,
+    closed: AtomicBool,
+}
+
+struct Logs {
+    /// The refresh that came to its end last.
+    done: u64,
+    reader: LogReader,
+}
+
+/// A block of the request that is read from disk.
+struct Wanted {
+    at: DiskAu,
+    block: u32,
+    /// Its bytes in the request's buffer, and where they begin in the block.
+    buf: Range<usize>,
+    skip: usize,
+}
+
+impl<D: Disk, C: Control> SnapshotReader<D, C> {
+    /// Opens a snapshot. Pushes about it that arrive meanwhile are to be kept and handed over once this has returned.
+    ///
+    /// # Errors
+    /// What the manager answers; `Damaged` for a broken snapshot or log.
+    pub async fn open(engine: &Engine<D, C>, snapshot: SnapshotId) -> Result<Arc<Self>> {
+        let opened = engine.control.call(OpenSnapshot { snapshot }).await?;
+        let loaded = async {
+            if opened.info.broken {
+                return Err(Error::new(Kind::Damaged, format!("snapshot {} is broken: it has lost blocks", opened.info.name)));
+            }
+            let mut map = VolumeMap::default();
+            let part = async |from| engine.control.call(GetSnapshotMap { snapshot, from }).await;
+            fetch_map(part, |au, e| map.set(au, Some(e))).await?;
+            let mut reader = LogReader::new(engine.pool, opened.volume, opened.info.epoch, engine.au_size);
+            opened.segments.iter().for_each(|s| reader.add(s));
+            engine.lease.wait().await?;
+            reader.refresh(&engine.disks).await?;
+            Ok((map, reader))
+        };
+        match loaded.await {
+            Ok((map, reader)) => Ok(Arc::new(Self {
+                engine: engine.clone(),
+                volume: opened.volume,
+                info: opened.info,
+                map,
+                begun: AtomicU64::new(0),
+                logs: tokio::sync::Mutex::new(Logs { done: 0, reader }),
+                closed: AtomicBool::new(false),
+            })),
+            Err(e) => {
+                // The end of the session closes it where this does not.
+                let _ = engine.control.call(CloseSnapshot { snapshot }).await;
+                Err(e)
+            }
+        }
+    }
+
+    /// The snapshot.
+    #[must_use]
+    pub fn info(&self) -> &SnapshotInfo {
+        &self.info
+    }
+
+    /// Its volume.
+    #[must_use]
+    pub fn volume(&self) -> VolumeId {
+        self.volume
+    }
+
+    /// Bytes of the volume then.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.info.size
+    }
+
+    /// Bytes in a block.
+    #[must_use]
+    pub fn block_size(&self) -> u64 {
+        self.engine.au_size.block_bytes()
+    }
+
+    /// Bytes in blocks that were written then.
+    #[must_use]
+    pub fn written_bytes(&self) -> u64 {
+        self.map.written_blocks() * self.block_size()
+    }
+
+    /// The first byte from `off` on that was written.
+    #[must_use]
+    pub fn seek_data(&self, off: u64) -> Option<u64> {
+        seek(off, self.size(), self.engine.au_size, true, |au| self.next_written(au))
+    }
+
+    /// The first byte from `off` on that was not; the size where all were. `None` past the end.
+    #[must_use]
+    pub fn seek_hole(&self, off: u64) -> Option<u64> {
+        if off >= self.size() {
+            return None;
+        }
+        Some(seek(off, self.size(), self.engine.au_size, false, |au| self.next_written(au)).unwrap_or(self.size()))
+    }
+
+    fn next_written(&self, from: VolAu) -> Option<(VolAu, BlockMask)> {
+        self.map.iter_from(from).map(|(au, e)| (au, e.written)).find(|(_, m)| !m.is_empty())
+    }
+
+    /// A writer begins a log: the push is answered after this.
+    pub async fn add_segment(&self, segment: &Segment) {
+        self.logs.lock().await.reader.add(segment);
+    }
+
+    /// Bytes `off..off + len` as they were; shorter where the snapshot ends. Any alignment.
+    ///
+    /// # Errors
+    /// `Io` where a disk failed, `Damaged` where a preserved block is damaged, `Lapsed` without a lease.
+    pub async fn read(&self, off: u64, len: usize) -> Result<IoBuf> {
+        if self.closed.load(Ordering::SeqCst) {
+            return Err(Error::new(Kind::Lapsed, "the snapshot is closed"));
+        }
+        let end = off.saturating_add(len as u64).min(self.size());
+        if off >= end {
+            return Ok(IoBuf::zeroed(0));
+        }
+        self.engine.lease.wait().await?;
+        let outer = off / PAGE_U64 * PAGE_U64..end.next_multiple_of(PAGE_U64);
+        let (pieces, wanted) = self.plan(outer.clone())?;
+        let mut buf = read_pieces(&self.engine.disks, &pieces).await?;
+        if !wanted.is_empty() {
+            self.refresh().await?;
+            self.patch(&wanted, &mut buf).await?;
+        }
+        self.engine.lease.wait().await?;
+        Ok(middle(buf, off - outer.start, end - off))
+    }
+
+    fn plan(&self, outer: Range<u64>) -> Result<(Vec<Piece>, Vec<Wanted>)> {
+        let size = self.engine.au_size;
+        let n = |x: u64| usize::try_from(x).expect("within a request");
+        let (mut pieces, mut wanted) = (Vec::new(), Vec::new());
+        let mut to = 0;
+        for (au, within) in cut(size, outer) {
+            let entry = self.map.get(au).filter(|e| !e.written.is_empty());
+            let source = entry.map(|e| e.first_in_sync().map(|at| (at, e.written)));
+            let source = match source {
+                Some(None) => return Err(Error::new(Kind::Io, format!("AU {au} of the snapshot has no replica in sync"))),
+                other => other.flatten(),
+            };
+            if let Some((at, written)) = source {
+                for b in crate::volume::blocks_within(size, &within).filter(|b| written.has(*b)) {
+                    let block = u64::from(b) * size.block_bytes();
+                    let (start, end) = (within.start.max(block), within.end.min(block + size.block_bytes()));
+                    let from = to + n(start - within.start);
+                    wanted.push(Wanted { at, block: b, buf: from..from + n(end - start), skip: n(start - block) });
+                }
+            }
+            to += n(within.end - within.start);
+            plan_au(size, source, within, &mut pieces);
+        }
+        Ok((pieces, wanted))
+    }
+
+    /// Returns when a refresh that began after this call has come to its end. Callers share one.
+    async fn refresh(&self) -> Result<()> {
+        let want = self.begun.load(Ordering::SeqCst) + 1;
+        let mut logs = self.logs.lock().await;
+        if logs.done >= want {
+            return Ok(());
+        }
+        let round = self.begun.fetch_add(1, Ordering::SeqCst) + 1;
+        logs.reader.refresh(&self.engine.disks).await?;
+        logs.done = round;
+        Ok(())
+    }
+
+    /// Puts preserved copies over the live bytes where a block is listed.
+    async fn patch(&self, wanted: &[Wanted], buf: &mut IoBuf) -> Result<()> {
+        type Found<'a> = (&'a Wanted, Vec<(Copy, Vec<DiskAu>, bool)>);
+        let logs = self.logs.lock().await;
+        let listed: Vec<Found<'_>> = wanted
+            .iter()
+            .map(|w| {
+                let copies = logs.reader.copies(w.at, w.block).iter();
+                (w, copies.map(|c| (*c, logs.reader.legs(c).to_vec(), logs.reader.counts(c))).collect::<Vec<_>>())
+            })
+            .filter(|(_, copies)| !copies.is_empty())
+            .collect();
+        drop(logs);
+        let reads = listed.into_iter().map(|(w, copies)| async move { self.preserved(w, &copies).await.map(|b| (w, b)) });
+        for found in futures_util::future::try_join_all(reads).await? {
+            if let (w, Some(block)) = found {
+                buf[w.buf.clone()].copy_from_slice(&block[w.skip..w.skip + w.buf.len()]);
+            }
+        }
+        Ok(())
+    }
+
+    /// The best copy of a block; `None` where the only ones are records that never came to their end.
+    async fn preserved(&self, w: &Wanted, copies: &[(Copy, Vec<DiskAu>, bool)]) -> Result<Option<IoBuf>> {
+        for (copy, legs, counts) in copies {
+            if let Some(block) = read_copy(&self.engine.disks, self.engine.au_size, legs, copy).await? {
+                return Ok(Some(block));
+            }
+            if *counts {
+                return Err(Error::new(Kind::Damaged, format!("the preserved copy of block {} of AU {} is damaged", w.block, w.at)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Closes it; the manager may remove it then. Reads in flight are the caller's to wait for.
+    ///
+    /// # Errors
+    /// `Unreachable` or `Lapsed` where the manager could not be told.
+    pub async fn close(&self) -> Result<()> {
+        if self.closed.swap(true, Ordering::SeqCst) {
+            return Ok(());
+        }
+        self.engine.control.call(CloseSnapshot { snapshot: self.info.id }).await.map(|_| ())
+    }
+}

@@ -1,0 +1,205 @@
+//! A volume that this process has attached: bytes in, bytes out, at any offset and length.
+//!
+//! Ways through it (each in its own file): [`read`](Volume::read), [`write`](Volume::write), [`flush`](Volume::flush),
+//! [`discard`](Volume::discard), the sparse answers, the hold for a snapshot, attach and detach.
+//!
+//! Who excludes whom:
+//!
+//! | | read | write | discard | flush | hold, detach |
+//! |---|---|---|---|---|---|
+//! | read | beside | beside | a discard that gives an AU back waits for its readers | beside | beside |
+//! | write | | same blocks: in order | same AUs: in order | beside | in order |
+//! | discard | | | same AUs: in order | beside | in order |
+//! | flush | | | | in rounds: callers share one | its own round |
+//!
+//! Order in which things are taken: range guard, flush round, change turn. Never the other way round.
+//!
+//! Invariants: a block is read from disk only where it is written; the lease is valid before anything is submitted and
+//! before anything is acknowledged; a block that a snapshot needs is overwritten only after it is preserved; an AU that
+//! left the map is not touched again; an error of one disk hits the I/O concerned alone.
+
+mod attach;
+mod change;
+mod discard;
+mod flush;
+mod guard;
+mod hold;
+mod io;
+mod marks;
+mod overwrite;
+mod read;
+mod sparse;
+mod view;
+mod write;
+
+use crate::control::Control;
+use crate::disks::{Dirty, Disks};
+use crate::lease::Lease;
+use crate::preserve::PreserveLog;
+pub(crate) use attach::fetch_map;
+use change::Changes;
+use flush::Rounds;
+use fusevol_shared::disk::Disk;
+use fusevol_shared::error::{Error, Kind, Result};
+use fusevol_shared::ids::{FenceToken, PoolId, SessionNo, VolumeId};
+use fusevol_shared::units::{AuSize, VolAu, VolOff};
+use guard::RangeGuard;
+pub use hold::Held;
+pub(crate) use io::{Piece, middle, read_pieces};
+use marks::Marks;
+pub(crate) use read::plan_au;
+pub use sparse::Extent;
+pub(crate) use sparse::seek;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use view::MapView;
+use view::entries;
+
+/// What every volume and snapshot of a session shares.
+pub struct Engine<D, C> {
+    /// The open disks.
+    pub disks: Arc<Disks<D>>,
+    /// The way to the manager.
+    pub control: Arc<C>,
+    /// The session's lease.
+    pub lease: Arc<Lease>,
+    /// The pool.
+    pub pool: PoolId,
+    /// The session's number.
+    pub session: SessionNo,
+    /// The pool's AU size.
+    pub au_size: AuSize,
+}
+
+impl<D, C> Clone for Engine<D, C> {
+    fn clone(&self) -> Self {
+        Self {
+            disks: self.disks.clone(),
+            control: self.control.clone(),
+            lease: self.lease.clone(),
+            pool: self.pool,
+            session: self.session,
+            au_size: self.au_size,
+        }
+    }
+}
+
+/// How a volume is attached.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mode {
+    /// Reads only; follows the writer's map by pushes.
+    Read,
+    /// The only writer.
+    Write,
+}
+
+/// An attached volume. Shared by all threads; each awaits in its own executor.
+pub struct Volume<D, C> {
+    engine: Engine<D, C>,
+    id: VolumeId,
+    mode: Mode,
+    token: FenceToken,
+    size: u64,
+    view: MapView,
+    /// In blocks of the volume.
+    guard: RangeGuard,
+    marks: Marks,
+    dirty: Dirty,
+    rounds: Rounds,
+    changes: Changes,
+    log: PreserveLog,
+    /// Detached: nothing goes through any more.
+    closed: AtomicBool,
+}
+
+impl<D: Disk, C: Control> Volume<D, C> {
+    /// Its identity.
+    #[must_use]
+    pub fn id(&self) -> VolumeId {
+        self.id
+    }
+
+    /// How it is attached.
+    #[must_use]
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// The attachment's token.
+    #[must_use]
+    pub fn token(&self) -> FenceToken {
+        self.token
+    }
+
+    /// Its size in bytes.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Bytes in a block: the grain of sparseness.
+    #[must_use]
+    pub fn block_size(&self) -> u64 {
+        self.engine.au_size.block_bytes()
+    }
+
+    /// Whether it is detached.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::SeqCst)
+    }
+
+    fn check_open(&self) -> Result<()> {
+        match self.is_closed() {
+            true => Err(Error::new(Kind::Lapsed, "the volume is not attached any more").hint("open it again")),
+            false => Ok(()),
+        }
+    }
+
+    fn check_writable(&self) -> Result<()> {
+        match self.mode {
+            Mode::Write => self.check_open(),
+            Mode::Read => Err(Error::new(Kind::Denied, "the volume is attached for reading only")),
+        }
+    }
+
+    /// `off..off + len`, if it lies within the volume.
+    fn bounds(&self, off: u64, len: u64) -> Result<Range<u64>> {
+        match off.checked_add(len) {
+            Some(end) if end <= self.size => Ok(off..end),
+            _ => Err(Error::new(Kind::Refused, format!("{len} bytes at {off} are past the end of the volume ({} bytes)", self.size))),
+        }
+    }
+
+    /// The blocks that a byte range touches.
+    fn blocks_of(&self, bytes: &Range<u64>) -> Range<u64> {
+        bytes.start / self.block_size()..bytes.end.div_ceil(self.block_size())
+    }
+
+    /// A byte range cut at AU borders: the AU, and the bytes within it.
+    fn cut(&self, bytes: Range<u64>) -> impl Iterator<Item = (VolAu, Range<u64>)> + use<D, C> {
+        cut(self.engine.au_size, bytes)
+    }
+}
+
+/// A byte range cut at AU borders: the AU, and the bytes within it.
+pub(crate) fn cut(size: AuSize, bytes: Range<u64>) -> impl Iterator<Item = (VolAu, Range<u64>)> {
+    let mut at = bytes.start;
+    std::iter::from_fn(move || {
+        if at >= bytes.end {
+            return None;
+        }
+        let within = VolOff(at).within_au(size);
+        let n = (size.bytes() - within).min(bytes.end - at);
+        let au = VolOff(at).au(size);
+        at += n;
+        Some((au, within..within + n))
+    })
+}
+
+/// The blocks of an AU that a byte range within it touches.
+pub(crate) fn blocks_within(size: AuSize, bytes: &Range<u64>) -> Range<u32> {
+    let block = |b: u64| u32::try_from(b).expect("an AU has 64 blocks");
+    block(bytes.start / size.block_bytes())..block(bytes.end.div_ceil(size.block_bytes()))
+}

@@ -1,0 +1,156 @@
+//! Discard and zero-range: whole blocks leave the map of written blocks, partial ones are written as zeros, AUs that
+//! keep no block go back to the pool.
+//!
+//! An AU that will leave the map is taken out here first, its readers are waited for, then the manager is asked: it
+//! may hand the AU on as soon as every other holder has answered. What was discarded is never used again from here.
+//! The guard covers whole AUs, so that no write sets a bit in an AU that is about to leave.
+
+use super::view::Slot;
+use super::{Volume, blocks_within};
+use crate::control::Control;
+use fusevol_shared::disk::Disk;
+use fusevol_shared::disk::buf::IoBuf;
+use fusevol_shared::error::{Error, Kind, Result};
+use fusevol_shared::map::AuMask;
+use fusevol_shared::mask::BlockMask;
+use fusevol_shared::units::{VolAu, VolOff};
+use fusevol_shared::wire::messages::{AUS_PER_MESSAGE, Discard};
+use std::ops::Range;
+use std::sync::Arc;
+
+/// What is done to one AU.
+struct Step {
+    au: VolAu,
+    slot: Arc<Slot>,
+    cleared: BlockMask,
+    /// It keeps no block: it leaves the map.
+    leaves: bool,
+}
+
+impl<D: Disk, C: Control> Volume<D, C> {
+    /// `off..off + len` reads as zeros from now on, and its space goes back to the pool where whole AUs are free.
+    /// Any alignment; cut at the end of the volume. Durable when it returns.
+    ///
+    /// # Errors
+    /// As [`Volume::write`]. After an error the range holds the old bytes or zeros.
+    pub async fn discard(&self, off: u64, len: u64) -> Result<()> {
+        self.check_writable()?;
+        let bytes = off..off.saturating_add(len).min(self.size);
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let per_au = self.engine.au_size.bytes() / self.block_size();
+        let blocks = self.blocks_of(&bytes);
+        let held = blocks.start / per_au * per_au..blocks.end.next_multiple_of(per_au);
+        let _held = self.guard.lock(held).await?;
+        self.check_writable()?;
+        let whole = self.zero_edges(&bytes).await?;
+        let mut from = whole.start;
+        // Each turn takes at most one message's AUs; a volume has at most 2^32.
+        while from < whole.end {
+            from = self.discard_some(from..whole.end).await?;
+        }
+        self.changes.relieved();
+        self.engine.lease.wait().await
+    }
+
+    /// The same: a range of zeros needs no space.
+    ///
+    /// # Errors
+    /// As [`Volume::discard`].
+    pub async fn zero(&self, off: u64, len: u64) -> Result<()> {
+        self.discard(off, len).await
+    }
+
+    /// Writes zeros into the partial blocks at both ends; gives the whole blocks between, in bytes.
+    async fn zero_edges(&self, bytes: &Range<u64>) -> Result<Range<u64>> {
+        let block = self.block_size();
+        let first = bytes.start.next_multiple_of(block);
+        // The last block of the volume may be short: it is whole where the volume ends.
+        let end = if bytes.end == self.size { bytes.end.next_multiple_of(block) } else { bytes.end / block * block };
+        if first >= end {
+            self.zero_edge(bytes.start..bytes.end.min(first)).await?;
+            self.zero_edge(first..bytes.end).await?;
+            return Ok(first..first);
+        }
+        self.zero_edge(bytes.start..first).await?;
+        self.zero_edge(end..bytes.end).await?;
+        Ok(first..end)
+    }
+
+    /// Part of one block; nothing to do where it is unwritten.
+    async fn zero_edge(&self, part: Range<u64>) -> Result<()> {
+        if part.is_empty() {
+            return Ok(());
+        }
+        let size = self.engine.au_size;
+        let b = u32::try_from(VolOff(part.start).within_au(size) / self.block_size()).unwrap_or(u32::MAX);
+        if !self.view.get(VolOff(part.start).au(size)).is_some_and(|s| s.written().has(b)) {
+            return Ok(());
+        }
+        let zeros = IoBuf::zeroed(usize::try_from(part.end - part.start).expect("part of a block")).freeze();
+        self.write_locked(part, &zeros).await
+    }
+
+    /// Discards whole blocks from the start of `whole` on, as many as one message takes; gives where to go on.
+    async fn discard_some(&self, whole: Range<u64>) -> Result<u64> {
+        let (steps, next) = self.plan_discard(whole);
+        if steps.is_empty() {
+            return Ok(next);
+        }
+        if steps.iter().any(|s| !s.leaves && self.keeps_only_unreported(s)) {
+            self.flush().await?;
+        }
+        self.engine.lease.wait().await?;
+        let mut turn = self.changes.turn().await;
+        let mut retired = Vec::new();
+        for s in &steps {
+            self.marks.forget(AuMask { au: s.au, blocks: s.cleared });
+            if s.leaves {
+                retired.extend(self.view.set(s.au, None));
+            } else {
+                self.view.clear_written(&s.slot, s.cleared);
+            }
+        }
+        self.view.drain(&retired).await;
+        let cleared = steps.iter().map(|s| AuMask { au: s.au, blocks: s.cleared }).collect();
+        let call = Discard { volume: self.id, token: self.token, seq: turn.next(), cleared };
+        let unmapped = self.engine.control.call(call).await?.unmapped;
+        for au in unmapped {
+            if let Some(old) = self.view.set(au, None) {
+                self.view.drain(&[old]).await;
+                return Err(Error::new(Kind::Internal, format!("the manager took AU {au} of the volume, which still holds blocks")));
+            }
+        }
+        Ok(next)
+    }
+
+    fn plan_discard(&self, whole: Range<u64>) -> (Vec<Step>, u64) {
+        let size = self.engine.au_size;
+        let mut steps = Vec::new();
+        for (au, slot) in self.view.iter_from(VolOff(whole.start).au(size)) {
+            let au_start = au.start(size).0;
+            if au_start >= whole.end {
+                break;
+            }
+            if steps.len() >= AUS_PER_MESSAGE {
+                return (steps, au_start.max(whole.start));
+            }
+            let within = whole.start.saturating_sub(au_start)..(whole.end - au_start).min(size.bytes());
+            let range = BlockMask::range(blocks_within(size, &within));
+            let (cleared, kept) = (slot.written().and(range), slot.written().minus(range));
+            // An AU without any written block leaves only where all of it is discarded.
+            let leaves = kept.is_empty() && (!cleared.is_empty() || range == BlockMask::ALL);
+            if leaves || !cleared.is_empty() {
+                let cleared = if range == BlockMask::ALL { BlockMask::ALL } else { cleared };
+                steps.push(Step { au, slot, cleared, leaves });
+            }
+        }
+        (steps, whole.end)
+    }
+
+    /// The manager would find the AU empty and take it: what stays in it must be reported first.
+    fn keeps_only_unreported(&self, s: &Step) -> bool {
+        s.slot.written().minus(s.cleared).minus(self.marks.unreported(s.au)).is_empty()
+    }
+}

@@ -1,0 +1,140 @@
+//! Flush: take the unreported bits, flush the disks that were written, report the bits, acknowledge.
+//!
+//! Callers share rounds: who calls while a round runs is served by the next one, which one of the waiting runs.
+//! A failed flush is an error to every caller of its round; the bits on the failed disks are lost (see [`super::marks`]).
+
+use super::Volume;
+use crate::control::Control;
+use crate::disks::io_error;
+use fusevol_shared::disk::Disk;
+use fusevol_shared::error::{Error, Kind, Result, WireError};
+use fusevol_shared::units::DiskNo;
+use fusevol_shared::wire::messages::{AUS_PER_MESSAGE, Report};
+use futures_util::future::join_all;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Reports of one round; the bits of a volume of 64 TiB at once are far below.
+const PAGES: usize = 16 * 1024;
+
+struct Last {
+    round: u64,
+    result: std::result::Result<(), WireError>,
+    /// Failed flushes of each disk that this volume has heard of.
+    heard: BTreeMap<DiskNo, u64>,
+}
+
+/// The rounds of one attachment.
+pub(super) struct Rounds {
+    begun: AtomicU64,
+    last: tokio::sync::Mutex<Last>,
+}
+
+impl Default for Rounds {
+    fn default() -> Self {
+        let last = Last { round: 0, result: Ok(()), heard: BTreeMap::new() };
+        Self { begun: AtomicU64::new(0), last: tokio::sync::Mutex::new(last) }
+    }
+}
+
+/// Marks that go back if the round ends early in any way.
+struct Taken<'a, D: Disk, C: Control> {
+    volume: &'a Volume<D, C>,
+    disks: Vec<DiskNo>,
+    flushed: bool,
+}
+
+impl<D: Disk, C: Control> Drop for Taken<'_, D, C> {
+    fn drop(&mut self) {
+        if !self.flushed {
+            self.disks.iter().for_each(|no| self.volume.dirty.mark(*no));
+        }
+    }
+}
+
+impl<D: Disk, C: Control> Volume<D, C> {
+    /// Makes every write durable that was acknowledged before this was called.
+    ///
+    /// # Errors
+    /// `Io` where a flush failed: writes since the last good flush may be lost. `Unreachable`, `Lapsed` where the
+    /// manager did not take the report; the data is on disk then, and the next flush reports it.
+    pub async fn flush(&self) -> Result<()> {
+        self.check_open()?;
+        let want = self.rounds.begun.load(Ordering::SeqCst) + 1;
+        let mut last = self.rounds.last.lock().await;
+        if last.round < want {
+            let round = self.rounds.begun.fetch_add(1, Ordering::SeqCst) + 1;
+            let result = self.round(&mut last.heard).await;
+            last.round = round;
+            last.result = result.as_ref().map(|()| ()).map_err(WireError::from);
+            return result;
+        }
+        last.result.clone().map_err(Error::from)
+    }
+
+    async fn round(&self, heard: &mut BTreeMap<DiskNo, u64>) -> Result<()> {
+        self.engine.lease.wait().await?;
+        let report = self.marks.take();
+        let mut taken = Taken { volume: self, disks: self.dirty.take(), flushed: false };
+        let failed = self.flush_disks(&taken.disks, heard).await;
+        if let Some((_, e)) = failed.first() {
+            let error = Error::new(e.kind(), "flush failed: writes since the last flush may be lost").because(e.to_string());
+            let bad: Vec<DiskNo> = failed.iter().map(|(no, _)| *no).collect();
+            self.lose(&bad);
+            return Err(error);
+        }
+        taken.flushed = true;
+        if report {
+            self.report().await.inspect_err(|_| self.marks.put_back())?;
+        }
+        self.engine.lease.wait().await
+    }
+
+    async fn flush_disks(&self, disks: &[DiskNo], heard: &mut BTreeMap<DiskNo, u64>) -> Vec<(DiskNo, Error)> {
+        let results = join_all(disks.iter().map(|no| async move {
+            let disk = match self.engine.disks.get(*no) {
+                Ok(d) => d,
+                Err(e) => return (*no, None, Some(e)),
+            };
+            let done = disk.flush().await;
+            (*no, Some(disk.failed_flushes()), done.err().map(|e| io_error(*no, e)))
+        }))
+        .await;
+        let mut failed = Vec::new();
+        for (no, count, error) in results {
+            // Another volume's flush may have failed on what this one wrote, and this one's found nothing left to do.
+            let unheard = count.is_some_and(|n| heard.insert(no, n).unwrap_or(0) < n);
+            let other = || Error::new(Kind::Io, format!("disk {no}: a flush by another volume failed meanwhile"));
+            if let Some(e) = error.or_else(|| unheard.then(other)) {
+                failed.push((no, e));
+            }
+        }
+        failed
+    }
+
+    /// The taken bits that have a leg on a disk whose flush failed: such a block counts as never written.
+    fn lose(&self, bad: &[DiskNo]) {
+        self.marks.lose(|m| {
+            let Some(slot) = self.view.get(m.au) else { return true };
+            let lost = slot.legs().any(|l| bad.contains(&l.at.disk));
+            if lost {
+                self.view.clear_written(&slot, m.blocks);
+            }
+            lost
+        });
+    }
+
+    async fn report(&self) -> Result<()> {
+        let mut turn = self.changes.turn().await;
+        for _ in 0..PAGES {
+            let written = self.marks.page(AUS_PER_MESSAGE);
+            if written.is_empty() {
+                return Ok(());
+            }
+            let call = Report { volume: self.id, token: self.token, seq: turn.next(), written: written.clone() };
+            self.engine.control.call(call).await?;
+            self.marks.reported(&written);
+        }
+        Err(Error::new(Kind::Internal, "a flush has more to report than a volume can hold"))
+    }
+}

@@ -1,0 +1,46 @@
+//! Before blocks are overwritten that a snapshot needs: read them, append them to the preserve log, go on when the
+//! record is durable (DESIGN D5: copy old -> durable publish -> overwrite).
+
+use super::io::{Piece, Place, read_pieces};
+use super::view::Slot;
+use super::{Volume, blocks_within};
+use crate::control::Control;
+use crate::preserve::Old;
+use fusevol_shared::disk::Disk;
+use fusevol_shared::error::Result;
+use fusevol_shared::mask::BlockMask;
+use futures_util::future::try_join_all;
+use std::ops::Range;
+use std::sync::Arc;
+
+impl<D: Disk, C: Control> Volume<D, C> {
+    /// Preserves what `outer` will overwrite. The caller holds the guard of all its blocks.
+    pub(super) async fn preserve(&self, slots: &[Arc<Slot>], outer: &Range<u64>) -> Result<()> {
+        let mut todo: Vec<(&Arc<Slot>, BlockMask)> = Vec::new();
+        for ((_, within), slot) in self.cut(outer.clone()).zip(slots) {
+            let blocks = slot.need().and(BlockMask::range(blocks_within(self.engine.au_size, &within)));
+            if !blocks.is_empty() {
+                todo.push((slot, blocks));
+            }
+        }
+        if todo.is_empty() {
+            return Ok(());
+        }
+        let reads = todo.iter().flat_map(|(slot, blocks)| blocks.runs().map(|run| self.old_blocks(slot, run)));
+        let old: Vec<Old> = try_join_all(reads).await?.into_iter().flatten().collect();
+        self.log.preserve(&self.engine.disks, &self.engine.lease, old, async || self.next_segment().await).await?;
+        for (slot, blocks) in todo {
+            slot.preserved(blocks);
+        }
+        Ok(())
+    }
+
+    async fn old_blocks(&self, slot: &Slot, run: Range<u32>) -> Result<Vec<Old>> {
+        let (at, block) = (slot.source(), self.block_size());
+        let place = Place { disk: at.disk, at: at.au.start(self.engine.au_size).plus(u64::from(run.start) * block) };
+        let len = u64::from(run.end - run.start) * block;
+        let data = read_pieces(&self.engine.disks, &[Piece { place: Some(place), len }]).await?.freeze();
+        let step = usize::try_from(block).expect("a block is at most 1 MiB");
+        Ok(run.clone().enumerate().map(|(i, b)| Old { at, block: b, data: data.slice(i * step, step) }).collect())
+    }
+}
