@@ -67,6 +67,13 @@ impl RecoveryKey {
     }
 }
 
+impl std::str::FromStr for RecoveryKey {
+    type Err = Error;
+    fn from_str(text: &str) -> Result<Self> {
+        Self::parse(text)
+    }
+}
+
 impl fmt::Display for RecoveryKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let bytes: Vec<u8> = self.0.iter().copied().chain(checksum(&self.0)).collect();
