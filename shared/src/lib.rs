@@ -13,6 +13,7 @@ pub mod ids;
 pub mod map;
 pub mod mask;
 pub mod name;
+pub mod net;
 pub mod random;
 pub mod size;
 pub mod units;
