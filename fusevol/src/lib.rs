@@ -1,13 +1,15 @@
-//! The client engine: the connection to the manager, the session, the data path, the mount.
+//! The client engine: link, session, map view, plan, execution, preserving, snapshot reader, FUSE adapter.
 //!
-//! The data path ([`volume`], [`preserve`], [`snapshot`]) is generic over its doors: [`fusevol_shared::disk::Disk`] for
-//! the disks and [`control::Control`] for what is said to the manager. A test stands in with memory disks and the
-//! manager's own core.
+//! The data path is generic over its doors: [`fusevol_shared::disk::Disk`] for the disks and [`control::Control`] for
+//! what is said to the manager. A test stands in with memory disks and the manager's own core.
 
 pub mod control;
 pub mod disks;
+pub mod fs;
 pub mod lease;
 pub mod link;
 pub mod preserve;
+pub mod private;
+pub mod session;
 pub mod snapshot;
 pub mod volume;

@@ -122,6 +122,27 @@ impl<D: Disk, C: Control> Volume<D, C> {
         Ok(())
     }
 
+    /// Gets a reader's map again: after another manager has begun to serve, whose pushes name only what it knows of.
+    /// Returns when no read under the old map is in flight.
+    ///
+    /// # Errors
+    /// What the manager answers; the old map stays then.
+    pub async fn refresh_map(&self) -> Result<()> {
+        let mut new = std::collections::BTreeMap::new();
+        let part = async |from| self.engine.control.call(GetMap { volume: self.id, from }).await;
+        fetch_map(part, |au, e| {
+            new.insert(au, e);
+        })
+        .await?;
+        let gone: Vec<VolAu> = self.view.iter_from(VolAu(0)).map(|(au, _)| au).filter(|au| !new.contains_key(au)).collect();
+        let mut retired: Vec<Arc<Slot>> = gone.into_iter().filter_map(|au| self.view.set(au, None)).collect();
+        for (au, e) in new {
+            retired.extend(self.view.set(au, Some(Arc::new(Slot::new(&e, BlockMask::NONE)))));
+        }
+        self.view.drain(&retired).await;
+        Ok(())
+    }
+
     /// Gives the volume back: waits for the writes in flight, flushes, reports, tells the manager. Every later I/O is
     /// refused, also after an error. Also the answer to a recall.
     ///

@@ -45,7 +45,7 @@ macro_rules! message {
 /// A request with the reply it gets and the right it needs.
 pub trait Call: Into<Request> {
     /// What answers it.
-    type Reply: TryFrom<Reply, Error = Reply>;
+    type Reply: TryFrom<Reply, Error = Reply> + Send + 'static;
     /// Its name, for logs.
     const NAME: &'static str;
     /// What the asker must have.

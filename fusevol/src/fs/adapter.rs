@@ -1,0 +1,442 @@
+//! The operations of the filesystem, one by one (SEMANTICS.md says what each promises).
+
+use super::attr::{Base, Shows};
+use super::errno;
+use super::handles::{Handle, Handles};
+use super::nodes::{Node, Nodes};
+use crate::session::Session;
+use crate::session::granted::List;
+use crate::volume::Mode;
+use fuser::{
+    AccessFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig, LockOwner,
+    OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen,
+    ReplyStatfs, ReplyWrite, Request, TimeOrNow, WriteFlags,
+};
+use fusevol_shared::disk::buf::{IoBuf, IoBytes};
+use fusevol_shared::error::{Error, Kind, Result};
+use std::ffi::OsStr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+/// The kernel keeps neither names nor attributes: another host may change them at any time.
+const TTL: Duration = Duration::ZERO;
+/// A list of volumes that is older than this is renewed when somebody looks.
+const FRESH: Duration = Duration::from_secs(1);
+/// Largest request, bytes.
+const MAX_WRITE: u32 = 1 << 20;
+/// Every open goes past the page cache, its writes beside each other.
+const OPENED: FopenFlags = FopenFlags::FOPEN_DIRECT_IO.union(FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES);
+
+const PUNCH: i32 = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+const ZERO: i32 = libc::FALLOC_FL_ZERO_RANGE;
+const ZERO_KEEP: i32 = libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE;
+const KEEP: i32 = libc::FALLOC_FL_KEEP_SIZE;
+
+/// The filesystem of one mount.
+pub(super) struct Adapter {
+    pub(super) session: Arc<Session>,
+    pub(super) shows: Shows,
+    pub(super) base: Base,
+    /// Requests that the kernel may have under way in the background.
+    pub(super) background: u16,
+    pub(super) nodes: Nodes,
+    pub(super) handles: Handles,
+}
+
+impl Adapter {
+    /// The list that is shown now. Not within `ring::block_on`.
+    fn list(&self) -> Arc<List> {
+        let list = self.session.list_within(FRESH);
+        self.shows.keep(&list, &self.nodes);
+        list
+    }
+
+    fn node(&self, ino: INodeNo) -> std::result::Result<Node, Errno> {
+        self.nodes.node(ino.0).ok_or(Errno::ENOENT)
+    }
+
+    fn attr(&self, ino: INodeNo) -> std::result::Result<FileAttr, Errno> {
+        let node = self.node(ino)?;
+        self.base.of(&self.session, &self.list(), ino.0, node).ok_or(Errno::ENOENT)
+    }
+
+    /// For people: what a number names.
+    fn name(&self, ino: INodeNo) -> String {
+        let list = self.session.granted().list();
+        match self.nodes.node(ino.0) {
+            Some(Node::Volume(id)) => format!("volume {}", self.session.granted().name_of(id)),
+            Some(Node::Snapshot(id)) => {
+                list.snapshot(id).map_or_else(|| format!("snapshot {id}"), |(v, s)| format!("snapshot {}@{}", v.name, s.name))
+            }
+            Some(Node::Root | Node::Snapshots) => "the folder".to_owned(),
+            None => format!("inode {}", ino.0),
+        }
+    }
+
+    fn open_node(&self, ino: INodeNo, mode: Mode) -> Result<Handle> {
+        match self.nodes.node(ino.0) {
+            Some(Node::Volume(id)) => {
+                let file = self.session.volume(id)?;
+                file.open(&self.session, mode)?;
+                Ok(Handle::Volume(file, mode))
+            }
+            Some(Node::Snapshot(id)) => {
+                let file = self.session.snapshot(id)?;
+                file.open(&self.session)?;
+                Ok(Handle::Snapshot(file))
+            }
+            Some(Node::Root | Node::Snapshots) | None => Err(Error::new(Kind::NotFound, "no file")),
+        }
+    }
+
+    fn writable(&self, fh: FileHandle) -> std::result::Result<Arc<crate::session::file::VolumeFile>, Errno> {
+        match self.handles.get(fh.0) {
+            Some(Handle::Volume(file, Mode::Write)) => Ok(file),
+            Some(Handle::Volume(_, Mode::Read) | Handle::Snapshot(_)) | None => Err(Errno::EBADF),
+        }
+    }
+
+    fn write_at(&self, ino: INodeNo, fh: FileHandle, offset: u64, data: &[u8], sync: bool) -> std::result::Result<u32, Errno> {
+        let file = self.writable(fh)?;
+        let size = file.attached().ok_or(Errno::EIO)?.size();
+        if data.is_empty() {
+            return Ok(0);
+        }
+        if offset >= size {
+            tracing::debug!("{}: a write at {offset}, past the end ({size})", self.name(ino));
+            return Err(Errno::EFBIG);
+        }
+        let fits = usize::try_from(size - offset).map_or(data.len(), |room| room.min(data.len()));
+        let bytes: IoBytes = IoBuf::copy_of(&data[..fits]).freeze();
+        file.write(offset, bytes, sync).map_err(|e| self.failed("write", ino, &e))?;
+        u32::try_from(fits).map_err(|_| Errno::EINVAL)
+    }
+
+    fn fallocate_at(&self, ino: INodeNo, fh: FileHandle, offset: u64, length: u64, mode: i32) -> std::result::Result<(), Errno> {
+        let file = self.writable(fh)?;
+        let size = file.attached().ok_or(Errno::EIO)?.size();
+        let end = offset.checked_add(length).ok_or(Errno::EFBIG)?;
+        // What keeps the size may reach past the end; what would move the end is refused.
+        if end > size && !matches!(mode, PUNCH | ZERO_KEEP | KEEP) {
+            return Err(Errno::EFBIG);
+        }
+        let length = end.min(size).saturating_sub(offset);
+        if length == 0 {
+            return Ok(());
+        }
+        let done = match mode {
+            PUNCH => file.discard(offset, length),
+            ZERO | ZERO_KEEP => file.zero(offset, length),
+            0 | KEEP => file.allocate(offset, length),
+            _ => return Err(Errno::EOPNOTSUPP),
+        };
+        done.map_err(|e| self.failed("fallocate", ino, &e))
+    }
+
+    fn seek(&self, ino: INodeNo, fh: FileHandle, offset: i64, whence: i32) -> std::result::Result<i64, Errno> {
+        let off = u64::try_from(offset).map_err(|_| Errno::ENXIO)?;
+        let found = match (self.handles.get(fh.0).ok_or(Errno::EBADF)?, whence) {
+            (Handle::Volume(file, _), libc::SEEK_DATA) => file.attached().ok_or(Errno::EIO)?.seek_data(off),
+            (Handle::Volume(file, _), libc::SEEK_HOLE) => file.attached().ok_or(Errno::EIO)?.seek_hole(off),
+            (Handle::Snapshot(file), libc::SEEK_DATA) => file.reader().ok_or(Errno::EIO)?.seek_data(off),
+            (Handle::Snapshot(file), libc::SEEK_HOLE) => file.reader().ok_or(Errno::EIO)?.seek_hole(off),
+            _ => return Err(Errno::EINVAL),
+        };
+        tracing::trace!("{}: seek {whence} from {off}: {found:?}", self.name(ino));
+        found.and_then(|at| i64::try_from(at).ok()).ok_or(Errno::ENXIO)
+    }
+
+    /// A change of size. The size of a volume is the pool's matter; `O_TRUNC`, which the kernel turns into this, empties it.
+    fn truncate(&self, ino: INodeNo, size: u64, fh: Option<FileHandle>) -> std::result::Result<(), Errno> {
+        let attr = self.attr(ino)?;
+        if size == attr.size {
+            return Ok(());
+        }
+        let Node::Volume(id) = self.node(ino)? else { return Err(Errno::EROFS) };
+        let file = self.session.volume(id).map_err(|e| self.failed("truncate", ino, &e))?;
+        if size == 0 && fh.is_none() && file.users().writers > 0 {
+            tracing::info!("{}: opened with O_TRUNC: all its blocks are discarded, its size stays", self.name(ino));
+            return file.discard(0, attr.size).map_err(|e| self.failed("truncate", ino, &e));
+        }
+        tracing::warn!(
+            "{}: a change of its size from {} to {size} is refused: volumes are not resized through the mount",
+            self.name(ino),
+            attr.size
+        );
+        Err(Errno::EPERM)
+    }
+
+    fn sync(&self, ino: INodeNo, fh: FileHandle) -> std::result::Result<(), Errno> {
+        match self.handles.get(fh.0).ok_or(Errno::EBADF)? {
+            Handle::Volume(file, Mode::Write) => file.flush().map_err(|e| self.failed("flush", ino, &e)),
+            Handle::Volume(_, Mode::Read) | Handle::Snapshot(_) => Ok(()),
+        }
+    }
+
+    fn failed(&self, what: &str, ino: INodeNo, e: &Error) -> Errno {
+        errno::logged(&format!("{}: {what}", self.name(ino)), e)
+    }
+
+    /// Files are made and removed by the manager's command line.
+    fn refused(&self, parent: INodeNo) -> Errno {
+        match self.nodes.node(parent.0) {
+            Some(Node::Snapshots) => Errno::EROFS,
+            Some(Node::Root | Node::Volume(_) | Node::Snapshot(_)) | None => Errno::EPERM,
+        }
+    }
+}
+
+fn empty(reply: ReplyEmpty, result: std::result::Result<(), Errno>) {
+    match result {
+        Ok(()) => reply.ok(),
+        Err(e) => reply.error(e),
+    }
+}
+
+impl Filesystem for Adapter {
+    fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
+        for flag in
+            [InitFlags::FUSE_ASYNC_DIO, InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP, InitFlags::FUSE_MAX_PAGES, InitFlags::FUSE_PARALLEL_DIROPS]
+        {
+            if config.add_capabilities(flag).is_err() {
+                tracing::warn!("this kernel has no {flag:?}");
+            }
+        }
+        // Each gives the nearest value that is possible as its error; ours are.
+        let limits = config.set_max_write(MAX_WRITE).is_ok() && config.set_max_background(self.background).is_ok();
+        if limits { Ok(()) } else { Err(std::io::Error::from_raw_os_error(libc::EINVAL)) }
+    }
+
+    fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let list = self.list();
+        let found = self.nodes.node(parent.0).zip(name.to_str()).and_then(|(folder, name)| self.shows.lookup(&list, folder, name));
+        let Some(node) = found else { return reply.error(Errno::ENOENT) };
+        let ino = self.nodes.looked_up(node);
+        match self.base.of(&self.session, &list, ino, node) {
+            Some(attr) => reply.entry(&TTL, &attr, Generation(0)),
+            None => {
+                self.nodes.forget(ino, 1);
+                reply.error(Errno::ENOENT);
+            }
+        }
+    }
+
+    fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
+        self.nodes.forget(ino.0, nlookup);
+    }
+
+    fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        match self.attr(ino) {
+            Ok(attr) => reply.attr(&TTL, &attr),
+            Err(e) => reply.error(e),
+        }
+    }
+
+    fn setattr(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        _atime: Option<TimeOrNow>,
+        _mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        fh: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<fuser::BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        // Times are taken and not kept. Owner and mode stand for the rights of the client: only what they are is taken.
+        let set = self.attr(ino).and_then(|was| {
+            let same = mode.is_none_or(|m| m & 0o7777 == u32::from(was.perm))
+                && uid.is_none_or(|u| u == was.uid)
+                && gid.is_none_or(|g| g == was.gid);
+            if !same {
+                return Err(Errno::EPERM);
+            }
+            size.map_or(Ok(()), |size| self.truncate(ino, size, fh))?;
+            self.attr(ino)
+        });
+        match set {
+            Ok(attr) => reply.attr(&TTL, &attr),
+            Err(e) => reply.error(e),
+        }
+    }
+
+    fn open(&self, _req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let mode = match flags.acc_mode() {
+            OpenAccMode::O_RDONLY => Mode::Read,
+            OpenAccMode::O_WRONLY | OpenAccMode::O_RDWR => Mode::Write,
+        };
+        if mode == Mode::Write && matches!(self.nodes.node(ino.0), Some(Node::Snapshot(_))) {
+            return reply.error(Errno::EROFS);
+        }
+        match self.open_node(ino, mode) {
+            Ok(handle) => reply.opened(FileHandle(self.handles.add(handle)), OPENED),
+            Err(e) => reply.error(self.failed("open", ino, &e)),
+        }
+    }
+
+    fn read(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        let len = usize::try_from(size).unwrap_or(0);
+        let read = match self.handles.get(fh.0) {
+            Some(Handle::Volume(file, _)) => file.read(offset, len),
+            Some(Handle::Snapshot(file)) => file.read(offset, len),
+            None => return reply.error(Errno::EBADF),
+        };
+        match read {
+            Ok(data) => reply.data(&data),
+            Err(e) => reply.error(self.failed("read", ino, &e)),
+        }
+    }
+
+    fn write(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        data: &[u8],
+        _write_flags: WriteFlags,
+        flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        // O_SYNC contains the bit of O_DSYNC.
+        match self.write_at(ino, fh, offset, data, flags.0 & libc::O_DSYNC != 0) {
+            Ok(n) => reply.written(n),
+            Err(e) => reply.error(e),
+        }
+    }
+
+    fn flush(&self, _req: &Request, ino: INodeNo, fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
+        empty(reply, self.sync(ino, fh));
+    }
+
+    fn fsync(&self, _req: &Request, ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        empty(reply, self.sync(ino, fh));
+    }
+
+    fn fsyncdir(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        reply.ok();
+    }
+
+    fn release(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        // Nobody hears an error of this; the flush that close() waits for came before.
+        if let Some(handle) = self.handles.remove(fh.0)
+            && let Err(e) = handle.close(&self.session)
+        {
+            let _ = self.failed("last close", ino, &e);
+        }
+        reply.ok();
+    }
+
+    fn readdir(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        let Ok(folder) = self.node(ino) else { return reply.error(Errno::ENOENT) };
+        if !matches!(folder, Node::Root | Node::Snapshots) {
+            return reply.error(Errno::ENOTDIR);
+        }
+        let list = self.list();
+        let dots = [(".".to_owned(), folder), ("..".to_owned(), Node::Root)];
+        let all = dots.into_iter().chain(self.shows.entries(&list, folder));
+        for (at, (name, node)) in (1u64..).zip(all).filter(|(at, _)| *at > offset) {
+            let kind = if matches!(node, Node::Root | Node::Snapshots) { FileType::Directory } else { FileType::RegularFile };
+            if reply.add(INodeNo(self.nodes.number(node)), at, kind, name) {
+                break;
+            }
+        }
+        reply.ok();
+    }
+
+    fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        let block = self.session.block_size();
+        let welcome = &self.session.about().welcome;
+        let total: u64 = welcome.disks.iter().map(|d| u64::from(d.aus) * welcome.au_size.bytes()).sum::<u64>() / block;
+        let list = self.session.list_within(FRESH);
+        let used: u64 = list.volumes.iter().map(|v| v.written).sum::<u64>() / block;
+        let free = total.saturating_sub(used);
+        let files = self.shows.nodes(&list).len() as u64;
+        let bsize = self.base.block;
+        reply.statfs(total, free, free, files, 0, bsize, 255, bsize);
+    }
+
+    fn access(&self, _req: &Request, _ino: INodeNo, _mask: AccessFlags, reply: ReplyEmpty) {
+        reply.ok();
+    }
+
+    fn fallocate(&self, _req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, length: u64, mode: i32, reply: ReplyEmpty) {
+        empty(reply, self.fallocate_at(ino, fh, offset, length, mode));
+    }
+
+    fn lseek(&self, _req: &Request, ino: INodeNo, fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+        match self.seek(ino, fh, offset, whence) {
+            Ok(at) => reply.offset(at),
+            Err(e) => reply.error(e),
+        }
+    }
+
+    fn create(&self, _req: &Request, parent: INodeNo, _name: &OsStr, _mode: u32, _umask: u32, _flags: i32, reply: ReplyCreate) {
+        reply.error(self.refused(parent));
+    }
+
+    fn mknod(&self, _req: &Request, parent: INodeNo, _name: &OsStr, _mode: u32, _umask: u32, _rdev: u32, reply: ReplyEntry) {
+        reply.error(self.refused(parent));
+    }
+
+    fn mkdir(&self, _req: &Request, parent: INodeNo, _name: &OsStr, _mode: u32, _umask: u32, reply: ReplyEntry) {
+        reply.error(self.refused(parent));
+    }
+
+    fn symlink(&self, _req: &Request, parent: INodeNo, _name: &OsStr, _target: &Path, reply: ReplyEntry) {
+        reply.error(self.refused(parent));
+    }
+
+    fn link(&self, _req: &Request, _ino: INodeNo, parent: INodeNo, _name: &OsStr, reply: ReplyEntry) {
+        reply.error(self.refused(parent));
+    }
+
+    fn unlink(&self, _req: &Request, parent: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
+        reply.error(self.refused(parent));
+    }
+
+    fn rmdir(&self, _req: &Request, parent: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
+        reply.error(self.refused(parent));
+    }
+
+    fn rename(
+        &self,
+        _req: &Request,
+        parent: INodeNo,
+        _name: &OsStr,
+        _newparent: INodeNo,
+        _newname: &OsStr,
+        _flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        reply.error(self.refused(parent));
+    }
+}

@@ -1,0 +1,19 @@
+//! The FUSE adapter: what the kernel asks, passed on to the session, and its answers as the kernel wants them.
+//!
+//! - [`adapter`]: the operations. [`attr`]: names and attributes. [`nodes`]: inode numbers. [`handles`]: open files.
+//! - [`errno`]: our errors as numbers. [`mount`]: mounting, serving, the options of the connection.
+//! - [`table`]: the host's table of mounts, and who uses one.
+//!
+//! Invariants: no decision about data is taken here; each request is served to its end by the thread that took it, which
+//! drives the disks on its own ring; attributes and names are never cached by the kernel, so they are never stale; every
+//! open is direct, so the kernel keeps no page that another host has changed (mapped pages excepted).
+
+mod adapter;
+pub mod attr;
+pub mod errno;
+mod handles;
+pub mod mount;
+pub mod nodes;
+pub mod table;
+
+pub use attr::Shows;

@@ -1,0 +1,40 @@
+//! The data path's way to the manager: through the link, for as long as there is hope.
+//!
+//! The link carries a request through lost connections and restarts of the manager. What waits here gives up when the
+//! session fails (the lease has been over for the time-out): the request itself stays with the link, so it may still be
+//! applied; the data path knows that of `Unreachable`.
+
+use crate::control::Control;
+use crate::link::Link;
+use fusevol_shared::error::{Error, Kind, Result};
+use fusevol_shared::wire::messages::Call;
+use futures_util::future::{Either, select};
+use std::pin::pin;
+use tokio::sync::watch;
+
+/// Asks the manager, and waits as long as the session lets it.
+pub struct Caller {
+    link: Link,
+    failing: watch::Receiver<bool>,
+}
+
+impl Caller {
+    /// Through this link, until `failing`.
+    #[must_use]
+    pub fn new(link: Link, failing: watch::Receiver<bool>) -> Self {
+        Self { link, failing }
+    }
+}
+
+impl Control for Caller {
+    async fn call<T: Call>(&self, call: T) -> Result<T::Reply> {
+        let answer = self.link.call(call, None);
+        let mut failing = self.failing.clone();
+        let hopeless = failing.wait_for(|f| *f);
+        match select(pin!(answer), pin!(hopeless)).await {
+            Either::Left((answer, _)) => answer,
+            Either::Right(_) => Err(Error::new(Kind::Unreachable, format!("{}: the manager did not answer in time", T::NAME))
+                .hint("see whether fusevol-mgr serve runs and can be reached")),
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! The thread that carries the session's decisions out: it keeps the time, renews the lease and hears the link.
+
+use super::machine::{Effect, Event, Machine, State, Why};
+use super::router::Job;
+use crate::lease::Lease;
+use crate::link::{Link, Phase};
+use fusevol_shared::clock::{Clock, SystemClock};
+use fusevol_shared::disk::ring;
+use fusevol_shared::wire::messages::Renew;
+use futures_util::FutureExt;
+use futures_util::future::{Fuse, FusedFuture, LocalBoxFuture};
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+
+/// How often those who wait for the lease look at their time-out.
+const TICK: Duration = Duration::from_secs(1);
+
+/// What the driver works with.
+pub(super) struct Driver {
+    pub(super) machine: Machine,
+    pub(super) link: Link,
+    pub(super) lease: Arc<Lease>,
+    pub(super) events: mpsc::UnboundedReceiver<Event>,
+    pub(super) failing: watch::Sender<bool>,
+    pub(super) shown: Arc<Mutex<State>>,
+    pub(super) jobs: mpsc::UnboundedSender<Job>,
+}
+
+/// Ends driver and push thread when dropped.
+pub(super) struct End {
+    pub(super) events: mpsc::UnboundedSender<Event>,
+    pub(super) jobs: mpsc::UnboundedSender<Job>,
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        // Who has ended already does not hear it.
+        let _ = self.events.send(Event::Close);
+        let _ = self.jobs.send(Job::End);
+    }
+}
+
+type Answer = Fuse<LocalBoxFuture<'static, Event>>;
+
+impl Driver {
+    /// The thread's life: until the session is closed here.
+    pub(super) fn run(mut self) {
+        ring::block_on(self.drive());
+    }
+
+    async fn drive(&mut self) {
+        let mut link = self.link.state();
+        let mut renewal: Answer = Fuse::terminated();
+        loop {
+            let now = SystemClock.now();
+            let wait = self.machine.deadline().map_or(TICK, |t| t.since(now));
+            // Those who wait for a lease look at the clock themselves, when they are woken.
+            let wait = if self.lease.valid(now) { wait } else { wait.min(TICK) };
+            let event = {
+                let timer = pin!(ring::sleep(wait));
+                tokio::select! {
+                    event = self.events.recv() => event.unwrap_or(Event::Close),
+                    event = &mut renewal, if !renewal.is_terminated() => event,
+                    changed = link.changed() => match changed {
+                        Ok(()) => match &link.borrow_and_update().phase {
+                            Phase::Ended(e) => Event::Ended { kind: e.kind, sentence: e.message.clone() },
+                            Phase::Connecting | Phase::Connected { .. } | Phase::Closed => Event::Tick,
+                        },
+                        Err(_) => Event::Close,
+                    },
+                    _ = timer => Event::Tick,
+                }
+            };
+            let closed = event == Event::Close;
+            self.step(event, &mut renewal);
+            if !self.lease.valid(SystemClock.now()) {
+                self.lease.tick();
+            }
+            if closed {
+                return;
+            }
+        }
+    }
+
+    fn step(&mut self, event: Event, renewal: &mut Answer) {
+        let mut effects = Vec::new();
+        self.machine.step(SystemClock.now(), event, &mut effects);
+        *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = self.machine.state().clone();
+        for effect in effects {
+            match effect {
+                Effect::Renew => *renewal = renew(&self.link).fuse(),
+                Effect::Reconnect => self.link.reconnect(),
+                Effect::Lease(until) => {
+                    self.lease.extend(until);
+                    if self.failing.send_replace(false) {
+                        tracing::info!("the lease is back: I/O goes on");
+                    }
+                }
+                Effect::Fence => tracing::warn!("the lease has run out: I/O waits until the manager answers"),
+                Effect::Fail => {
+                    tracing::error!("the manager has not answered in time: I/O that needs it fails");
+                    self.failing.send_replace(true);
+                }
+                Effect::Refresh => drop(self.jobs.send(Job::Refresh)),
+                Effect::End(why) => self.end(&why),
+            }
+        }
+    }
+
+    fn end(&self, why: &Why) {
+        self.lease.end();
+        self.failing.send_replace(true);
+        match why {
+            Why::Refused { kind, sentence } => {
+                tracing::error!(?kind, "the session is over, its volumes are dead until they are mounted again: {sentence}");
+            }
+            Why::Closed => tracing::debug!("the session is closed"),
+        }
+    }
+}
+
+fn renew(link: &Link) -> LocalBoxFuture<'static, Event> {
+    let answer = link.call_timed(Renew {}, None);
+    async move {
+        match answer.await {
+            Ok((_, sent)) => Event::Renewed { sent },
+            Err(e) => Event::NotRenewed { kind: e.kind(), sentence: e.to_string() },
+        }
+    }
+    .boxed_local()
+}

@@ -1,0 +1,230 @@
+//! From a key file to a session that stands: link, welcome, disks by their labels, byte locks, the list of volumes.
+//!
+//! The lease is renewed from the welcome on, so that looking for disks may take its time. Nothing is attached before the
+//! session's byte lock is held on every disk: a free lock proves to the manager that a dead session has drained.
+
+use super::driver::{Driver, End};
+use super::machine::{Event, Machine, State};
+use super::{About, Caller, Granted, Open, Session, router};
+use crate::disks::Disks;
+use crate::lease::Lease;
+use crate::link::{Link, LinkConfig, Owner, Pushed};
+use crate::volume::Engine;
+use fusevol_shared::clock::{BootTime, Clock, SystemClock};
+use fusevol_shared::disk::file::{FileDisk, OpenMode};
+use fusevol_shared::disk::find::{self, Found, Places, Wanted};
+use fusevol_shared::disk::ring;
+use fusevol_shared::error::{Context, Error, Kind, Result};
+use fusevol_shared::ids::{BootId, SessionId, SessionNo};
+use fusevol_shared::random::{Random, SystemRandom};
+use fusevol_shared::wire::keyfile::KeyFile;
+use fusevol_shared::wire::messages::{DiskInfo, Hello, PROTOCOL, Welcome};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+
+/// How long a program that has just begun tries to reach the manager.
+const REACH: Duration = Duration::from_secs(10);
+
+/// What a session is opened with.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The client's key.
+    pub key: Arc<KeyFile>,
+    /// Where to look for disks first: paths, with `*` and `?`.
+    pub disks: Vec<String>,
+    /// How long I/O waits for a lease that has run out.
+    pub io_timeout: Duration,
+    /// What this is, for people: `fusevol mount`, `fusevol-backup`.
+    pub program: String,
+}
+
+/// Who speaks on the link.
+struct Speaker {
+    hello: Hello,
+    welcomed: AtomicBool,
+    first: Mutex<Option<Welcome>>,
+    events: mpsc::UnboundedSender<Event>,
+}
+
+impl Owner for Speaker {
+    fn hello(&self) -> Hello {
+        Hello { resume: self.welcomed.load(Ordering::SeqCst), ..self.hello.clone() }
+    }
+
+    fn welcomed(&self, welcome: &Welcome, sent_at: BootTime) {
+        self.welcomed.store(true, Ordering::SeqCst);
+        self.first.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| welcome.clone());
+        let lease = Duration::from_millis(u64::from(welcome.lease_ms));
+        // The driver has ended where nobody hears it: the session is closed.
+        let _ = self.events.send(Event::Welcomed { sent: sent_at, lease, generation: welcome.generation });
+    }
+}
+
+/// Opens a session.
+///
+/// # Errors
+/// `Unreachable` without a manager, `Denied` where it does not know the key, `NotFound` where a disk is missing, `Refused`
+/// where one is not what it should be, `Version`, `Io`.
+pub fn open(options: &Options) -> Result<Arc<Session>> {
+    let (events_in, events) = mpsc::unbounded_channel();
+    let (jobs_in, jobs) = mpsc::unbounded_channel();
+    let (failing, is_failing) = watch::channel(false);
+    let id = SessionId::from_random(SystemRandom.id());
+    let speaker = Arc::new(Speaker {
+        hello: hello(id, &options.program)?,
+        welcomed: AtomicBool::new(false),
+        first: Mutex::new(None),
+        events: events_in.clone(),
+    });
+    let (link, pushes) = Link::start(LinkConfig::new(options.key.clone()), speaker.clone())?;
+    let lease = Arc::new(Lease::new(Arc::new(SystemClock), options.io_timeout));
+    let shown = Arc::new(Mutex::new(State::Opening));
+    let machine = Machine::new(SystemClock.now(), options.io_timeout);
+    let end = End { events: events_in, jobs: jobs_in.clone() };
+    let driver = Driver { machine, link: link.clone(), lease: lease.clone(), events, failing, shown: shown.clone(), jobs: jobs_in };
+    let driver = spawn("fusevol-session", move || driver.run())?;
+
+    let stands = stand(options, id, &link, &lease, &speaker, is_failing);
+    let (about, engine) = match stands {
+        Ok(stands) => stands,
+        Err(e) => {
+            // The session may be known to the manager: it is told that nothing of it is left.
+            if speaker.welcomed.load(Ordering::SeqCst) && !lease.is_over() {
+                let _ = ring::block_on(link.call(fusevol_shared::wire::messages::Goodbye {}, Some(super::GOODBYE)));
+            }
+            drop(end);
+            link.close();
+            let _ = driver.join();
+            return Err(e);
+        }
+    };
+    let session = Arc::new(Session {
+        about,
+        link,
+        engine,
+        granted: Granted::default(),
+        open: Mutex::new(Open::default()),
+        shown,
+        end: Mutex::new(Some(end)),
+        threads: Mutex::new(vec![driver]),
+    });
+    start_pushes(&session, pushes, jobs)?;
+    if let Err(e) = session.granted.refresh(&session.link) {
+        let _ = session.close();
+        return Err(e);
+    }
+    Ok(session)
+}
+
+fn start_pushes(session: &Arc<Session>, pushes: mpsc::Receiver<Pushed>, jobs: mpsc::UnboundedReceiver<router::Job>) -> Result<()> {
+    let weak = Arc::downgrade(session);
+    let thread = spawn("fusevol-push", move || router::run(&weak, pushes, jobs))?;
+    session.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
+    Ok(())
+}
+
+fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<std::thread::JoinHandle<()>> {
+    std::thread::Builder::new().name(name.to_owned()).spawn(body).context(Kind::Internal, || "no thread")
+}
+
+/// Waits for the welcome, finds and locks the disks.
+fn stand(
+    options: &Options,
+    id: SessionId,
+    link: &Link,
+    lease: &Arc<Lease>,
+    speaker: &Speaker,
+    failing: watch::Receiver<bool>,
+) -> Result<(About, Engine<FileDisk, Caller>)> {
+    ring::block_on(link.opened(REACH)).map_err(|e| explain(e, &options.key))?;
+    let welcome = speaker.first.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let welcome = welcome.ok_or_else(|| Error::new(Kind::Internal, "welcomed without a welcome"))?;
+    if welcome.pool != options.key.pool_id {
+        return Err(Error::new(Kind::Denied, format!("the manager serves pool {}, the key is for another", welcome.pool_name)));
+    }
+    let disks = Arc::new(Disks::new());
+    let paths = take_disks(&welcome, &options.disks, &disks)?;
+    let engine = Engine {
+        disks,
+        control: Arc::new(Caller::new(link.clone(), failing)),
+        lease: lease.clone(),
+        pool: welcome.pool,
+        session: welcome.session,
+        au_size: welcome.au_size,
+    };
+    Ok((About { id, welcome, paths }, engine))
+}
+
+fn take_disks(welcome: &Welcome, globs: &[String], disks: &Disks<FileDisk>) -> Result<Vec<(DiskInfo, String)>> {
+    let wanted: Vec<Wanted> = welcome.disks.iter().map(wanted).collect();
+    let places = Places { globs: globs.to_vec(), scan: true };
+    let found = ring::block_on(find::find(welcome.pool, &wanted, &places, OpenMode::ReadWrite));
+    let (mut paths, mut missing, mut refused) = (Vec::new(), Vec::new(), Vec::new());
+    for (info, found) in welcome.disks.iter().zip(found) {
+        match found {
+            Found::Here(here) => {
+                let path = here.disk.path().display().to_string();
+                here.notes.iter().for_each(|n| tracing::warn!("disk {} ({path}): {n}", info.no));
+                lock(&here.disk, welcome.session).map_err(|e| e.within(&path))?;
+                disks.set_present(info.no, info.id, Arc::new(here.disk));
+                paths.push((info.clone(), path));
+            }
+            Found::Missing(why) => missing.push(format!("disk {} ({}): {why}", info.no, info.id)),
+            Found::Refused(why) => refused.push(format!("disk {} ({}): {why}", info.no, info.id)),
+        }
+    }
+    if !refused.is_empty() {
+        return Err(
+            Error::new(Kind::Refused, refused.join("; ")).hint("fusevol-mgr disk scan shows what the labels of this host's disks say")
+        );
+    }
+    if !missing.is_empty() {
+        return Err(Error::new(Kind::NotFound, format!("not found on this host: {}", missing.join("; ")))
+            .hint("attach the disk to this host, or name it: --disk PATH (or a pattern such as '/dev/disk/by-id/scsi-*')"));
+    }
+    Ok(paths)
+}
+
+fn wanted(d: &DiskInfo) -> Wanted {
+    Wanted { no: d.no, id: d.id, paths: d.paths.iter().map(PathBuf::from).collect() }
+}
+
+/// Takes the session's byte lock (FORMAT.md): held until this process's last I/O on the disk has landed.
+fn lock(disk: &FileDisk, session: SessionNo) -> Result<()> {
+    let byte = (1 << 62) + 1 + u64::from(session.0);
+    match disk.try_lock(byte).context(Kind::Io, || "the session's lock cannot be taken")? {
+        true => Ok(()),
+        false => Err(Error::new(Kind::Busy, format!("session {session} is locked by another process"))),
+    }
+}
+
+fn hello(session: SessionId, program: &str) -> Result<Hello> {
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").context(Kind::Io, || "the boot id cannot be read")?;
+    let boot: BootId = boot.trim().parse().context(Kind::Internal, || "the boot id is no UUID")?;
+    Ok(Hello {
+        protocol: PROTOCOL,
+        session,
+        boot,
+        host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        program: format!("{program} {}", env!("CARGO_PKG_VERSION")),
+        resume: false,
+    })
+}
+
+/// What the link says, with what the user can do about it.
+fn explain(e: Error, key: &KeyFile) -> Error {
+    let hinted = e.hint_text().is_some();
+    let e = e.within(format_args!("client {} of pool {}", key.client, key.pool));
+    match e.kind() {
+        Kind::Unreachable if !hinted => {
+            e.hint("see whether fusevol-mgr serve runs, and whether its address in the key file is reached from here")
+        }
+        Kind::Denied if !hinted => {
+            e.hint("the key may be revoked or of another pool; fusevol-mgr client ls shows, client add makes a new one")
+        }
+        _ => e,
+    }
+}
