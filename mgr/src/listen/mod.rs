@@ -76,7 +76,7 @@ pub struct Listener {
     addresses: Vec<SocketAddr>,
     connections: Connections,
     /// One for each socket; each holds its connections.
-    _doors: JoinSet<()>,
+    doors: JoinSet<()>,
 }
 
 impl Listener {
@@ -100,13 +100,18 @@ impl Listener {
             bound.push(socket.local_addr().map_err(|e| cannot_listen(address, e))?);
             doors.spawn(accept::accept(socket, Arc::clone(&door)));
         }
-        Ok(Self { addresses: bound, connections, _doors: doors })
+        Ok(Self { addresses: bound, connections, doors })
     }
 
     /// Where it listens.
     #[must_use]
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// Closes the door; once this returns the addresses are free again.
+    pub async fn close(mut self) {
+        self.doors.shutdown().await;
     }
 
     /// For answers and pushes.
