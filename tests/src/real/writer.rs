@@ -17,25 +17,28 @@ pub const GRAIN: usize = 4096;
 
 /// What was written where, in order.
 #[derive(Clone, Debug, Default)]
-pub struct History(Vec<u64>);
+pub struct History(Vec<u64>, Option<String>);
 
 /// A running writer.
 pub struct Writer {
     stop: Arc<AtomicBool>,
     acked: Arc<AtomicU64>,
+    synced: Arc<AtomicU64>,
     thread: JoinHandle<History>,
 }
 
 impl Writer {
-    /// Writes to random grains among the first `grains` of `image`, at each 64th with an fsync, until stopped.
+    /// Writes to random grains among the first `grains` of `image`, at each 64th with an fsync, until stopped or until a
+    /// write fails (which [`Writer::finish`] complains about, and [`Writer::wreck`] does not).
     ///
     /// # Panics
-    /// In its thread, at the first write that fails.
+    /// Where the image does not open.
     #[must_use]
     pub fn start(image: &Path, grains: u64, seed: u64) -> Self {
         let file = OpenOptions::new().write(true).open(image).expect("the image opens for writing");
         let (stop, acked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-        let (stop2, acked2) = (stop.clone(), acked.clone());
+        let synced = Arc::new(AtomicU64::new(0));
+        let (stop2, acked2, synced2) = (stop.clone(), acked.clone(), synced.clone());
         let thread = std::thread::spawn(move || {
             let mut random = SeededRandom(seed);
             let mut history = History::default();
@@ -43,15 +46,25 @@ impl Writer {
                 let grain = random.below(grains);
                 history.0.push(grain);
                 let n = history.0.len() as u64;
-                file.write_all_at(&filled(n, grain), grain * GRAIN as u64).expect("a write");
-                acked2.store(n, Ordering::Release);
-                if n.is_multiple_of(64) {
-                    file.sync_data().expect("an fsync");
+                let mut done = file.write_all_at(&filled(n, grain), grain * GRAIN as u64);
+                if done.is_ok() {
+                    acked2.store(n, Ordering::Release);
+                    if n.is_multiple_of(64) {
+                        done = file.sync_data();
+                    }
+                }
+                match done {
+                    Ok(()) if n.is_multiple_of(64) => synced2.store(n, Ordering::Release),
+                    Ok(()) => {}
+                    Err(e) => {
+                        history.1 = Some(e.to_string());
+                        break;
+                    }
                 }
             }
             history
         });
-        Self { stop, acked, thread }
+        Self { stop, acked, synced, thread }
     }
 
     /// How many writes were acknowledged.
@@ -67,8 +80,36 @@ impl Writer {
     #[must_use]
     pub fn finish(self) -> History {
         self.stop.store(true, Ordering::Relaxed);
-        self.thread.join().expect("no write failed")
+        let history = self.thread.join().expect("the writer ran");
+        assert_eq!(history.1, None, "write {} failed", history.len());
+        history
     }
+
+    /// Tells what was written until the volume was taken away, and how many of these writes an fsync has covered.
+    ///
+    /// # Panics
+    /// If the writer did not run.
+    #[must_use]
+    pub fn wreck(self) -> (History, u64) {
+        self.stop.store(true, Ordering::Relaxed);
+        let history = self.thread.join().expect("the writer ran");
+        (history, self.synced.load(Ordering::Acquire))
+    }
+}
+
+/// The number of the write that each grain holds; 0 where none.
+fn numbers(image: &Path, grains: u64) -> Vec<u64> {
+    let file = std::fs::File::open(image).expect("the image opens");
+    let mut held = vec![0u8; usize::try_from(grains).expect("small") * GRAIN];
+    file.read_exact_at(&mut held, 0).expect("the image is long enough");
+    let number = |grain: u64| {
+        let at = usize::try_from(grain).expect("small") * GRAIN;
+        let n = u64::from_le_bytes(held[at..at + 8].try_into().expect("8 bytes"));
+        let want = if n == 0 { vec![0; GRAIN] } else { filled(n, grain) };
+        assert!(held[at..at + GRAIN] == want, "grain {grain} is torn or foreign");
+        n
+    };
+    (0..grains).map(number).collect()
 }
 
 fn filled(n: u64, grain: u64) -> Vec<u8> {
@@ -97,17 +138,7 @@ impl History {
     /// Where it is not, naming the first grain that differs.
     #[must_use]
     pub fn prefix_of(&self, image: &Path, grains: u64) -> u64 {
-        let file = std::fs::File::open(image).expect("the image opens");
-        let mut held = vec![0u8; usize::try_from(grains).expect("small") * GRAIN];
-        file.read_exact_at(&mut held, 0).expect("the image is long enough");
-        let number = |grain: u64| {
-            let at = usize::try_from(grain).expect("small") * GRAIN;
-            let n = u64::from_le_bytes(held[at..at + 8].try_into().expect("8 bytes"));
-            let want = if n == 0 { vec![0; GRAIN] } else { filled(n, grain) };
-            assert!(held[at..at + GRAIN] == want, "grain {grain} is torn or foreign");
-            n
-        };
-        let found: Vec<u64> = (0..grains).map(number).collect();
+        let found = numbers(image, grains);
         let k = found.iter().copied().max().unwrap_or(0);
         let mut want = vec![0; found.len()];
         for (i, grain) in self.0.iter().take(usize::try_from(k).expect("small")).enumerate() {
@@ -117,6 +148,28 @@ impl History {
             panic!("grain {grain} holds write {}, but at write {k} it held write {}", found[grain], want[grain]);
         }
         k
+    }
+
+    /// Demands that each grain of `image` holds what it held after the first `synced` writes, or a later write to it.
+    ///
+    /// # Panics
+    /// Where one does not.
+    pub fn survived(&self, image: &Path, grains: u64, synced: u64) {
+        let found = numbers(image, grains);
+        let mut least = vec![0; found.len()];
+        let mut later: Vec<Vec<u64>> = vec![Vec::new(); found.len()];
+        for (i, grain) in self.0.iter().enumerate() {
+            let (n, grain) = (i as u64 + 1, usize::try_from(*grain).expect("small"));
+            if n <= synced { least[grain] = n } else { later[grain].push(n) }
+        }
+        for grain in 0..found.len() {
+            let n = found[grain];
+            assert!(
+                n == least[grain] || later[grain].contains(&n),
+                "grain {grain} holds write {n}; write {} of it was synced",
+                least[grain]
+            );
+        }
     }
 
     /// Blocks of `block` bytes that were written after the first `k` writes.
