@@ -4,8 +4,10 @@
 //! - [`catalog`]: what the manager knows, as the fold of a log of records.
 //! - [`core`]: the state machine that answers clients and administrators.
 //! - [`listen`]: connections of clients to events, answers and pushes back.
+//! - [`store`]: the catalog on the shared disks.
 
 pub mod authority;
 pub mod catalog;
 pub mod core;
 pub mod listen;
+pub mod store;

@@ -1,0 +1,136 @@
+//! The catalog on the shared disks: a log of records with copies on up to three of them, behind labels that say where.
+//!
+//! - [`create`] makes a pool, [`open`] wins one, [`Takeover::start`] serves it, [`Store::commit`] makes records durable,
+//!   [`inspect`] only reads. The log knows nothing of what the records mean ([`LogRecord`]).
+//! - `survey`: labels and quorum. `open`: winning a generation. `replay`: reading the log. `start`, `init`: writing the
+//!   first checkpoint. `log`: serving. `area`: the bytes of a unit. `group`: several disks at once. [`Door`]: lock, sleep.
+//!
+//! # States
+//! disks: blank -> `Preparing` -> `Member`. Manager: `Claiming` -> `Serving` -> `Ended`, or sealed by a successor at any
+//! time. Log: an area per (generation, switch); the newest label of the pool names the one that counts.
+//!
+//! # What the medium is trusted with
+//! A sector of 512 bytes is written whole or not at all; a larger write may tear at any sector, and writes may reach the
+//! medium in any order, or not, until a flush that was submitted after they had completed has completed. A flush that
+//! succeeded is kept. A block may rot, go to a wrong place, or not be written at all, on *one* copy of two. A process'
+//! requests may land after its death, but not once its byte lock is free.
+//!
+//! # Crash analysis
+//! *Commit.* A unit is appended to every copy and flushed on each before it is answered, and the next begins only then: so
+//! what is answered is whole on every copy of the set, and at most one unit, the last, is in doubt. A torn unit lacks a
+//! valid block and is not counted. After an error nothing is appended any more in this life, and a new life begins an area
+//! of its own: nothing is ever appended behind a doubtful unit.
+//!
+//! *Replay.* Each page is taken from any copy that has it, so a damaged copy of two harms nothing. The end is where no copy
+//! has a page. If a later unit follows, the one at the end was durable and is lost: the pool is refused, not rolled back.
+//!
+//! *Switch.* The checkpoint is flushed on all copies before the first label names it. Labels are written copy after copy,
+//! each flushed, so every disk always has a valid label, the old or the new; the newest decides for all. A switch stands
+//! for its transaction, which is answered when the labels are written: seen before that, it is the old or the new state.
+//!
+//! *Drop.* A failed copy leaves the set only by labels on *all* copies left, before anything is answered. Of three, one may
+//! go, then of two, one; two at once end the manager. So every quorum of an older set (two of three, both of two) holds a
+//! disk that knows the newer one: for 3 -> 2, any two of three; for 2 -> 1, both. The same count is demanded of the old set
+//! when a set grows or is replaced (`move_labels`).
+//!
+//! *Takeover.* The successor writes its claim and the SEALs, durable on a quorum, and then reads the labels again; the
+//! manager writes blocks or labels, durable, and then reads its SEAL, and answers only if it is clear. Whichever comes
+//! second sees the first. So either the successor's replay has the commit, or the commit is not answered.
+//! The log area of a predecessor whose I/O may still land is not used again before it is proven drained (quarantine);
+//! before each label copy the SEAL is read, so a sealed manager that wakes up late spoils at most one copy of a label,
+//! which by its generation is older than the two others.
+//!
+//! *Claim.* Managers of one boot exclude each other by byte locks. Others write their claim and read it again one lease
+//! and a margin later; the last writer stays, and whoever lost finds the other's claim in place of its own SEAL. (This
+//! needs a write to land within lease and margin. One that lands later still finds, or leaves, a SEAL that is not clear:
+//! then one manager too many ends, but never two serve.)
+//!
+//! *Init.* Labels say `Preparing` until all else is durable; the catalog disks become members last.
+//!
+//! Every step of recovery only writes into an own area, own table entry, SEALs and newer labels: a crash within recovery
+//! leaves what a crash before it left, or the new state.
+
+mod area;
+mod door;
+mod group;
+mod init;
+mod inspect;
+mod log;
+mod open;
+mod record;
+mod replay;
+mod start;
+mod survey;
+
+pub use door::{Door, HostDoor, Who};
+pub use init::{NewDisk, NewPool, create};
+pub use inspect::{Inspection, inspect};
+pub use log::{Room, Store};
+pub use open::open;
+pub use record::LogRecord;
+pub use start::Takeover;
+
+use fusevol_shared::error::Result;
+use fusevol_shared::ids::{Generation, PoolId};
+use std::time::Duration;
+
+/// A disk that may belong to the pool.
+#[derive(Clone, Debug)]
+pub struct Candidate<D> {
+    /// The disk; open for writing where the pool is to be served.
+    pub disk: D,
+    /// Its path, for people.
+    pub path: String,
+}
+
+/// How a pool is opened.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Which pool, where the disks may be of several.
+    pub pool: Option<PoolId>,
+    /// The administrator's word: no other manager of this pool is alive, nothing of one is under way, and missing catalog
+    /// disks are to be left behind.
+    pub force: bool,
+    /// How long to look for heartbeats of a manager on another host: longer than between two of them.
+    pub watch: Duration,
+    /// What is waited beyond the lease after sealing.
+    pub margin: Duration,
+    /// How long a disk may take for one request.
+    pub limit: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            pool: None,
+            force: false,
+            watch: Duration::from_secs(5),
+            margin: Duration::from_millis(2500),
+            limit: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Where the catalog's records are kept: on the shared disks by [`Store`].
+pub trait Log<R> {
+    /// Makes these records durable, all or none; `checkpoint` gives the state with them applied.
+    ///
+    /// # Errors
+    /// Any error ends the manager.
+    fn commit(&mut self, records: &[R], checkpoint: impl FnOnce() -> Vec<R>) -> impl Future<Output = Result<()>>;
+    /// Whether this manager may still answer.
+    ///
+    /// # Errors
+    /// Any error ends the manager.
+    fn check(&mut self) -> impl Future<Output = Result<()>>;
+    /// Shows that this manager lives, and whether it may go on.
+    ///
+    /// # Errors
+    /// Any error ends the manager.
+    fn heartbeat(&mut self) -> impl Future<Output = Result<()>>;
+    /// The generation that serves.
+    fn generation(&self) -> Generation;
+}
+
+#[cfg(test)]
+mod tests;
