@@ -3,6 +3,7 @@
 //! The data path is generic over its doors: [`fusevol_shared::disk::Disk`] for the disks and [`control::Control`] for
 //! what is said to the manager. A test stands in with memory disks and the manager's own core.
 
+pub mod cli;
 pub mod control;
 pub mod disks;
 pub mod fs;

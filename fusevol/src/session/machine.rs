@@ -215,6 +215,8 @@ impl Machine {
     fn welcomed(&mut self, now: BootTime, sent: BootTime, lease: Duration, generation: Generation, out: &mut Vec<Effect>) {
         self.lease = lease;
         self.granted(now, sent, out);
+        // A Renew that is out is sent again on this connection, whose time to answer begins now.
+        self.asked = self.asked.map(|_| now);
         if self.state == State::Opening {
             // An answer older than its own lease: the session stands, its lease does not.
             self.state = State::Fenced { since: now, failing: false };

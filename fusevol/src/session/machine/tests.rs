@@ -81,6 +81,10 @@ fn a_fenced_session_comes_back_and_hears_of_another_manager() {
     step(&mut m, 9_010, Event::Tick);
     assert_eq!(step(&mut m, 20_020, welcomed(20_010, 2)), [Effect::Lease(at(29_010)), Effect::Refresh]);
     assert_eq!(m.state(), &State::Live { until: at(29_010) });
+    // The Renew that was out goes out again on the new connection, which gets its own time to answer.
+    assert_eq!(step(&mut m, 28_000, Event::Tick), []);
+    assert_eq!(step(&mut m, 29_010, Event::Tick), [Effect::Fence]);
+    assert_eq!(step(&mut m, 29_020, Event::Tick), [Effect::Reconnect]);
 }
 
 #[test]

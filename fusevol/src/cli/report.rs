@@ -1,0 +1,251 @@
+//! What a mount answers to the verbs: plain records, the same for `--json` and for people.
+
+use crate::link::Phase;
+use crate::private;
+use crate::session::Session;
+use crate::session::machine::{State, Why};
+use crate::volume::Mode;
+use fusevol_shared::clock::{Clock, SystemClock};
+use fusevol_shared::error::Result;
+use fusevol_shared::name::Target;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Who a mount is.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Who {
+    pub(super) pid: u32,
+    pub(super) dir: PathBuf,
+    pub(super) pool: String,
+}
+
+/// A granted volume.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Volume {
+    pub(super) name: String,
+    pub(super) id: String,
+    pub(super) size: u64,
+    pub(super) written: u64,
+    pub(super) rights: String,
+    /// Client that has it attached for writing; empty if none.
+    pub(super) writer: String,
+    pub(super) snapshots: Vec<Snapshot>,
+    /// How it is attached here: `read`, `write`, or nothing.
+    pub(super) attached: Option<String>,
+    /// How many have it open here.
+    pub(super) readers: u32,
+    pub(super) writers: u32,
+}
+
+/// A snapshot of it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Snapshot {
+    pub(super) name: String,
+    pub(super) id: String,
+    pub(super) size: u64,
+    pub(super) written: u64,
+    /// Seconds since 1970 UTC in the mount's answer.
+    pub(super) created: u64,
+    pub(super) broken: bool,
+}
+
+/// A disk.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Disk {
+    pub(super) no: u16,
+    pub(super) id: String,
+    pub(super) path: String,
+    pub(super) size: u64,
+    pub(super) state: String,
+}
+
+/// How bad something is, as monitoring plugins count.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Health {
+    Ok = 0,
+    Warning = 1,
+    Critical = 2,
+}
+
+/// All about a mount.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Status {
+    pub(super) pool: String,
+    pub(super) mount: PathBuf,
+    pub(super) pid: u32,
+    pub(super) health: Health,
+    pub(super) session: String,
+    pub(super) session_no: u32,
+    /// `live`, `fenced`, `failing`, `over`.
+    pub(super) state: String,
+    /// Why it is over.
+    pub(super) reason: Option<String>,
+    pub(super) lease_left_ms: u64,
+    /// Address of the manager that answers, if one does.
+    pub(super) manager: Option<String>,
+    /// Since when the connection is as it is, milliseconds.
+    pub(super) manager_since_ms: u64,
+    /// Why the last connection failed.
+    pub(super) manager_error: Option<String>,
+    pub(super) disks: Vec<Disk>,
+    pub(super) volumes: Vec<Volume>,
+    /// What the user can do.
+    pub(super) action: Vec<String>,
+}
+
+/// A run of bytes of a volume.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Extent {
+    pub(super) start: u64,
+    pub(super) length: u64,
+    /// Where it lies: disk and AU. Only of a live volume.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(super) disk: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(super) au: Option<u32>,
+    /// Whether it was written; space that was only allocated reads as zeros. Only of a live volume.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(super) written: Option<bool>,
+}
+
+impl Extent {
+    fn plain((start, length): (u64, u64)) -> Self {
+        Self { start, length, disk: None, au: None, written: None }
+    }
+}
+
+/// The granted volumes, with what is open here.
+pub(super) fn volumes(session: &Session) -> Vec<Volume> {
+    let (list, open) = (session.list_within(std::time::Duration::ZERO), session.attachments());
+    let volume = |v: &fusevol_shared::wire::messages::VolumeInfo| {
+        let here = open.iter().find(|(o, _)| o.id() == v.id);
+        let snapshots = v.snapshots.iter().map(|s| Snapshot {
+            name: s.name.clone(),
+            id: s.id.to_string(),
+            size: s.size,
+            written: s.written,
+            created: s.created,
+            broken: s.broken,
+        });
+        Volume {
+            name: v.name.clone(),
+            id: v.id.to_string(),
+            size: v.size,
+            written: here.map_or(v.written, |(o, _)| o.written_bytes()),
+            rights: v.rights.to_string(),
+            writer: v.writer.clone(),
+            snapshots: snapshots.collect(),
+            attached: here.map(|(o, _)| if o.mode() == Mode::Write { "write" } else { "read" }.to_owned()),
+            readers: here.map_or(0, |(_, u)| u.readers),
+            writers: here.map_or(0, |(_, u)| u.writers),
+        }
+    };
+    list.volumes.iter().map(volume).collect()
+}
+
+/// All about this mount; of one volume, or of those that are open.
+///
+/// # Errors
+/// `NotFound` for a volume that is not there.
+pub(super) fn status(session: &Session, who: &Who, only: Option<&Target>) -> Result<Status> {
+    if let Some(target) = only {
+        session.granted().list().volume_of(target)?;
+    }
+    let now = SystemClock.now();
+    let (about, link, state) = (session.about(), session.link(), session.state());
+    let (word, reason) = match &state {
+        State::Opening => ("opening", None),
+        State::Live { .. } => ("live", None),
+        State::Fenced { failing: false, .. } => ("fenced", None),
+        State::Fenced { failing: true, .. } => ("failing", None),
+        State::Over(Why::Refused { sentence, .. }) => ("over", Some(sentence.clone())),
+        State::Over(Why::Closed) => ("over", Some("it is being unmounted".to_owned())),
+    };
+    let manager = if let Phase::Connected { address } = &link.phase { Some(address.clone()) } else { None };
+    let missing = session.disks().missing();
+    let disks = about.paths.iter().map(|(d, path)| Disk {
+        no: d.no.0,
+        id: d.id.to_string(),
+        path: path.clone(),
+        size: u64::from(d.aus) * about.welcome.au_size.bytes(),
+        state: missing.iter().find(|(no, _)| *no == d.no).map_or_else(|| "direct".to_owned(), |(_, why)| format!("missing: {why}")),
+    });
+    let health = match (word, &manager) {
+        ("live", Some(_)) if missing.is_empty() => Health::Ok,
+        _ => Health::Critical,
+    };
+    let shown = |v: &Volume| only.map_or(v.attached.is_some(), |t| t.volume.as_str() == v.name);
+    Ok(Status {
+        pool: who.pool.clone(),
+        mount: who.dir.clone(),
+        pid: who.pid,
+        health,
+        session: about.id.to_string(),
+        session_no: about.welcome.session.0,
+        state: word.to_owned(),
+        reason,
+        lease_left_ms: u64::try_from(session.lease().deadline().since(now).as_millis()).unwrap_or(u64::MAX),
+        manager_since_ms: u64::try_from(now.since(link.since).as_millis()).unwrap_or(u64::MAX),
+        manager_error: link.last_error.filter(|_| manager.is_none()).map(|e| e.message),
+        disks: disks.collect(),
+        volumes: volumes(session).into_iter().filter(shown).collect(),
+        action: action(&state, manager.is_some(), who),
+        manager,
+    })
+}
+
+fn action(state: &State, connected: bool, who: &Who) -> Vec<String> {
+    match state {
+        State::Over(_) => {
+            let dir = who.dir.display();
+            vec![format!(
+                "fusevol umount {dir}; fusevol mount --key FILE {dir}   # the session is over: its volumes are dead until mounted again"
+            )]
+        }
+        _ if !connected => vec!["fusevol-mgr status   # on the manager's host: does it serve, and is it reached from here?".to_owned()],
+        _ => Vec::new(),
+    }
+}
+
+/// Where the data of a volume lies, or what a snapshot holds, or what was modified since.
+///
+/// # Errors
+/// `NotFound`, `Denied`, `Io`, `Unreachable`.
+pub(super) fn map(session: &Arc<Session>, target: &Target, modified: bool) -> Result<(Vec<Extent>, bool)> {
+    let list = session.renew_list()?;
+    if target.snapshot.is_none() {
+        let file = session.volume(list.volume_of(target)?.id)?;
+        file.open(session, Mode::Read)?;
+        let extents = file.attached().map(|v| v.extents()).unwrap_or_default();
+        file.close(session, Mode::Read)?;
+        let extent = |e: crate::volume::Extent| Extent {
+            start: e.offset,
+            length: e.len,
+            disk: Some(e.at.disk.0),
+            au: Some(e.at.au.0),
+            written: Some(e.written),
+        };
+        return Ok((extents.into_iter().map(extent).collect(), true));
+    }
+    let (_, snapshot) = list.snapshot_of(target)?;
+    if modified {
+        let got = private::modified(session, snapshot.id)?;
+        let extents = private::extents(&got.blocks, session.about().welcome.au_size);
+        return Ok((extents.into_iter().map(Extent::plain).collect(), got.complete));
+    }
+    let file = session.snapshot(snapshot.id)?;
+    file.open(session)?;
+    let mut out = Vec::new();
+    if let Some(reader) = file.reader() {
+        // Each turn goes on by at least a block.
+        let mut at = 0;
+        while let Some(start) = reader.seek_data(at) {
+            at = reader.seek_hole(start).unwrap_or(reader.size()).max(start + 1);
+            out.push(Extent::plain((start, at - start)));
+        }
+    }
+    file.close(session)?;
+    Ok((out, true))
+}

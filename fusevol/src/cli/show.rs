@@ -1,0 +1,165 @@
+//! What the verbs print for people, and the few things that JSON wants otherwise.
+
+use super::report::{Extent, Status, Volume};
+use super::verbs::word;
+use fusevol_shared::cli::{Cell, Column, ListArgs, Table, out, time};
+use fusevol_shared::error::{Context, Kind, Result};
+use fusevol_shared::size;
+use serde_json::Value;
+use std::fmt::Write;
+
+/// `fusevol ls`.
+pub(super) fn volumes(volumes: &[Volume], list: &ListArgs) -> Result<()> {
+    let columns = [
+        Column::text("name"),
+        Column::number("size"),
+        Column::number("written"),
+        Column::number("snapshots"),
+        Column::text("rights"),
+        Column::text("attached"),
+        Column::text("writer"),
+        Column::text("id").extra(),
+    ];
+    let mut table = Table::new(&columns);
+    for v in volumes {
+        table.row(vec![
+            Cell::of(&v.name),
+            Cell::Size(v.size),
+            Cell::Size(v.written),
+            Cell::Count(v.snapshots.len() as u64),
+            Cell::of(&v.rights),
+            v.attached.as_ref().map_or(Cell::None, Cell::of),
+            Cell::of(&v.writer),
+            Cell::of(&v.id),
+        ]);
+    }
+    table.print(list)
+}
+
+/// A volume with its times as RFC 3339 and nothing where there is none.
+pub(super) fn volume_json(v: &Volume) -> Result<Value> {
+    let mut value = serde_json::to_value(v).context(Kind::Internal, || "a volume")?;
+    if v.writer.is_empty() {
+        value["writer"] = Value::Null;
+    }
+    if let Some(snapshots) = value.get_mut("snapshots").and_then(Value::as_array_mut) {
+        for (shown, s) in snapshots.iter_mut().zip(&v.snapshots) {
+            shown["created"] = Value::from(time::rfc3339(s.created));
+        }
+    }
+    Ok(value)
+}
+
+/// The status with its volumes as `ls` has them.
+pub(super) fn status_json(s: &Status) -> Result<Value> {
+    let mut value = serde_json::to_value(s).context(Kind::Internal, || "a status")?;
+    value["volumes"] = Value::Array(s.volumes.iter().map(volume_json).collect::<Result<_>>()?);
+    Ok(value)
+}
+
+/// One line for a monitoring plugin.
+pub(super) fn health(s: &Status) -> Result<()> {
+    let manager = s.manager.as_deref().map_or_else(|| "manager unreachable".to_owned(), |m| format!("manager {m}"));
+    out::line(&format!(
+        "{} - pool {} at {}: session {}, {manager}, {} disks",
+        word(s.health),
+        s.pool,
+        s.mount.display(),
+        s.state,
+        s.disks.len()
+    ))
+}
+
+/// `fusevol status`.
+pub(super) fn status(s: &Status) -> Result<()> {
+    out::line(&render(s))
+}
+
+fn render(s: &Status) -> String {
+    let mut text = String::new();
+    let mut line = |name: &str, value: String| {
+        // Writing to a string does not fail.
+        let _ = writeln!(text, "{name:>9}: {value}");
+    };
+    line("pool", s.pool.clone());
+    line("mount", format!("{} (pid {})", s.mount.display(), s.pid));
+    let reason = s.reason.as_ref().map(|r| format!(": {r}")).unwrap_or_default();
+    let state = match s.state.as_str() {
+        "live" => format!("live, lease {:.1} s", s.lease_left_ms as f64 / 1000.0),
+        "fenced" => "lease over: I/O waits".to_owned(),
+        "failing" => "lease over: I/O fails".to_owned(),
+        other => other.to_owned(),
+    };
+    line("session", format!("{} ({state}{reason})", s.session_no));
+    let since = s.manager_since_ms / 1000;
+    match &s.manager {
+        Some(address) => line("manager", format!("{address} (connected for {since} s)")),
+        None => {
+            let why = s.manager_error.as_ref().map(|e| format!(": {e}")).unwrap_or_default();
+            line("manager", format!("not reached for {since} s{why}"));
+        }
+    }
+    for d in &s.disks {
+        line("disk", format!("{} {} {} {}", d.no, d.path, size::show(d.size), d.state));
+    }
+    for v in &s.volumes {
+        let attached =
+            v.attached.as_ref().map_or_else(String::new, |mode| format!(", open to {mode} ({} readers, {} writers)", v.readers, v.writers));
+        let writer = if v.writer.is_empty() { String::new() } else { format!(", written by {}", v.writer) };
+        let snapshots = if v.snapshots.is_empty() { String::new() } else { format!(", {} snapshots", v.snapshots.len()) };
+        line("volume", format!("{} {} ({} written){attached}{writer}{snapshots}", v.name, size::show(v.size), size::show(v.written)));
+    }
+    for a in &s.action {
+        line("action", a.clone());
+    }
+    text.trim_end().to_owned()
+}
+
+/// `fusevol map`.
+pub(super) fn extents(extents: &[Extent], live: bool, list: &ListArgs) -> Result<()> {
+    let places = [Column::number("start"), Column::number("length"), Column::number("disk"), Column::number("au"), Column::text("state")];
+    let mut table = Table::new(if live { &places } else { &places[..2] });
+    for e in extents {
+        let mut row = vec![Cell::Count(e.start), Cell::Count(e.length)];
+        if live {
+            let count = |n: Option<u64>| n.map_or(Cell::None, Cell::Count);
+            row.push(count(e.disk.map(u64::from)));
+            row.push(count(e.au.map(u64::from)));
+            row.push(Cell::of(if e.written == Some(true) { "written" } else { "allocated" }));
+        }
+        table.row(row);
+    }
+    table.print(list)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::report::Health;
+    use super::*;
+
+    #[test]
+    fn a_status_says_what_to_do() {
+        let s = Status {
+            pool: "san1".into(),
+            mount: "/m".into(),
+            pid: 7,
+            health: Health::Critical,
+            session: "id".into(),
+            session_no: 3,
+            state: "over".into(),
+            reason: Some("revoked".into()),
+            lease_left_ms: 0,
+            manager: None,
+            manager_since_ms: 5_000,
+            manager_error: Some("no answer".into()),
+            disks: vec![],
+            volumes: vec![],
+            action: vec!["mount again".into()],
+        };
+        let text = render(&s);
+        for part in ["  session: 3 (over: revoked)", "  manager: not reached for 5 s: no answer", "   action: mount again"] {
+            assert!(text.contains(part), "{text}");
+        }
+        assert_eq!(status_json(&s).expect("JSON")["health"], "critical");
+    }
+}
