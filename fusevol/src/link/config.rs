@@ -1,5 +1,6 @@
 //! The link's limits of time, with what they are outside tests.
 
+use fusevol_shared::net::{Net, SystemNet};
 use fusevol_shared::random::{Random, SystemRandom};
 use fusevol_shared::wire::keyfile::KeyFile;
 use std::sync::Arc;
@@ -10,6 +11,8 @@ use std::time::Duration;
 pub struct LinkConfig {
     /// Who we are, and where the manager is.
     pub key: Arc<KeyFile>,
+    /// How the manager is reached.
+    pub net: Arc<dyn Net>,
     /// For one TCP connection, and then for its handshake, each.
     pub connect: Duration,
     /// For the answer to `Hello`.
@@ -26,6 +29,7 @@ impl LinkConfig {
     pub fn new(key: Arc<KeyFile>) -> Self {
         Self {
             key,
+            net: Arc::new(SystemNet),
             connect: Duration::from_secs(3),
             hello: Duration::from_secs(10),
             silence: Duration::from_secs(15),

@@ -4,10 +4,11 @@ use super::pushes::{self, Receive};
 use super::{Owner, Pushed, Shared, now};
 use fusevol_shared::error::{Error, Kind};
 use fusevol_shared::ids::SessionId;
+use fusevol_shared::net::AnyStream;
 use fusevol_shared::wire::codec::{Reader, encode};
 use fusevol_shared::wire::frame::{FrameError, Limits};
 use fusevol_shared::wire::messages::{FromClient, FromManager, Push, Reply, Request, Welcome};
-use fusevol_shared::wire::tls::ClientStream;
+use fusevol_shared::wire::tls;
 use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,6 +37,9 @@ impl End {
         }
     }
 }
+
+/// A connection to the manager, over any net.
+pub(super) type ClientStream = tls::ClientStream<AnyStream>;
 
 pub(super) struct Connection<'a> {
     shared: &'a Arc<Shared>,

@@ -1,13 +1,11 @@
 //! The link's thread: one round of attempts after the other, a connection while it stands, a pause in between.
 
 use super::config::Backoff;
-use super::connection::{Connection, End};
+use super::connection::{ClientStream, Connection, End};
 use super::{Control, Owner, Phase, Pushed, Shared, closed};
 use fusevol_shared::error::{Context, Error, Kind, Result, WireError};
-use fusevol_shared::wire::tcp;
-use fusevol_shared::wire::tls::{ClientStream, ClientTls};
+use fusevol_shared::wire::tls::ClientTls;
 use std::sync::Arc;
-use tokio::net::{TcpStream, lookup_host};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 
@@ -88,21 +86,10 @@ impl Run {
     async fn connect(&self, address: &str) -> Result<ClientStream> {
         let limit = self.shared.config.connect;
         let late = || Error::new(Kind::Unreachable, format!("no answer within {} ms", limit.as_millis()));
-        let tcp = timeout(limit, dial(address)).await.map_err(|_| late())??;
-        tcp::tune(&tcp).context(Kind::Unreachable, || "the connection failed")?;
-        timeout(limit, self.tls.connect(tcp)).await.map_err(|_| late())?
+        let connected = timeout(limit, self.shared.config.net.connect(address)).await.map_err(|_| late())?;
+        let stream = connected.context(Kind::Unreachable, || "no connection")?;
+        timeout(limit, self.tls.connect(stream)).await.map_err(|_| late())?
     }
-}
-
-async fn dial(address: &str) -> Result<TcpStream> {
-    let mut last = Error::new(Kind::Unreachable, "the name has no address");
-    for to in lookup_host(address).await.context(Kind::Unreachable, || "the name cannot be resolved")? {
-        match TcpStream::connect(to).await {
-            Ok(stream) => return Ok(stream),
-            Err(e) => last = Error::new(Kind::Unreachable, "no connection").because(e),
-        }
-    }
-    Err(last)
 }
 
 /// Of two failures the one that says more: distrust over silence.

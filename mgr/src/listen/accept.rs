@@ -1,20 +1,19 @@
 //! Sockets to connections: the handshake with its limits, and the books of who is connected.
 
-use super::connection::serve;
+use super::connection::{ServerStream, serve};
 use super::flow::Flow;
 use super::{Connections, ListenLimits};
 use crate::core::{ConnId, Event};
-use fusevol_shared::error::{Context, Error, Kind, Result};
+use fusevol_shared::error::{Error, Kind, Result};
 use fusevol_shared::ids::KeyPrint;
-use fusevol_shared::wire::tcp;
-use fusevol_shared::wire::tls::{ServerStream, ServerTls};
+use fusevol_shared::net::{AnyStream, Listen};
+use fusevol_shared::wire::tls::ServerTls;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -39,7 +38,7 @@ impl<E: From<Event> + Send + 'static> Door<E> {
         Self { tls, limits, connections, events, half_open, open, keys: Mutex::default(), last: AtomicU64::new(0) }
     }
 
-    async fn connection(self: Arc<Self>, stream: TcpStream, from: SocketAddr, half_open: OwnedSemaphorePermit) {
+    async fn connection(self: Arc<Self>, stream: AnyStream, from: SocketAddr, half_open: OwnedSemaphorePermit) {
         let (stream, print) = match self.handshake(stream).await {
             Ok(shaken) => shaken,
             Err(e) => return tracing::info!("{from}: no connection: {e}"),
@@ -59,8 +58,7 @@ impl<E: From<Event> + Send + 'static> Door<E> {
         }
     }
 
-    async fn handshake(&self, stream: TcpStream) -> Result<(ServerStream, KeyPrint)> {
-        tcp::tune(&stream).context(Kind::Unreachable, || "the socket")?;
+    async fn handshake(&self, stream: AnyStream) -> Result<(ServerStream, KeyPrint)> {
         let limit = self.limits.handshake;
         let late = |_| Error::new(Kind::Refused, format!("the handshake was not done within {} ms", limit.as_millis()));
         timeout(limit, self.tls.accept(stream)).await.map_err(late)?
@@ -105,7 +103,7 @@ impl<E> Drop for Seat<E> {
 }
 
 /// Accepts until it is dropped, and with it its connections.
-pub(super) async fn accept<E: From<Event> + Send + 'static>(socket: TcpListener, door: Arc<Door<E>>) {
+pub(super) async fn accept<E: From<Event> + Send + 'static>(mut socket: Box<dyn Listen>, door: Arc<Door<E>>) {
     let mut tasks = JoinSet::new();
     loop {
         while tasks.try_join_next().is_some() {}

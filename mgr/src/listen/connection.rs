@@ -4,10 +4,11 @@ use super::ListenLimits;
 use super::flow::{Flow, Next};
 use crate::core::{ConnId, Event};
 use fusevol_shared::error::{Error, Kind, Result};
+use fusevol_shared::net::AnyStream;
 use fusevol_shared::wire::codec::Reader;
 use fusevol_shared::wire::frame::Limits;
 use fusevol_shared::wire::messages::FromClient;
-use fusevol_shared::wire::tls::ServerStream;
+use fusevol_shared::wire::tls;
 use std::sync::Arc;
 use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::mpsc;
@@ -28,6 +29,9 @@ pub(super) async fn serve<E: From<Event>>(
         e = send(&mut write, flow, limits) => e,
     }
 }
+
+/// A connection past its handshake, over any net.
+pub(super) type ServerStream = tls::ServerStream<AnyStream>;
 
 type Incoming = Reader<ReadHalf<ServerStream>, FromClient>;
 

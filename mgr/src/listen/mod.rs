@@ -18,13 +18,13 @@ use crate::core::{ConnId, Event};
 use accept::Door;
 use flow::Flow;
 use fusevol_shared::error::{Error, Kind, Result, WireError};
+use fusevol_shared::net::{Net, SystemNet};
 use fusevol_shared::wire::messages::{Push, Reply};
 use fusevol_shared::wire::tls::ServerTls;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
@@ -80,11 +80,28 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Listens at these addresses (`host:port`) and sends events for what comes. Must be called on a tokio runtime.
+    /// Listens by TCP at these addresses (`host:port`) and sends events for what comes. Must be called on a tokio runtime.
     ///
     /// # Errors
     /// `Busy` where an address is taken, `Refused` where there is none or it is not this host's.
     pub async fn bind<E>(addresses: &[String], tls: ServerTls, limits: ListenLimits, events: mpsc::Sender<E>) -> Result<Self>
+    where
+        E: From<Event> + Send + 'static,
+    {
+        Self::bind_on(&SystemNet, addresses, tls, limits, events).await
+    }
+
+    /// The same on any net.
+    ///
+    /// # Errors
+    /// As `bind`.
+    pub async fn bind_on<E>(
+        net: &dyn Net,
+        addresses: &[String],
+        tls: ServerTls,
+        limits: ListenLimits,
+        events: mpsc::Sender<E>,
+    ) -> Result<Self>
     where
         E: From<Event> + Send + 'static,
     {
@@ -96,8 +113,8 @@ impl Listener {
         let mut doors = JoinSet::new();
         let mut bound = Vec::new();
         for address in addresses {
-            let socket = TcpListener::bind(address).await.map_err(|e| cannot_listen(address, e))?;
-            bound.push(socket.local_addr().map_err(|e| cannot_listen(address, e))?);
+            let socket = net.listen(address).await.map_err(|e| cannot_listen(address, e))?;
+            bound.push(socket.address());
             doors.spawn(accept::accept(socket, Arc::clone(&door)));
         }
         Ok(Self { addresses: bound, connections, doors })

@@ -17,16 +17,17 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, Server
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 /// What both sides must name as their protocol.
 pub const ALPN: &[u8] = b"fusevol/1";
 
-/// A connection as the manager sees it.
-pub type ServerStream = tokio_rustls::server::TlsStream<TcpStream>;
-/// A connection as a client sees it.
-pub type ClientStream = tokio_rustls::client::TlsStream<TcpStream>;
+/// A connection over any stream, as the manager sees it.
+pub type ServerStream<S = TcpStream> = tokio_rustls::server::TlsStream<S>;
+/// A connection over any stream, as a client sees it.
+pub type ClientStream<S = TcpStream> = tokio_rustls::client::TlsStream<S>;
 
 /// The name for which a pool's manager has its certificate.
 #[must_use]
@@ -101,7 +102,7 @@ impl ServerTls {
     ///
     /// # Errors
     /// `Denied` for a wrong certificate, `Version` for a wrong protocol, `Unreachable` where the connection broke.
-    pub async fn accept(&self, stream: TcpStream) -> Result<(ServerStream, KeyPrint)> {
+    pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: S) -> Result<(ServerStream<S>, KeyPrint)> {
         let stream = self.0.accept(stream).await.map_err(explain)?;
         let state = stream.get_ref().1;
         agreed(state.alpn_protocol())?;
@@ -148,7 +149,7 @@ impl ClientTls {
     ///
     /// # Errors
     /// `Denied` where the manager is not this pool's, `Version` for a wrong protocol, `Unreachable` where the connection broke.
-    pub async fn connect(&self, stream: TcpStream) -> Result<ClientStream> {
+    pub async fn connect<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: S) -> Result<ClientStream<S>> {
         let stream = self.connector.connect(self.name.clone(), stream).await.map_err(explain)?;
         agreed(stream.get_ref().1.alpn_protocol())?;
         Ok(stream)

@@ -194,7 +194,7 @@ fn own_key(authority: &Authority) -> Vec<u8> {
 
 /// The client's verdict on this server.
 async fn meet(client: &ClientTls, server: ServerTls) -> Option<Kind> {
-    let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let socket = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = socket.local_addr().unwrap();
     let (accepted, connected) = tokio::join!(async { server.accept(socket.accept().await.unwrap().0).await }, async {
         client.connect(TcpStream::connect(address).await.unwrap()).await
