@@ -1,13 +1,18 @@
 //! The manager: owns the pool's metadata, and is not in the data path.
 //!
+//! - [`admin`]: the administrator's side: folder, socket, making and taking over a pool. [`cli`]: the command line.
 //! - [`authority`]: the pool's own authority, its certificates, its recovery key.
 //! - [`catalog`]: what the manager knows, as the fold of a log of records.
 //! - [`core`]: the state machine that answers clients and administrators.
+//! - [`driver`]: joins core, store, listener and admin socket.
 //! - [`listen`]: connections of clients to events, answers and pushes back.
 //! - [`store`]: the catalog on the shared disks.
 
+pub mod admin;
 pub mod authority;
 pub mod catalog;
+pub mod cli;
 pub mod core;
+pub mod driver;
 pub mod listen;
 pub mod store;

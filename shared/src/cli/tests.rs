@@ -1,3 +1,5 @@
+//! What the three command lines share, tried piece by piece.
+
 use super::*;
 use crate::error::{Error, Kind};
 use clap::Parser;

@@ -1,0 +1,105 @@
+//! Proves a pool's catalog against its disks, offline: reads labels and every copy of the catalog, folds it, and looks
+//! for AUs with two owners or none, map entries outside of a disk, snapshots and maps that do not agree. Reads only.
+
+use super::config::Config;
+use super::dir::Dir;
+use super::disks::{self, Member};
+use crate::catalog::{Catalog, prove};
+use crate::driver::log;
+use fusevol_shared::disk::file::OpenMode;
+use fusevol_shared::error::{Error, Kind, Result};
+use fusevol_shared::ids::Generation;
+use fusevol_shared::name::Name;
+use serde::Serialize;
+use std::path::PathBuf;
+
+/// What was found.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// The pool.
+    pub pool: Name,
+    /// Of the manager that wrote the catalog last.
+    pub generation: Generation,
+    /// Records from which the catalog was folded, those of its checkpoint included.
+    pub records: usize,
+    /// Disks of the pool.
+    pub disks: usize,
+    /// Volumes.
+    pub volumes: usize,
+    /// Snapshots.
+    pub snapshots: usize,
+    /// Clients.
+    pub clients: usize,
+    /// Data AUs of all disks.
+    pub aus: u64,
+    /// Of these, free.
+    pub free_aus: u64,
+    /// Copies of labels or of the catalog that are damaged, though others serve.
+    pub flaws: Vec<String>,
+    /// What must not be.
+    pub violations: Vec<String>,
+}
+
+impl Report {
+    /// Nothing was found.
+    #[must_use]
+    pub fn is_clean(&self) -> bool {
+        self.flaws.is_empty() && self.violations.is_empty()
+    }
+}
+
+/// Checks the pool on `paths`, or that of the configuration in `dir` where none is given.
+///
+/// # Errors
+/// `Busy` while a manager on this host serves the pool; `NotFound`, `Damaged`, `Io` where the catalog cannot be read.
+pub fn check(dir: &Dir, paths: &[PathBuf]) -> Result<Report> {
+    if !paths.is_empty() {
+        let members = disks::open_members(paths, OpenMode::Read, None)?;
+        return examine(members, None);
+    }
+    if !dir.is_made() {
+        return Err(dir.no_pool());
+    }
+    let _lock = dir.lock()?;
+    let config = Config::load(dir)?;
+    examine(disks::find(&config, OpenMode::Read)?, Some(config))
+}
+
+fn examine(mut members: Vec<Member>, config: Option<Config>) -> Result<Report> {
+    disks::refuse_if_served(&members)?;
+    let Some(pool) = members.first().map(|m| m.label.pool_name.clone()) else {
+        return Err(Error::new(Kind::Refused, "there is no disk to check"));
+    };
+    let read = log::read(&members)?;
+    let catalog = Catalog::fold(&read.records)?;
+    let mut violations: Vec<String> = prove(&catalog).into_iter().map(|v| v.0).collect();
+    if let Some(mut config) = config {
+        // What is missing is said below, with the rest.
+        let _ = disks::complete(&mut members, &mut config, &catalog, OpenMode::Read);
+    }
+    for disk in catalog.disks() {
+        let entry = &disk.entry;
+        let what = format!("disk {} ({}, last at {})", entry.no, entry.id, entry.paths.join(", "));
+        match members.iter().find(|m| m.label.disk == entry.id) {
+            None => violations.push(format!("{what} is not here")),
+            Some(m) if (m.label.no, m.label.aus) != (entry.no, entry.aus) => violations.push(format!(
+                "{what}: its label says number {} and {} AUs, the catalog {} and {}",
+                m.label.no, m.label.aus, entry.no, entry.aus
+            )),
+            Some(_) => {}
+        }
+    }
+    Ok(Report {
+        pool,
+        generation: read.generation,
+        records: read.records.len(),
+        disks: catalog.disks().count(),
+        volumes: catalog.volumes().count(),
+        snapshots: catalog.snapshot_count(),
+        clients: catalog.clients().count(),
+        aus: catalog.total_aus(),
+        free_aus: catalog.free_aus(),
+        flaws: read.flaws,
+        violations,
+    })
+}

@@ -1,0 +1,315 @@
+//! The command line as it is typed: the tree of verbs with their arguments, and nothing else.
+
+use clap::{Args, Parser, Subcommand};
+use fusevol_shared::cli::{ListArgs, Yes};
+use fusevol_shared::name::{Name, Target};
+use fusevol_shared::wire::rights::Rights;
+use fusevol_shared::{error::Error, size};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// Where the manager keeps its configuration unless told otherwise.
+pub const DEFAULT_DIR: &str = "/var/lib/fusevol-mgr";
+
+/// Manager of a fusevol pool: it owns the metadata of shared disks; clients read and write the disks themselves.
+///
+/// `init` makes a pool of raw disks, `serve` runs its manager; every other verb asks the running manager over a socket
+/// in --dir, and waits for one that is starting. Sizes are typed with K, M, G, T, P (powers of 1024).
+///
+/// Exit codes: 0 done, 1 failed, 2 wrong use or refused, 3 done in part, 4 no such object, 5 busy, 6 not allowed,
+/// 7 manager unreachable, 8 no space.
+#[derive(Parser, Debug)]
+#[command(name = "fusevol-mgr", version, max_term_width = 110, arg_required_else_help = true)]
+pub struct Cli {
+    /// Configuration, admin socket and the authority's key
+    #[arg(long, global = true, env = "FUSEVOL_DIR", default_value = DEFAULT_DIR, value_name = "DIR")]
+    pub dir: PathBuf,
+    /// Print JSON, errors too
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// How long to wait for a manager that is starting
+    #[arg(long, global = true, default_value_t = 10, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(0..=3600))]
+    pub wait: u64,
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// Every verb.
+#[derive(Subcommand, Debug)]
+pub enum Verb {
+    /// Make a pool of raw disks
+    Init(Init),
+    /// Take over a pool on this host, from its disks alone
+    Adopt(Adopt),
+    /// Run the manager in the foreground; prints "ready" (and tells systemd) when it serves
+    Serve,
+    /// The pool
+    #[command(subcommand, arg_required_else_help = true)]
+    Pool(Pool),
+    /// Disks of the pool
+    #[command(subcommand, arg_required_else_help = true)]
+    Disk(Disk),
+    /// Volumes
+    #[command(subcommand, arg_required_else_help = true)]
+    Volume(Volume),
+    /// Snapshots
+    #[command(subcommand, arg_required_else_help = true)]
+    Snapshot(Snapshot),
+    /// Clients: each is one key
+    #[command(subcommand, arg_required_else_help = true)]
+    Client(Client),
+    /// Rights of clients on volumes
+    #[command(subcommand, arg_required_else_help = true)]
+    Access(Access),
+    /// How the pool is, and what to do about it
+    Status(Status),
+    /// What happened
+    Events(Events),
+    /// Prove the catalog against the disks, offline (no manager may run)
+    Check(Check),
+}
+
+/// `init`
+#[derive(Args, Debug)]
+pub struct Init {
+    /// Name of the pool
+    #[arg(long, value_name = "NAME")]
+    pub pool: Name,
+    /// Address on which clients reach the manager; may be given several times
+    #[arg(long, required = true, value_name = "ADDR:PORT")]
+    pub listen: Vec<SocketAddr>,
+    /// Address that clients are told instead of --listen (needed where that is 0.0.0.0 or [::])
+    #[arg(long, value_name = "HOST:PORT")]
+    pub address: Vec<String>,
+    /// Allocation unit: a power of two from 256K to 64M
+    #[arg(long, default_value = "1M", value_parser = parse_size, value_name = "SIZE")]
+    pub au_size: u64,
+    /// How long a client may use its maps without hearing from the manager
+    #[arg(long, default_value_t = 10, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(2..=300))]
+    pub lease: u64,
+    /// Block devices or plain files that every client sees too
+    #[arg(required = true, value_name = "DISK")]
+    pub disks: Vec<PathBuf>,
+}
+
+/// `adopt`
+#[derive(Args, Debug)]
+pub struct Adopt {
+    /// File with the recovery key that `init` printed; asked for on a terminal where it is not given
+    #[arg(long, value_name = "FILE")]
+    pub recovery_key: Option<PathBuf>,
+    /// Address on which clients reach the manager; may be given several times
+    #[arg(long, required = true, value_name = "ADDR:PORT")]
+    pub listen: Vec<SocketAddr>,
+    /// Address that clients are told instead of --listen
+    #[arg(long, value_name = "HOST:PORT")]
+    pub address: Vec<String>,
+    /// The pool's disks
+    #[arg(required = true, value_name = "DISK")]
+    pub disks: Vec<PathBuf>,
+}
+
+/// `pool ...`
+#[derive(Subcommand, Debug)]
+pub enum Pool {
+    /// Name, sizes, disks and generation
+    Show,
+}
+
+/// `disk ...`
+#[derive(Subcommand, Debug)]
+pub enum Disk {
+    /// Look at disks and say whose they are; reads only
+    Scan {
+        /// Disks to look at; the block devices of this host where none is given
+        disks: Vec<PathBuf>,
+        #[command(flatten)]
+        list: ListArgs,
+    },
+    /// Add a disk to the pool
+    Add {
+        /// A block device or plain file without foreign data
+        disk: PathBuf,
+    },
+    /// List the pool's disks
+    Ls {
+        #[command(flatten)]
+        list: ListArgs,
+    },
+}
+
+/// `volume ...`
+#[derive(Subcommand, Debug)]
+pub enum Volume {
+    /// Make a volume; it takes no space until it is written
+    Create {
+        /// Its name
+        name: Name,
+        /// Its size, as 20G
+        #[arg(long, value_parser = parse_size, value_name = "SIZE")]
+        size: u64,
+    },
+    /// List volumes
+    Ls {
+        #[command(flatten)]
+        list: ListArgs,
+    },
+    /// Everything about a volume
+    Show {
+        /// VOL or POOL/VOL
+        volume: Target,
+    },
+    /// Remove a volume and its data
+    Rm {
+        /// VOL or POOL/VOL
+        volume: Target,
+        #[command(flatten)]
+        destroy: Destroy,
+    },
+    /// Where the data lies: runs of allocation units on disks
+    Map {
+        /// VOL or POOL/VOL
+        volume: Target,
+        #[command(flatten)]
+        list: ListArgs,
+    },
+}
+
+/// `snapshot ...`
+#[derive(Subcommand, Debug)]
+pub enum Snapshot {
+    /// Take snapshots: each of its volume's state at one instant
+    Create {
+        /// VOL@SNAP
+        #[arg(required = true, value_name = "VOL@SNAP")]
+        snapshots: Vec<Target>,
+    },
+    /// List snapshots
+    Ls {
+        /// Of this volume only
+        volume: Option<Target>,
+        #[command(flatten)]
+        list: ListArgs,
+    },
+    /// Remove a snapshot
+    Rm {
+        /// VOL@SNAP
+        #[arg(value_name = "VOL@SNAP")]
+        snapshot: Target,
+        #[command(flatten)]
+        destroy: Destroy,
+    },
+}
+
+/// `client ...`
+#[derive(Subcommand, Debug)]
+pub enum Client {
+    /// Make a key for a new client, in one file
+    Add {
+        /// Its name
+        name: Name,
+        /// The key file to write (mode 0600; must not exist)
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+        /// Address of the manager for this client, instead of the configured ones
+        #[arg(long, value_name = "HOST:PORT")]
+        address: Vec<String>,
+    },
+    /// List clients and their sessions
+    Ls {
+        #[command(flatten)]
+        list: ListArgs,
+    },
+    /// Remove a client that has no session; its rights go with it
+    Rm {
+        /// Its name
+        name: Name,
+        #[command(flatten)]
+        destroy: Destroy,
+    },
+    /// Refuse a client's key from now on; its sessions end
+    Revoke {
+        /// Its name
+        name: Name,
+        #[command(flatten)]
+        destroy: Destroy,
+    },
+    /// Declare that a silent client's host is down: what it held is given away
+    ///
+    /// Only when nothing of that host can reach the disks any more (powered off, or cut off at the switch).
+    ConfirmDead {
+        /// Its name
+        name: Name,
+        #[command(flatten)]
+        destroy: Destroy,
+    },
+}
+
+/// `access ...`
+#[derive(Subcommand, Debug)]
+pub enum Access {
+    /// Give a client rights on a volume
+    Grant {
+        /// VOL or POOL/VOL
+        volume: Target,
+        /// The client
+        client: Name,
+        /// read, write, snapshot, backup, admin, separated by commas; or all
+        rights: Rights,
+    },
+    /// Take rights away; all of them where none is named
+    Revoke {
+        /// VOL or POOL/VOL
+        volume: Target,
+        /// The client
+        client: Name,
+        /// read, write, snapshot, backup, admin, separated by commas; or all
+        #[arg(default_value = "all", hide_default_value = true)]
+        rights: Rights,
+    },
+    /// List rights
+    Ls {
+        /// On this volume only
+        volume: Option<Target>,
+        #[command(flatten)]
+        list: ListArgs,
+    },
+}
+
+/// `status`
+#[derive(Args, Debug)]
+pub struct Status {
+    /// For monitoring: one line; exit 0 well, 1 warning, 2 critical or unreachable, 3 unknown
+    #[arg(long)]
+    pub check: bool,
+}
+
+/// `events`
+#[derive(Args, Debug)]
+pub struct Events {
+    /// Go on: print what happens from now on, too
+    #[arg(short, long)]
+    pub follow: bool,
+}
+
+/// `check`
+#[derive(Args, Debug)]
+pub struct Check {
+    /// The pool's disks; those of the configuration in --dir where none is given
+    pub disks: Vec<PathBuf>,
+}
+
+/// For verbs that destroy.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct Destroy {
+    #[command(flatten)]
+    pub yes: Yes,
+    /// Only say what would be lost
+    #[arg(short = 'n', long = "dry-run")]
+    pub plan: bool,
+}
+
+fn parse_size(text: &str) -> Result<u64, String> {
+    size::parse(text).map_err(|e: Error| e.to_string())
+}

@@ -1,0 +1,89 @@
+//! `disk scan | add | ls`
+
+use super::args::Disk;
+use super::context::{Ctx, pick};
+use super::show;
+use crate::admin::api::Question;
+use crate::admin::disks::{self, Look};
+use crate::core::AdminRequest;
+use crate::core::admin_api::DiskView;
+use fusevol_shared::cli::{Cell, Column, Table};
+use fusevol_shared::error::Result;
+use serde_json::json;
+use std::path::PathBuf;
+
+pub fn run(ctx: &Ctx, verb: Disk) -> Result<()> {
+    match verb {
+        Disk::Scan { disks, list } => {
+            let paths = if disks.is_empty() { disks::block_devices()? } else { disks };
+            let looks: Vec<(PathBuf, Look)> = paths.into_iter().map(|p| (p.clone(), disks::look(&p))).collect();
+            if ctx.json {
+                show::json(&json!({ "disks": looks.iter().map(scanned).collect::<Vec<_>>() }))
+            } else {
+                scan_table(&looks).print(&list)
+            }
+        }
+        Disk::Add { disk } => {
+            let path = std::path::absolute(&disk).unwrap_or(disk);
+            let added = pick!(ctx.question(&Question::DiskAdd { path: path.clone() })?, Disk)?;
+            ctx.say(&json!({ "disk": added }), &format!("disk {}: {} ({})", added.no, path.display(), added.id))
+        }
+        Disk::Ls { list } => {
+            let disks = pick!(ctx.ask(AdminRequest::DiskList)?, Disks)?;
+            if ctx.json { show::json(&json!({ "disks": disks })) } else { table(&disks).print(&list) }
+        }
+    }
+}
+
+pub fn table(disks: &[DiskView]) -> Table {
+    let mut t = Table::new(&[
+        Column::number("no"),
+        Column::number("size"),
+        Column::number("free"),
+        Column::text("path"),
+        Column::text("id"),
+        Column::number("data").extra(),
+        Column::number("aus").extra(),
+    ]);
+    for d in disks {
+        t.row(vec![
+            Cell::Count(d.no.0.into()),
+            Cell::Size(d.size),
+            Cell::Size(d.free),
+            Cell::Text(d.paths.join(",")),
+            Cell::of(d.id),
+            Cell::Size(d.data),
+            Cell::Count(d.aus.into()),
+        ]);
+    }
+    t
+}
+
+fn scanned((path, look): &(PathBuf, Look)) -> serde_json::Value {
+    json!({
+        "path": path, "size": look.size, "state": look.state, "pool": look.pool.as_ref().map(|p| &p.0), "pool_id": look.pool.as_ref().map(|p| p.1),
+        "disk_id": look.disk, "message": look.message,
+    })
+}
+
+fn scan_table(looks: &[(PathBuf, Look)]) -> Table {
+    let mut t = Table::new(&[
+        Column::text("path"),
+        Column::number("size"),
+        Column::text("state"),
+        Column::text("pool"),
+        Column::text("message"),
+        Column::text("id").extra(),
+    ]);
+    for (path, look) in looks {
+        t.row(vec![
+            Cell::of(path.display()),
+            look.size.map_or(Cell::None, Cell::Size),
+            Cell::of(look.state),
+            look.pool.as_ref().map_or(Cell::None, |p| Cell::of(&p.0)),
+            Cell::of(&look.message),
+            look.disk.map_or(Cell::None, Cell::of),
+        ]);
+    }
+    t
+}

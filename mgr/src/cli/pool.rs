@@ -1,0 +1,40 @@
+//! `pool show`
+
+use super::context::{Ctx, pick};
+use super::show;
+use crate::core::AdminRequest;
+use crate::core::admin_api::PoolView;
+use fusevol_shared::cli::time;
+use fusevol_shared::error::Result;
+use fusevol_shared::size;
+use serde_json::json;
+
+/// `pool show`
+pub fn show(ctx: &Ctx) -> Result<()> {
+    let pool = pick!(ctx.ask(AdminRequest::PoolShow)?, Pool)?;
+    ctx.say(&json!({ "pool": pool }), &properties(&pool))
+}
+
+fn properties(p: &PoolView) -> String {
+    let s = &p.space;
+    show::properties(&[
+        ("name", p.name.to_string()),
+        ("id", p.id.to_string()),
+        ("created", time::rfc3339(p.created)),
+        ("generation", p.generation.to_string()),
+        ("au-size", size::show(p.au_size)),
+        ("lease", format!("{}.{:03}s", p.lease_ms / 1000, p.lease_ms % 1000)),
+        ("size", size::show(s.total)),
+        ("free", size::show(s.free)),
+        ("mapped", size::show(s.mapped)),
+        ("preserve", size::show(s.preserve)),
+        ("limbo", size::show(s.limbo)),
+        ("reserve", size::show(s.reserve)),
+        ("promised", size::show(s.promised)),
+        ("disks", p.disks.to_string()),
+        ("volumes", p.volumes.to_string()),
+        ("snapshots", p.snapshots.to_string()),
+        ("clients", p.clients.to_string()),
+        ("sessions", p.sessions.to_string()),
+    ])
+}

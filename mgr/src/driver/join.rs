@@ -1,0 +1,80 @@
+//! What the driver needs of the store and of the listener, as traits, so that a test can stand in.
+
+use crate::catalog::Catalog;
+use crate::catalog::record::Record;
+use crate::core::admin_api::Level;
+use crate::core::{AdminRequest, Effect, Notice};
+use crate::listen::Connections;
+use fusevol_shared::disk::file::FileDisk;
+use fusevol_shared::error::Result;
+use fusevol_shared::ids::{DiskId, PoolId, SessionNo};
+use std::time::Duration;
+
+/// A disk that shall join the pool, open and looked at.
+#[derive(Debug)]
+pub struct Joining {
+    /// Open for writing.
+    pub disk: FileDisk,
+    /// The label that it carries, if it does: left by a manager that died before the catalog had the disk.
+    pub was: Option<(PoolId, DiskId)>,
+}
+
+/// Where records are kept, and the disks.
+pub trait Log {
+    /// Makes `records` durable as one transaction. `checkpoint` gives the whole state, these records included.
+    ///
+    /// # Errors
+    /// Any ends the manager.
+    fn commit(&mut self, records: &[Record], checkpoint: impl FnOnce() -> Vec<Record>) -> Result<()>;
+
+    /// How often `heartbeat` wants to be called.
+    fn heartbeat_every(&self) -> Duration;
+
+    /// Shows on the disks that this manager is alive, and looks whether it was superseded.
+    ///
+    /// # Errors
+    /// Any ends the manager.
+    fn heartbeat(&mut self) -> Result<()>;
+
+    /// Whether a session's byte lock is held on any disk; what cannot be asked counts as held.
+    fn lock_held(&self, session: SessionNo) -> bool;
+
+    /// Labels a disk, and gives the request that makes it the pool's: until the catalog has it, it counts for nothing.
+    ///
+    /// # Errors
+    /// Why it cannot join; the pool is as before then.
+    fn label(&mut self, disk: Joining, catalog: &Catalog) -> Result<AdminRequest>;
+
+    /// The end, in order: the next manager need not wait.
+    ///
+    /// # Errors
+    /// The disks' own; what was committed is durable all the same.
+    fn close(self) -> Result<()>;
+}
+
+/// Where what is said to clients goes.
+pub trait Clients {
+    /// Carries out a `Reply`, `Push` or `Close`; others are passed over. It never waits: a client that does not take what
+    /// it is told loses its connection.
+    fn carry_out(&mut self, effect: Effect);
+}
+
+impl Clients for Connections {
+    fn carry_out(&mut self, effect: Effect) {
+        match effect {
+            Effect::Reply { conn, id, result } => self.reply(conn, id, result),
+            Effect::Push { conn, push, body } => self.push(conn, push, body),
+            Effect::Close { conn } => self.close(conn, "ended by the manager"),
+            Effect::AdminReply { .. } | Effect::ProbeLock { .. } | Effect::Notice(_) => {}
+        }
+    }
+}
+
+/// Into the manager's log; `events` has them from the core.
+pub fn log_notice(notice: &Notice) {
+    match notice.level {
+        Level::Ok => tracing::info!("{}: {}", notice.what, notice.text),
+        Level::Warning => tracing::warn!("{}: {}", notice.what, notice.text),
+        Level::Critical => tracing::error!("{}: {}", notice.what, notice.text),
+    }
+}

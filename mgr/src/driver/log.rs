@@ -1,0 +1,193 @@
+//! The store on the pool's disks as the driver's log. Each call drives the disks' I/O on the calling thread's own ring.
+
+use super::join::{Joining, Log};
+use crate::admin::config::Config;
+use crate::admin::disks::Member;
+use crate::catalog::Catalog;
+use crate::catalog::record::{DiskEntry, Record};
+use crate::core::AdminRequest;
+use crate::store::{self, Candidate, HostDoor, NewDisk, NewPool, Options, Store, Takeover, Who};
+use fusevol_shared::clock::{Clock, SystemClock};
+use fusevol_shared::disk::Disk;
+use fusevol_shared::disk::file::FileDisk;
+use fusevol_shared::disk::ring::{self, block_on};
+use fusevol_shared::error::{Context, Error, Kind, Result};
+use fusevol_shared::format::layout::{Layout, MANAGER_LOCK};
+use fusevol_shared::ids::{DiskId, Generation, PoolId, SessionNo};
+use fusevol_shared::random::{Random, SystemRandom};
+use fusevol_shared::units::{AuSize, DiskNo};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Between two signs of life; the store's `watch` is longer.
+const HEARTBEAT: Duration = Duration::from_secs(2);
+/// How long a predecessor that was just killed may still hold its locks: until its last request has landed.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How often its locks are tried.
+const RETRY: Duration = Duration::from_millis(50);
+
+type File = Arc<FileDisk>;
+
+/// A pool that this process serves.
+pub struct StoreLog {
+    store: Store<File, HostDoor>,
+    disks: Vec<(DiskId, File)>,
+    au_size: AuSize,
+    pool: PoolId,
+}
+
+/// A generation that was won, not serving yet.
+pub struct Won {
+    takeover: Takeover<File, HostDoor>,
+    disks: Vec<(DiskId, File)>,
+    au_size: AuSize,
+    pool: PoolId,
+    /// What the catalog is folded from.
+    pub records: Vec<Record>,
+}
+
+/// What was read of a pool without serving it.
+#[derive(Debug)]
+pub struct Read {
+    /// What the catalog is folded from.
+    pub records: Vec<Record>,
+    /// Damaged and missing copies, of labels too.
+    pub flaws: Vec<String>,
+    /// Of the manager that wrote the catalog last.
+    pub generation: Generation,
+}
+
+/// Labels the disks and writes the first catalog.
+///
+/// # Errors
+/// The store's.
+pub fn create(
+    files: Vec<FileDisk>,
+    entries: &[DiskEntry],
+    config: &Config,
+    au_size: AuSize,
+    lease: Duration,
+    genesis: &[Record],
+) -> Result<()> {
+    let disks = files.into_iter().zip(entries);
+    let disks = disks.map(|(f, e)| NewDisk { path: f.path().display().to_string(), disk: Arc::new(f), id: e.id, no: e.no });
+    let pool = NewPool { pool: config.pool_id, name: config.pool.clone(), au_size, lease };
+    let who = Who::here(&mut SystemRandom)?;
+    block_on(store::create(disks.collect(), &pool, &who, HostDoor, false, genesis))
+}
+
+/// Reads the catalog; writes nothing.
+///
+/// # Errors
+/// The store's.
+pub fn read(members: &[Member]) -> Result<Read> {
+    let pool = members.first().map(|m| m.label.pool);
+    let (seen, records) = block_on(store::inspect(candidates(members), &Options { pool, ..Options::default() }))?;
+    Ok(Read { records, flaws: seen.warnings, generation: seen.newest.generation })
+}
+
+/// Wins the pool on these disks.
+///
+/// # Errors
+/// The store's; `Busy` only after a killed predecessor has had its time.
+pub fn open(members: &[Member]) -> Result<Won> {
+    let label = &members.first().ok_or_else(|| Error::new(Kind::NotFound, "the pool has no disk"))?.label;
+    let options = Options { pool: Some(label.pool), ..Options::default() };
+    let until = SystemClock.now().plus(PATIENCE);
+    let (takeover, records) = block_on(async {
+        loop {
+            let who = Who::here(&mut SystemRandom)?;
+            match store::open(candidates(members), who, HostDoor, &options).await {
+                Err(e) if e.kind() == Kind::Busy && SystemClock.now() < until => {
+                    ring::sleep(RETRY).await.context(Kind::Io, || "the ring's timer")?;
+                }
+                end => return end,
+            }
+        }
+    })?;
+    takeover.warnings().iter().for_each(|w| tracing::warn!("{w}"));
+    let disks = members.iter().map(|m| (m.label.disk, Arc::clone(&m.disk))).collect();
+    Ok(Won { takeover, disks, au_size: label.au_size, pool: label.pool, records })
+}
+
+fn candidates(members: &[Member]) -> Vec<Candidate<File>> {
+    members.iter().map(|m| Candidate { disk: Arc::clone(&m.disk), path: m.disk.path().display().to_string() }).collect()
+}
+
+impl Won {
+    /// Writes the catalog into an area of its own, and serves from then on.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn start(self, catalog: &Catalog) -> Result<StoreLog> {
+        let mut store = block_on(self.takeover.start(&catalog.dump()))?;
+        store.take_warnings().iter().for_each(|w| tracing::warn!("{w}"));
+        if let Some(pool) = catalog.pool() {
+            store.set_lease(Duration::from_millis(pool.lease_ms.into()));
+        }
+        Ok(StoreLog { store, disks: self.disks, au_size: self.au_size, pool: self.pool })
+    }
+}
+
+impl StoreLog {
+    /// The generation that serves.
+    #[must_use]
+    pub fn generation(&self) -> Generation {
+        self.store.generation()
+    }
+
+    /// Where a disk of the pool was found.
+    #[must_use]
+    pub fn path(&self, id: DiskId) -> Option<String> {
+        self.disks.iter().find(|(i, _)| *i == id).map(|(_, d)| d.path().display().to_string())
+    }
+
+    fn warn(&mut self) {
+        self.store.take_warnings().iter().for_each(|w| tracing::warn!("{w}"));
+    }
+}
+
+impl Log for StoreLog {
+    fn commit(&mut self, records: &[Record], checkpoint: impl FnOnce() -> Vec<Record>) -> Result<()> {
+        let done = block_on(self.store.commit(records, checkpoint));
+        self.warn();
+        done
+    }
+
+    fn heartbeat_every(&self) -> Duration {
+        HEARTBEAT
+    }
+
+    fn heartbeat(&mut self) -> Result<()> {
+        let done = block_on(self.store.heartbeat());
+        self.warn();
+        done
+    }
+
+    fn lock_held(&self, session: SessionNo) -> bool {
+        let byte = MANAGER_LOCK + 1 + u64::from(session.0);
+        self.disks.iter().any(|(_, d)| d.lock_held_by_other(byte).unwrap_or(true))
+    }
+
+    fn label(&mut self, new: Joining, catalog: &Catalog) -> Result<AdminRequest> {
+        let Joining { disk, was } = new;
+        if let Some((pool, id)) = was
+            && (pool != self.pool || catalog.disks().any(|d| d.entry.id == id))
+        {
+            return Err(Error::new(Kind::Refused, format!("disk {}: it belongs to a pool already", disk.path().display())));
+        }
+        let no = catalog.disks().map(|d| u32::from(d.entry.no.0) + 1).max().unwrap_or(0);
+        let no = DiskNo(u16::try_from(no).map_err(|_| Error::new(Kind::Refused, "the pool has no number left for a disk"))?);
+        let layout = Layout::for_disk(self.au_size, disk.size())?;
+        let (id, path) = (DiskId::from_random(SystemRandom.id()), disk.path().display().to_string());
+        let disk = Arc::new(disk);
+        let member = NewDisk { disk: Arc::clone(&disk), path: path.clone(), id, no };
+        block_on(self.store.add_disk(member, was.is_some()))?;
+        self.disks.push((id, disk));
+        Ok(AdminRequest::DiskAdd { id, aus: layout.aus, first_data: layout.first_data, end_data: layout.end_data, paths: vec![path] })
+    }
+
+    fn close(self) -> Result<()> {
+        block_on(self.store.close())
+    }
+}

@@ -1,0 +1,200 @@
+//! The loop that joins the core (decides), the store (keeps), and listener and admin socket (speak).
+//!
+//! One thread owns them: it waits for events, takes all that are waiting (up to [`BATCH_MAX`]), steps the core with each,
+//! commits their records as one transaction, and only then carries out the effects. So nobody outside ever sees a state
+//! that is not durable, and many requests share one flush (group commit).
+//!
+//! States: *serving*; *ended*: a failed commit, a SEAL seen, or a stop asked for. There is no way back from a failed
+//! commit: memory is ahead of the disk then, and the process ends; the next manager reads what is durable.
+//!
+//! Invariants: the effects of a batch follow its commit; every event is stepped once, in the order in which it came from
+//! its source; queue and batch are bounded, and a full queue makes the sources wait.
+
+mod handle;
+mod join;
+pub mod log;
+pub mod serve;
+#[cfg(test)]
+mod tests;
+
+pub use handle::{Handle, Input};
+pub use join::{Clients, Joining, Log};
+
+use crate::core::{AdminId, AdminReply, AdminRequest, Core, Effect, Event, Now, Output};
+use fusevol_shared::clock::{BootTime, Clock};
+use fusevol_shared::error::{Result, WireError};
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
+use tokio::runtime::Handle as Runtime;
+use tokio::sync::{mpsc, oneshot};
+
+/// Most events in one transaction.
+pub const BATCH_MAX: usize = 256;
+/// Most events that wait; then their sources wait.
+pub const QUEUE_MAX: usize = 1024;
+/// Records in one transaction beyond which no further event is taken into it.
+const RECORDS_MAX: usize = 1024;
+/// Longest sleep: a clock that went on in suspend is noticed after it.
+const SLEEP_MAX: Duration = Duration::from_secs(1);
+
+/// Who waits for an answer of the core.
+type Asker = oneshot::Sender<std::result::Result<AdminReply, WireError>>;
+
+/// The loop and what it owns.
+pub struct Driver<L, C> {
+    core: Core,
+    log: L,
+    clients: C,
+    clock: Box<dyn Clock>,
+    inputs: mpsc::Receiver<Input>,
+    /// Events that effects have led to; taken before the queue.
+    own: VecDeque<Event>,
+    asking: HashMap<AdminId, Asker>,
+    next_admin: u64,
+    heartbeat_at: BootTime,
+    stopping: bool,
+}
+
+impl<L: Log, C: Clients> Driver<L, C> {
+    /// The loop, and the way to it. The log stands under its generation already.
+    #[must_use]
+    pub fn new(core: Core, log: L, clients: C, clock: Box<dyn Clock>, inputs: mpsc::Receiver<Input>) -> Self {
+        let heartbeat_at = clock.now().plus(log.heartbeat_every());
+        Self {
+            core,
+            log,
+            clients,
+            clock,
+            inputs,
+            own: VecDeque::new(),
+            asking: HashMap::new(),
+            next_admin: 0,
+            heartbeat_at,
+            stopping: false,
+        }
+    }
+
+    /// Serves until it is stopped.
+    ///
+    /// # Errors
+    /// Why it cannot go on: a failed commit, or another manager has taken over.
+    pub fn run(mut self, runtime: &Runtime) -> Result<()> {
+        while !self.stopping {
+            let first = if self.own.is_empty() { self.wait(runtime) } else { None };
+            let effects = self.batch(first)?;
+            for effect in effects {
+                self.carry_out(effect);
+            }
+            let now = self.clock.now();
+            if now >= self.heartbeat_at {
+                self.log.heartbeat()?;
+                self.heartbeat_at = now.plus(self.log.heartbeat_every());
+            }
+        }
+        self.log.close()
+    }
+
+    /// Waits for an input, until the core or the heartbeat wants to be called.
+    fn wait(&mut self, runtime: &Runtime) -> Option<Input> {
+        let now = self.clock.now();
+        let until = self.core.deadline().map_or(self.heartbeat_at, |d| d.min(self.heartbeat_at));
+        let sleep = until.since(now).min(SLEEP_MAX);
+        match runtime.block_on(async { tokio::time::timeout(sleep, self.inputs.recv()).await }) {
+            Ok(Some(input)) => Some(input),
+            // Every source is gone: there is nothing left to serve.
+            Ok(None) => Some(Input::Stop),
+            Err(_) => None,
+        }
+    }
+
+    /// Steps the core with all that is waiting, and commits. Gives the effects.
+    fn batch(&mut self, first: Option<Input>) -> Result<Vec<Effect>> {
+        let mut out = Output::default();
+        let mut next = first;
+        for _ in 0..BATCH_MAX {
+            if let Some(event) = self.own.pop_front() {
+                self.step(event, &mut out);
+            } else if let Some(input) = next.take().or_else(|| self.inputs.try_recv().ok()) {
+                self.take(input, &mut out)?;
+            } else {
+                break;
+            }
+            if self.stopping || out.records.len() > RECORDS_MAX {
+                break;
+            }
+        }
+        // An input that was waited for is never left behind, whatever stood before it.
+        if let Some(input) = next {
+            self.take(input, &mut out)?;
+        }
+        if self.core.deadline().is_some_and(|d| d <= self.clock.now()) {
+            self.step(Event::Tick, &mut out);
+        }
+        self.commit(&out)?;
+        Ok(out.effects)
+    }
+
+    fn take(&mut self, input: Input, out: &mut Output) -> Result<()> {
+        match input {
+            Input::Event(event) => self.step(event, out),
+            Input::Ask { request, answer } => self.ask(request, answer, out),
+            Input::AddDisk { disk, answer } => self.add_disk(disk, answer, out)?,
+            Input::Stop => self.stopping = true,
+        }
+        Ok(())
+    }
+
+    fn ask(&mut self, request: AdminRequest, answer: Asker, out: &mut Output) {
+        self.next_admin += 1;
+        let from = AdminId(self.next_admin);
+        self.asking.insert(from, answer);
+        self.step(Event::Admin { from, request }, out);
+        // Administrators that went away are forgotten.
+        self.asking.retain(|_, a| !a.is_closed());
+    }
+
+    /// A disk joins: it is labelled, then the catalog gets it. What was asked before is committed and answered first: the
+    /// label names the disk's number. A label that the catalog does not know may be written over by the next attempt.
+    fn add_disk(&mut self, disk: Joining, answer: Asker, out: &mut Output) -> Result<()> {
+        self.commit(out)?;
+        let done = std::mem::take(out);
+        for effect in done.effects {
+            self.carry_out(effect);
+        }
+        match self.log.label(disk, self.core.catalog()) {
+            Ok(request) => self.ask(request, answer, out),
+            // Where nobody waits any more nobody is told.
+            Err(e) => answer.send(Err(WireError::from(&e))).unwrap_or_default(),
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, event: Event, out: &mut Output) {
+        self.core.step(Now::of(self.clock.as_ref()), event, out);
+    }
+
+    fn commit(&mut self, out: &Output) -> Result<()> {
+        if out.records.is_empty() {
+            return Ok(());
+        }
+        let catalog = self.core.catalog();
+        self.log.commit(&out.records, || catalog.dump())
+    }
+
+    fn carry_out(&mut self, effect: Effect) {
+        match effect {
+            Effect::AdminReply { to, result } => {
+                if let Some(answer) = self.asking.remove(&to) {
+                    // Nobody waits any more: nobody is told.
+                    let _ = answer.send(result);
+                }
+            }
+            Effect::ProbeLock { session } => {
+                let held = self.log.lock_held(session);
+                self.own.push_back(Event::LockProbed { session, held });
+            }
+            Effect::Notice(notice) => join::log_notice(&notice),
+            to_client => self.clients.carry_out(to_client),
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! The manager process: opens what it needs, joins it, serves, and ends.
+//!
+//! Order: the folder's lock; the disks, found by their labels; the catalog, under a generation won on the disks; the
+//! listener and the admin socket; then `ready`. A manager that was killed holds its byte locks until its last request
+//! has landed: its successor waits for that a little, and says who is in the way if it lasts.
+
+use super::log::{self, StoreLog};
+use super::{Driver, Handle, QUEUE_MAX};
+use crate::admin::config::Config as Settings;
+use crate::admin::dir::{Dir, DirLock};
+use crate::admin::disks;
+use crate::admin::server::{self, Admins};
+use crate::authority::Authority;
+use crate::catalog::Catalog;
+use crate::core::{AdminRequest, Config, Core, Now};
+use crate::listen::{ListenLimits, Listener};
+use fusevol_shared::clock::SystemClock;
+use fusevol_shared::disk::file::OpenMode;
+use fusevol_shared::error::{Context, Error, Kind, Result};
+use fusevol_shared::ids::BootId;
+use fusevol_shared::random::SystemRandom;
+use std::time::Duration;
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+/// Threads that speak TLS and JSON.
+const WORKERS: usize = 2;
+
+/// Serves the pool of `dir` until a signal ends it. `ready` is called once it serves.
+///
+/// # Errors
+/// Why it cannot begin, or not go on.
+pub fn serve(dir: &Dir, ready: impl FnOnce() -> Result<()>) -> Result<()> {
+    let lock = dir.lock()?;
+    let mut settings = Settings::load(dir)?;
+    let authority = Authority::load(dir.root(), settings.pool_id)?;
+    let boot = boot_id()?;
+    let (log, catalog) = open(dir, &mut settings)?;
+    let news = news(&settings, &catalog, &log);
+    let pool = catalog.pool().ok_or_else(|| Error::new(Kind::Damaged, "the catalog does not say which pool it is of"))?.clone();
+    let lease = Duration::from_millis(pool.lease_ms.into());
+    let core = Core::new(catalog, Config::new(lease, boot), log.generation(), Now::of(&SystemClock), Box::new(SystemRandom));
+
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build();
+    let runtime = runtime.context(Kind::Io, || "the runtime")?;
+    let (to, inputs) = mpsc::channel(QUEUE_MAX);
+    let addresses: Vec<String> = settings.listen.iter().map(ToString::to_string).collect();
+    let listener = runtime.block_on(Listener::bind(&addresses, authority.tls()?, ListenLimits::default(), to.clone()))?;
+    let driver = Driver::new(core, log, listener.connections(), Box::new(SystemClock), inputs);
+    let on = runtime.handle().clone();
+    let thread = std::thread::Builder::new().name("driver".to_owned()).spawn(move || driver.run(&on));
+    let thread = thread.context(Kind::Io, || "the driver's thread")?;
+    let handle = Handle::new(to);
+    for request in news {
+        runtime.block_on(handle.ask(request))?;
+    }
+    speak(&runtime, dir, &lock, Admins { driver: handle, pool: pool.id, au_size: pool.au_size, dir: dir.clone() })?;
+    ready()?;
+    // Nobody may wait for it: then nobody is told.
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+
+    let end = thread.join().unwrap_or_else(|_| Err(Error::new(Kind::Internal, "the driver panicked; its message stands above")));
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    // Connections end with the listener; an admin socket that is gone says more than one that refuses.
+    drop(listener);
+    let _ = std::fs::remove_file(dir.socket());
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    end.map_err(|e| e.within("the manager has ended"))
+}
+
+/// Opens the disks and wins a generation on them. Disks that the configuration does not know are written down, and the
+/// pool is won again with all of them.
+fn open(dir: &Dir, settings: &mut Settings) -> Result<(StoreLog, Catalog)> {
+    let mut members = disks::find(settings, OpenMode::ReadWrite)?;
+    let mut won = log::open(&members)?;
+    let mut catalog = Catalog::fold(&won.records)?;
+    if disks::complete(&mut members, settings, &catalog, OpenMode::ReadWrite)? {
+        drop(won);
+        won = log::open(&members)?;
+        catalog = Catalog::fold(&won.records)?;
+        settings.save(dir)?;
+    }
+    Ok((won.start(&catalog)?, catalog))
+}
+
+/// What this host knows better than the catalog: where the disks are, and where clients find the manager.
+fn news(settings: &Settings, catalog: &Catalog, log: &StoreLog) -> Vec<AdminRequest> {
+    let mut news = Vec::new();
+    if catalog.addresses() != settings.told() {
+        news.push(AdminRequest::ListenSet { addresses: settings.told() });
+    }
+    for disk in catalog.disks() {
+        if let Some(path) = log.path(disk.entry.id).filter(|p| !disk.entry.paths.contains(p)) {
+            news.push(AdminRequest::DiskPaths { id: disk.entry.id, paths: vec![path] });
+        }
+    }
+    news
+}
+
+/// Opens the admin socket and listens for signals.
+fn speak(runtime: &Runtime, dir: &Dir, lock: &DirLock, admins: Admins) -> Result<()> {
+    let _on = runtime.enter();
+    let socket = server::bind(dir, lock)?;
+    let (mut term, mut int) =
+        signal(SignalKind::terminate()).and_then(|t| signal(SignalKind::interrupt()).map(|i| (t, i))).context(Kind::Io, || "signals")?;
+    let driver = admins.driver.clone();
+    runtime.spawn(server::serve(socket, admins));
+    runtime.spawn(async move {
+        tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
+        tracing::info!("stopping");
+        driver.stop().await;
+    });
+    Ok(())
+}
+
+/// Of this boot of this host.
+fn boot_id() -> Result<BootId> {
+    let path = "/proc/sys/kernel/random/boot_id";
+    let text = std::fs::read_to_string(path).context(Kind::Io, || path)?;
+    text.trim().parse().context(Kind::Internal, || path)
+}

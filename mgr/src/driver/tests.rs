@@ -1,0 +1,161 @@
+//! The driver with the real core, a log in memory and clients that only note down.
+
+use super::*;
+use crate::catalog::Catalog;
+use crate::catalog::record::{PoolEntry, Record};
+use crate::core::Config;
+use fusevol_shared::clock::SystemClock;
+use fusevol_shared::disk::file::{FileDisk, OpenMode};
+use fusevol_shared::error::{Error, Kind};
+use fusevol_shared::ids::{BootId, Generation, KeyPrint, PoolId, SessionNo};
+use fusevol_shared::name::Name;
+use fusevol_shared::random::SeededRandom;
+use fusevol_shared::units::AuSize;
+use std::sync::{Arc, Mutex};
+
+#[derive(Clone, Default)]
+struct Seen(Arc<Mutex<Vec<String>>>);
+
+impl Seen {
+    fn note(&self, what: impl Into<String>) {
+        self.0.lock().expect("not poisoned").push(what.into());
+    }
+    fn all(&self) -> Vec<String> {
+        self.0.lock().expect("not poisoned").clone()
+    }
+}
+
+struct MemLog {
+    seen: Seen,
+    commits_left: usize,
+    beats_left: usize,
+    every: Duration,
+}
+
+impl Log for MemLog {
+    fn commit(&mut self, records: &[Record], checkpoint: impl FnOnce() -> Vec<Record>) -> Result<()> {
+        self.commits_left = self.commits_left.checked_sub(1).ok_or_else(|| Error::new(Kind::Io, "the disk is gone"))?;
+        assert!(!checkpoint().is_empty());
+        self.seen.note(format!("commit {}", records.len()));
+        Ok(())
+    }
+    fn heartbeat_every(&self) -> Duration {
+        self.every
+    }
+    fn heartbeat(&mut self) -> Result<()> {
+        self.beats_left = self.beats_left.checked_sub(1).ok_or_else(|| Error::new(Kind::Lapsed, "another manager has taken over"))?;
+        self.seen.note("heartbeat");
+        Ok(())
+    }
+    fn lock_held(&self, _session: SessionNo) -> bool {
+        true
+    }
+    fn label(&mut self, _disk: Joining, _catalog: &Catalog) -> Result<AdminRequest> {
+        Err(Error::new(Kind::Refused, "it carries an xfs filesystem"))
+    }
+    fn close(self) -> Result<()> {
+        self.seen.note("closed");
+        Ok(())
+    }
+}
+
+struct Noted(Seen);
+
+impl Clients for Noted {
+    fn carry_out(&mut self, effect: Effect) {
+        self.0.note(match effect {
+            Effect::Close { conn } => format!("close {}", conn.0),
+            Effect::Reply { conn, .. } => format!("reply {}", conn.0),
+            _ => "push".to_owned(),
+        });
+    }
+}
+
+struct Rig {
+    seen: Seen,
+    runtime: tokio::runtime::Runtime,
+    handle: Handle,
+    driver: std::thread::JoinHandle<Result<()>>,
+}
+
+fn driver(commits_left: usize, beats_left: usize, every: Duration) -> (Driver<MemLog, Noted>, mpsc::Sender<Input>, Seen) {
+    let seen = Seen::default();
+    let mut catalog = Catalog::default();
+    let pool =
+        PoolEntry { id: PoolId([1; 16]), name: Name::new("p").expect("a name"), au_size: AuSize::DEFAULT, lease_ms: 10_000, created: 1 };
+    catalog.apply(&Record::PoolCreated(pool)).expect("the first record");
+    let config = Config::new(Duration::from_secs(10), BootId([2; 16]));
+    let core = Core::new(catalog, config, Generation(1), Now::of(&SystemClock), Box::new(SeededRandom(1)));
+    let log = MemLog { seen: seen.clone(), commits_left, beats_left, every };
+    let (to, inputs) = mpsc::channel(QUEUE_MAX);
+    (Driver::new(core, log, Noted(seen.clone()), Box::new(SystemClock), inputs), to, seen)
+}
+
+fn rig(commits_left: usize, beats_left: usize, every: Duration) -> Rig {
+    let (driver, to, seen) = driver(commits_left, beats_left, every);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+    let on = runtime.handle().clone();
+    let driver = std::thread::spawn(move || driver.run(&on));
+    Rig { seen, runtime, handle: Handle::new(to), driver }
+}
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn add_client(rig: &Rig, name: &str, key: u8) -> Result<AdminReply> {
+    rig.runtime.block_on(rig.handle.ask(AdminRequest::ClientAdd { name: name.to_owned(), print: KeyPrint([key; 32]) }))
+}
+
+#[test]
+fn an_answer_follows_its_commit_and_a_stop_is_in_order() {
+    let rig = rig(10, 10, HOUR);
+    assert!(matches!(add_client(&rig, "host1", 1), Ok(AdminReply::Client(c)) if c.name.as_str() == "host1"));
+    assert_eq!(add_client(&rig, "host1", 2).expect_err("is there").kind(), Kind::Exists);
+    rig.runtime.block_on(rig.handle.stop());
+    rig.driver.join().expect("no panic").expect("in order");
+    assert_eq!(rig.seen.all(), ["commit 1", "closed"]);
+}
+
+#[test]
+fn after_a_failed_commit_nothing_is_answered_and_the_manager_ends() {
+    let rig = rig(0, 10, HOUR);
+    assert_eq!(add_client(&rig, "host1", 1).expect_err("not durable").kind(), Kind::Unreachable);
+    assert_eq!(rig.driver.join().expect("no panic").expect_err("ended").to_string(), "the disk is gone");
+    assert!(rig.seen.all().is_empty());
+}
+
+#[test]
+fn a_manager_that_was_superseded_ends() {
+    let rig = rig(10, 2, Duration::from_millis(1));
+    assert_eq!(rig.driver.join().expect("no panic").expect_err("ended").kind(), Kind::Lapsed);
+    assert_eq!(rig.seen.all(), ["heartbeat", "heartbeat"]);
+}
+
+#[test]
+fn a_disk_that_cannot_join_changes_nothing() {
+    let rig = rig(10, 10, HOUR);
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let disk = Joining { disk: FileDisk::open(file.path(), OpenMode::ReadWrite).expect("opens"), was: None };
+    let e = rig.runtime.block_on(rig.handle.add_disk(disk)).expect_err("refused");
+    assert_eq!((e.kind(), e.to_string().as_str()), (Kind::Refused, "it carries an xfs filesystem"));
+    rig.runtime.block_on(rig.handle.stop());
+    rig.driver.join().expect("no panic").expect("in order");
+    assert_eq!(rig.seen.all(), ["closed"]);
+}
+
+#[test]
+fn waiting_events_share_one_commit() {
+    let (mut driver, to, seen) = driver(1, 10, HOUR);
+    let mut answers = Vec::new();
+    for i in 0..BATCH_MAX {
+        let (answer, coming) = oneshot::channel();
+        let print = KeyPrint([u8::try_from(i).expect("below 256"); 32]);
+        let request = AdminRequest::ClientAdd { name: format!("c{i}"), print };
+        to.try_send(Input::Ask { request, answer }).expect("there is room");
+        answers.push(coming);
+    }
+    let effects = driver.batch(None).expect("durable");
+    assert!(answers.iter_mut().all(|a| a.try_recv().is_err()), "nothing is said before the effects are carried out");
+    effects.into_iter().for_each(|e| driver.carry_out(e));
+    assert!(answers.iter_mut().all(|a| matches!(a.try_recv(), Ok(Ok(AdminReply::Client(_))))));
+    assert_eq!(seen.all(), [format!("commit {BATCH_MAX}")]);
+}
