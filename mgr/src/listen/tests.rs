@@ -1,5 +1,6 @@
 //! Who is let in, and what happens to those who break the rules; on real sockets.
 
+mod faults;
 mod handshake;
 mod limits;
 
