@@ -77,7 +77,8 @@ pub fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<u8> {
-    shared_cli::log::init("warn")?;
+    // The FUSE library speaks of requests that were interrupted as errors; ours are said by the adapter.
+    shared_cli::log::init(if matches!(cli.verb, Verb::Mount(_)) { "info,fuser=off" } else { "warn" })?;
     let ask = verbs::Ask { json: cli.json, dir: cli.dir };
     match cli.verb {
         Verb::Mount(args) => mount::run(args, cli.json),

@@ -8,11 +8,10 @@ use crate::session::Session;
 use crate::session::granted::List;
 use crate::volume::Mode;
 use fuser::{
-    AccessFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig, LockOwner,
-    OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen,
-    ReplyStatfs, ReplyWrite, Request, TimeOrNow, WriteFlags,
+    AccessFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
+    IoctlFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
-use fusevol_shared::disk::buf::{IoBuf, IoBytes};
 use fusevol_shared::error::{Error, Kind, Result};
 use std::ffi::OsStr;
 use std::path::Path;
@@ -27,11 +26,6 @@ const FRESH: Duration = Duration::from_secs(1);
 const MAX_WRITE: u32 = 1 << 20;
 /// Every open goes past the page cache, its writes beside each other.
 const OPENED: FopenFlags = FopenFlags::FOPEN_DIRECT_IO.union(FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES);
-
-const PUNCH: i32 = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
-const ZERO: i32 = libc::FALLOC_FL_ZERO_RANGE;
-const ZERO_KEEP: i32 = libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE;
-const KEEP: i32 = libc::FALLOC_FL_KEEP_SIZE;
 
 /// The filesystem of one mount.
 pub(super) struct Adapter {
@@ -52,17 +46,17 @@ impl Adapter {
         list
     }
 
-    fn node(&self, ino: INodeNo) -> std::result::Result<Node, Errno> {
+    pub(super) fn node(&self, ino: INodeNo) -> std::result::Result<Node, Errno> {
         self.nodes.node(ino.0).ok_or(Errno::ENOENT)
     }
 
-    fn attr(&self, ino: INodeNo) -> std::result::Result<FileAttr, Errno> {
+    pub(super) fn attr(&self, ino: INodeNo) -> std::result::Result<FileAttr, Errno> {
         let node = self.node(ino)?;
         self.base.of(&self.session, &self.list(), ino.0, node).ok_or(Errno::ENOENT)
     }
 
     /// For people: what a number names.
-    fn name(&self, ino: INodeNo) -> String {
+    pub(super) fn name(&self, ino: INodeNo) -> String {
         let list = self.session.granted().list();
         match self.nodes.node(ino.0) {
             Some(Node::Volume(id)) => format!("volume {}", self.session.granted().name_of(id)),
@@ -90,91 +84,7 @@ impl Adapter {
         }
     }
 
-    fn writable(&self, fh: FileHandle) -> std::result::Result<Arc<crate::session::file::VolumeFile>, Errno> {
-        match self.handles.get(fh.0) {
-            Some(Handle::Volume(file, Mode::Write)) => Ok(file),
-            Some(Handle::Volume(_, Mode::Read) | Handle::Snapshot(_)) | None => Err(Errno::EBADF),
-        }
-    }
-
-    fn write_at(&self, ino: INodeNo, fh: FileHandle, offset: u64, data: &[u8], sync: bool) -> std::result::Result<u32, Errno> {
-        let file = self.writable(fh)?;
-        let size = file.attached().ok_or(Errno::EIO)?.size();
-        if data.is_empty() {
-            return Ok(0);
-        }
-        if offset >= size {
-            tracing::debug!("{}: a write at {offset}, past the end ({size})", self.name(ino));
-            return Err(Errno::EFBIG);
-        }
-        let fits = usize::try_from(size - offset).map_or(data.len(), |room| room.min(data.len()));
-        let bytes: IoBytes = IoBuf::copy_of(&data[..fits]).freeze();
-        file.write(offset, bytes, sync).map_err(|e| self.failed("write", ino, &e))?;
-        u32::try_from(fits).map_err(|_| Errno::EINVAL)
-    }
-
-    fn fallocate_at(&self, ino: INodeNo, fh: FileHandle, offset: u64, length: u64, mode: i32) -> std::result::Result<(), Errno> {
-        let file = self.writable(fh)?;
-        let size = file.attached().ok_or(Errno::EIO)?.size();
-        let end = offset.checked_add(length).ok_or(Errno::EFBIG)?;
-        // What keeps the size may reach past the end; what would move the end is refused.
-        if end > size && !matches!(mode, PUNCH | ZERO_KEEP | KEEP) {
-            return Err(Errno::EFBIG);
-        }
-        let length = end.min(size).saturating_sub(offset);
-        if length == 0 {
-            return Ok(());
-        }
-        let done = match mode {
-            PUNCH => file.discard(offset, length),
-            ZERO | ZERO_KEEP => file.zero(offset, length),
-            0 | KEEP => file.allocate(offset, length),
-            _ => return Err(Errno::EOPNOTSUPP),
-        };
-        done.map_err(|e| self.failed("fallocate", ino, &e))
-    }
-
-    fn seek(&self, ino: INodeNo, fh: FileHandle, offset: i64, whence: i32) -> std::result::Result<i64, Errno> {
-        let off = u64::try_from(offset).map_err(|_| Errno::ENXIO)?;
-        let found = match (self.handles.get(fh.0).ok_or(Errno::EBADF)?, whence) {
-            (Handle::Volume(file, _), libc::SEEK_DATA) => file.attached().ok_or(Errno::EIO)?.seek_data(off),
-            (Handle::Volume(file, _), libc::SEEK_HOLE) => file.attached().ok_or(Errno::EIO)?.seek_hole(off),
-            (Handle::Snapshot(file), libc::SEEK_DATA) => file.reader().ok_or(Errno::EIO)?.seek_data(off),
-            (Handle::Snapshot(file), libc::SEEK_HOLE) => file.reader().ok_or(Errno::EIO)?.seek_hole(off),
-            _ => return Err(Errno::EINVAL),
-        };
-        tracing::trace!("{}: seek {whence} from {off}: {found:?}", self.name(ino));
-        found.and_then(|at| i64::try_from(at).ok()).ok_or(Errno::ENXIO)
-    }
-
-    /// A change of size. The size of a volume is the pool's matter; `O_TRUNC`, which the kernel turns into this, empties it.
-    fn truncate(&self, ino: INodeNo, size: u64, fh: Option<FileHandle>) -> std::result::Result<(), Errno> {
-        let attr = self.attr(ino)?;
-        if size == attr.size {
-            return Ok(());
-        }
-        let Node::Volume(id) = self.node(ino)? else { return Err(Errno::EROFS) };
-        let file = self.session.volume(id).map_err(|e| self.failed("truncate", ino, &e))?;
-        if size == 0 && fh.is_none() && file.users().writers > 0 {
-            tracing::info!("{}: opened with O_TRUNC: all its blocks are discarded, its size stays", self.name(ino));
-            return file.discard(0, attr.size).map_err(|e| self.failed("truncate", ino, &e));
-        }
-        tracing::warn!(
-            "{}: a change of its size from {} to {size} is refused: volumes are not resized through the mount",
-            self.name(ino),
-            attr.size
-        );
-        Err(Errno::EPERM)
-    }
-
-    fn sync(&self, ino: INodeNo, fh: FileHandle) -> std::result::Result<(), Errno> {
-        match self.handles.get(fh.0).ok_or(Errno::EBADF)? {
-            Handle::Volume(file, Mode::Write) => file.flush().map_err(|e| self.failed("flush", ino, &e)),
-            Handle::Volume(_, Mode::Read) | Handle::Snapshot(_) => Ok(()),
-        }
-    }
-
-    fn failed(&self, what: &str, ino: INodeNo, e: &Error) -> Errno {
+    pub(super) fn failed(&self, what: &str, ino: INodeNo, e: &Error) -> Errno {
         errno::logged(&format!("{}: {what}", self.name(ino)), e)
     }
 
@@ -397,6 +307,54 @@ impl Filesystem for Adapter {
             Ok(at) => reply.offset(at),
             Err(e) => reply.error(e),
         }
+    }
+
+    // What volumes do not have. The kernel asks once and then knows.
+
+    fn getxattr(&self, _req: &Request, _ino: INodeNo, _name: &OsStr, _size: u32, reply: ReplyXattr) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn listxattr(&self, _req: &Request, _ino: INodeNo, _size: u32, reply: ReplyXattr) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn setxattr(&self, _req: &Request, _ino: INodeNo, _name: &OsStr, _value: &[u8], _flags: i32, _position: u32, reply: ReplyEmpty) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn removexattr(&self, _req: &Request, _ino: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn ioctl(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _flags: IoctlFlags,
+        _cmd: u32,
+        _in_data: &[u8],
+        _out_size: u32,
+        reply: ReplyIoctl,
+    ) {
+        reply.error(Errno::ENOTTY);
+    }
+
+    fn copy_file_range(
+        &self,
+        _req: &Request,
+        _ino_in: INodeNo,
+        _fh_in: FileHandle,
+        _offset_in: u64,
+        _ino_out: INodeNo,
+        _fh_out: FileHandle,
+        _offset_out: u64,
+        _len: u64,
+        _flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        reply.error(Errno::ENOSYS);
     }
 
     fn create(&self, _req: &Request, parent: INodeNo, _name: &OsStr, _mode: u32, _umask: u32, _flags: i32, reply: ReplyCreate) {

@@ -1,6 +1,6 @@
 //! The FUSE adapter: what the kernel asks, passed on to the session, and its answers as the kernel wants them.
 //!
-//! - [`adapter`]: the operations. [`attr`]: names and attributes. [`nodes`]: inode numbers. [`handles`]: open files.
+//! - [`adapter`]: the operations; [`ops`]: those that take more than a line. [`attr`]: names and attributes. [`nodes`]: inode numbers. [`handles`]: open files.
 //! - [`errno`]: our errors as numbers. [`mount`]: mounting, serving, the options of the connection.
 //! - [`table`]: the host's table of mounts, and who uses one.
 //!
@@ -14,6 +14,7 @@ pub mod errno;
 mod handles;
 pub mod mount;
 pub mod nodes;
+mod ops;
 pub mod table;
 
 pub use attr::Shows;

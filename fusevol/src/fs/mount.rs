@@ -9,9 +9,14 @@ use super::handles::Handles;
 use super::nodes::Nodes;
 use super::table;
 use crate::session::Session;
-use fuser::{BackgroundSession, Config, MountOption, SessionACL};
+use fuser::{BackgroundSession, Config, SessionACL};
 use fusevol_shared::clock::{Clock, SystemClock};
 use fusevol_shared::error::{Context, Error, Kind, Result};
+use rustix::mount::MountFlags;
+use std::ffi::CString;
+use std::fs::OpenOptions;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -55,7 +60,7 @@ pub fn mount(session: Arc<Session>, dir: &Path, options: &Options) -> Result<Mou
         gid: rustix::process::getgid().as_raw(),
         block: u32::try_from(session.block_size()).context(Kind::Internal, || "the block is larger than 4 GiB")?,
     };
-    let pool = session.about().welcome.pool_name.clone();
+    let source = format!("fusevol:{}", session.about().welcome.pool_name);
     let adapter = Adapter {
         session,
         shows: options.shows.clone(),
@@ -64,24 +69,51 @@ pub fn mount(session: Arc<Session>, dir: &Path, options: &Options) -> Result<Mou
         nodes: Nodes::default(),
         handles: Handles::default(),
     };
+    let fuse = attach(&dir, &source, options)?;
+    let acl = if options.allow_other { SessionACL::All } else { SessionACL::Owner };
     let mut config = Config::default();
-    config.mount_options = vec![
-        MountOption::FSName(format!("fusevol:{pool}")),
-        MountOption::Subtype(SUBTYPE.to_owned()),
-        MountOption::DefaultPermissions,
-        MountOption::NoDev,
-        MountOption::NoSuid,
-        MountOption::NoExec,
-        MountOption::NoAtime,
-    ];
-    if options.read_only {
-        config.mount_options.push(MountOption::RO);
-    }
-    config.acl = if options.allow_other { SessionACL::All } else { SessionACL::Owner };
+    config.acl = acl;
     config.n_threads = Some(loops);
     config.clone_fd = true;
-    let serving = fuser::spawn_mount(adapter, &dir, &config).map_err(|e| refused(&dir, e))?;
-    Ok(Mount { dir, serving })
+    let serving = fuser::Session::from_fd(adapter, fuse, acl, config).and_then(fuser::Session::spawn);
+    match serving.context(Kind::Io, || format!("{} cannot be served", dir.display())) {
+        Ok(serving) => Ok(Mount { dir, serving }),
+        Err(e) => {
+            // What the kernel says to that matters less than why it could not be served.
+            let _ = table::unmount_by_force(&dir);
+            Err(e)
+        }
+    }
+}
+
+/// The kernel's end: `/dev/fuse`, mounted. Done here and not by the library, which unmounts the folder once more when it
+/// ends, whatever is mounted there by then.
+fn attach(dir: &Path, source: &str, options: &Options) -> Result<OwnedFd> {
+    let dev = OpenOptions::new().read(true).write(true).open("/dev/fuse").context(Kind::Io, || "/dev/fuse")?;
+    let mode = std::fs::metadata(dir).context(Kind::Io, || format!("{}", dir.display()))?.mode();
+    // mount.fuse(8) and Documentation/filesystems/fuse.rst have these.
+    let mut data = format!(
+        "fd={},rootmode={:o},user_id={},group_id={},default_permissions",
+        dev.as_raw_fd(),
+        mode & libc::S_IFMT,
+        rustix::process::getuid().as_raw(),
+        rustix::process::getgid().as_raw()
+    );
+    if options.allow_other {
+        data.push_str(",allow_other");
+    }
+    let data = CString::new(data).context(Kind::Internal, || "mount options")?;
+    let mut flags = MountFlags::NODEV | MountFlags::NOSUID | MountFlags::NOEXEC | MountFlags::NOATIME;
+    if options.read_only {
+        flags |= MountFlags::RDONLY;
+    }
+    match rustix::mount::mount(source, dir, format!("fuse.{SUBTYPE}"), flags, Some(data.as_c_str())) {
+        Ok(()) => Ok(dev.into()),
+        Err(e @ (rustix::io::Errno::PERM | rustix::io::Errno::ACCESS)) => {
+            Err(Error::new(Kind::Denied, format!("{} may not be mounted", dir.display())).because(e).hint("run it as root (sudo)"))
+        }
+        Err(e) => Err(Error::new(Kind::Io, format!("{} cannot be mounted", dir.display())).because(e)),
+    }
 }
 
 impl Mount {
@@ -129,15 +161,5 @@ pub fn possible() -> Result<()> {
     match std::fs::metadata("/dev/fuse") {
         Ok(_) => Ok(()),
         Err(e) => Err(Error::new(Kind::Refused, "/dev/fuse cannot be used").because(e).hint("load the module: modprobe fuse")),
-    }
-}
-
-fn refused(dir: &Path, e: std::io::Error) -> Error {
-    let error = Error::new(Kind::Io, format!("{} cannot be mounted", dir.display()));
-    match e.raw_os_error() {
-        Some(libc::EPERM | libc::EACCES) => {
-            Error::new(Kind::Denied, format!("{} may not be mounted", dir.display())).because(e).hint("run it as root (sudo)")
-        }
-        _ => error.because(e),
     }
 }

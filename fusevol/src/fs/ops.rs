@@ -1,0 +1,103 @@
+//! What a volume file does with a request: limits at the end of the volume, and which of our answers is which number.
+
+use super::adapter::Adapter;
+use super::handles::Handle;
+use super::nodes::Node;
+use crate::session::file::VolumeFile;
+use crate::volume::Mode;
+use fuser::{Errno, FileHandle, INodeNo};
+use fusevol_shared::disk::buf::{IoBuf, IoBytes};
+use std::sync::Arc;
+
+const PUNCH: i32 = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+const ZERO: i32 = libc::FALLOC_FL_ZERO_RANGE;
+const ZERO_KEEP: i32 = libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE;
+const KEEP: i32 = libc::FALLOC_FL_KEEP_SIZE;
+
+type Answer<T> = Result<T, Errno>;
+
+impl Adapter {
+    fn writable(&self, fh: FileHandle) -> Answer<Arc<VolumeFile>> {
+        match self.handles.get(fh.0) {
+            Some(Handle::Volume(file, Mode::Write)) => Ok(file),
+            Some(Handle::Volume(_, Mode::Read) | Handle::Snapshot(_)) | None => Err(Errno::EBADF),
+        }
+    }
+
+    pub(super) fn write_at(&self, ino: INodeNo, fh: FileHandle, offset: u64, data: &[u8], sync: bool) -> Answer<u32> {
+        let file = self.writable(fh)?;
+        let size = file.attached().ok_or(Errno::EIO)?.size();
+        if data.is_empty() {
+            return Ok(0);
+        }
+        if offset >= size {
+            tracing::debug!("{}: a write at {offset}, past the end ({size})", self.name(ino));
+            return Err(Errno::EFBIG);
+        }
+        let fits = usize::try_from(size - offset).map_or(data.len(), |room| room.min(data.len()));
+        let bytes: IoBytes = IoBuf::copy_of(&data[..fits]).freeze();
+        file.write(offset, bytes, sync).map_err(|e| self.failed("write", ino, &e))?;
+        u32::try_from(fits).map_err(|_| Errno::EINVAL)
+    }
+
+    pub(super) fn fallocate_at(&self, ino: INodeNo, fh: FileHandle, offset: u64, length: u64, mode: i32) -> Answer<()> {
+        let file = self.writable(fh)?;
+        let size = file.attached().ok_or(Errno::EIO)?.size();
+        let end = offset.checked_add(length).ok_or(Errno::EFBIG)?;
+        // What keeps the size may reach past the end; what would move the end is refused.
+        if end > size && !matches!(mode, PUNCH | ZERO_KEEP | KEEP) {
+            return Err(Errno::EFBIG);
+        }
+        let length = end.min(size).saturating_sub(offset);
+        if length == 0 {
+            return Ok(());
+        }
+        let done = match mode {
+            PUNCH => file.discard(offset, length),
+            ZERO | ZERO_KEEP => file.zero(offset, length),
+            0 | KEEP => file.allocate(offset, length),
+            _ => return Err(Errno::EOPNOTSUPP),
+        };
+        done.map_err(|e| self.failed("fallocate", ino, &e))
+    }
+
+    pub(super) fn seek(&self, ino: INodeNo, fh: FileHandle, offset: i64, whence: i32) -> Answer<i64> {
+        let off = u64::try_from(offset).map_err(|_| Errno::ENXIO)?;
+        let found = match (self.handles.get(fh.0).ok_or(Errno::EBADF)?, whence) {
+            (Handle::Volume(file, _), libc::SEEK_DATA) => file.attached().ok_or(Errno::EIO)?.seek_data(off),
+            (Handle::Volume(file, _), libc::SEEK_HOLE) => file.attached().ok_or(Errno::EIO)?.seek_hole(off),
+            (Handle::Snapshot(file), libc::SEEK_DATA) => file.reader().ok_or(Errno::EIO)?.seek_data(off),
+            (Handle::Snapshot(file), libc::SEEK_HOLE) => file.reader().ok_or(Errno::EIO)?.seek_hole(off),
+            _ => return Err(Errno::EINVAL),
+        };
+        tracing::trace!("{}: seek {whence} from {off}: {found:?}", self.name(ino));
+        found.and_then(|at| i64::try_from(at).ok()).ok_or(Errno::ENXIO)
+    }
+
+    /// A change of size. The size of a volume is the pool's matter; `O_TRUNC`, which the kernel turns into this, empties it.
+    pub(super) fn truncate(&self, ino: INodeNo, size: u64, fh: Option<FileHandle>) -> Answer<()> {
+        let attr = self.attr(ino)?;
+        if size == attr.size {
+            return Ok(());
+        }
+        let Node::Volume(id) = self.node(ino)? else { return Err(Errno::EROFS) };
+        let file = self.session.volume(id).map_err(|e| self.failed("truncate", ino, &e))?;
+        if size == 0 && fh.is_none() && file.users().writers > 0 {
+            tracing::info!("{}: opened with O_TRUNC: all its blocks are discarded, its size stays", self.name(ino));
+            return file.discard(0, attr.size).map_err(|e| self.failed("truncate", ino, &e));
+        }
+        tracing::warn!(
+            "{}: a change of its size from {} to {size} is refused: volumes are not resized through the mount",
+            self.name(ino),
+            attr.size
+        );
+        Err(Errno::EPERM)
+    }
+
+    pub(super) fn sync(&self, ino: INodeNo, fh: FileHandle) -> Answer<()> {
+        match self.handles.get(fh.0).ok_or(Errno::EBADF)? {
+            Handle::Volume(file, Mode::Write) => file.flush().map_err(|e| self.failed("flush", ino, &e)),
+            Handle::Volume(_, Mode::Read) | Handle::Snapshot(_) => Ok(()),
+        }
+    }
+}
