@@ -1,3 +1,5 @@
+//! Both nets carry the same bytes; the one in memory fails as told.
+
 use super::memory::{MemNet, Way};
 use super::*;
 use std::time::Duration;

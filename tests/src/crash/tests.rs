@@ -1,3 +1,5 @@
+//! The crash disk itself: nothing that must survive is ever missing, and what may be missing is.
+
 use super::*;
 use fusevol_shared::disk::ring::block_on;
 use fusevol_shared::units::{PAGE, PAGE_U64, SECTOR};

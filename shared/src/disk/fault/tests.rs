@@ -1,3 +1,5 @@
+//! Each fault does what its rule says, and is counted.
+
 use super::super::mem::MemDisk;
 use super::super::ring::block_on;
 use super::*;

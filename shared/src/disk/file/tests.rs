@@ -1,3 +1,5 @@
+//! Real files and, where the machine gives one, a loop device.
+
 use super::*;
 use crate::disk::ring::block_on;
 use crate::units::PAGE_U64;

@@ -1,3 +1,5 @@
+//! Labels decide: swapped, missing, copied, damaged and foreign disks.
+
 use super::*;
 use crate::disk::fault::{Fault, FaultDisk, Ops, Rule};
 use crate::disk::mem::MemDisk;

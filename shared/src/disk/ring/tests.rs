@@ -1,3 +1,5 @@
+//! The ring under more requests than fit, dropped futures, wake-ups of other threads, and ends of threads.
+
 use super::*;
 use crate::units::PAGE;
 use futures_util::future::{Either, join_all, select};
