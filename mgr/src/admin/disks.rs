@@ -88,7 +88,7 @@ pub fn open_joining(path: &Path, au_size: AuSize, pool: PoolId) -> Result<Joinin
     if let Finding::Label(label, _) = probe(&disk)?
         && label.pool == pool
     {
-        return Ok(Joining { was: Some((label.pool, label.disk)), disk });
+        return Ok(Joining { was: Some(label.disk), disk });
     }
     drop(disk);
     Ok(Joining { disk: open_one_blank(path, au_size, &[])?, was: None })

@@ -64,6 +64,7 @@ pub fn init(dir: &Dir, wish: &Wish) -> Result<Made> {
         Error::new(Kind::Refused, format!("an allocation unit of {} bytes", wish.au_size)).hint("a power of two from 256K to 64M")
     })?;
     check_addresses(&wish.address)?;
+    check_addresses(&wish.listen.iter().map(ToString::to_string).collect::<Vec<_>>())?;
     let _lock = dir.make_and_lock()?;
     if dir.is_made() {
         return Err(Error::new(Kind::Exists, format!("{}: there is a pool's configuration in this folder already", dir.root().display()))

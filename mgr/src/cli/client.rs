@@ -9,6 +9,7 @@ use super::show;
 use crate::admin::api::Question;
 use crate::admin::client::{self, Client};
 use crate::admin::config::Config;
+use crate::admin::init::check_addresses;
 use crate::authority::Authority;
 use crate::core::AdminRequest;
 use crate::core::admin_api::{ClientView, SessionState};
@@ -66,12 +67,16 @@ fn change(ctx: &Ctx, name: &Name, lost: &str, destroy: Destroy, request: AdminRe
 
 fn add(ctx: &Ctx, name: &Name, out: &Path, address: &[String]) -> Result<()> {
     let config = Config::load(&ctx.dir)?;
+    check_addresses(address)?;
     let addresses = config.client_addresses(address)?;
     let authority = Authority::load(ctx.dir.root(), config.pool_id)?;
     let (file, print) = authority.key_file(&config.pool, name, addresses)?;
     let view = client::block_on(async {
         let mut manager = Client::connect(&ctx.dir, ctx.wait).await?;
-        file.save(out)?;
+        file.save(out).map_err(|e| match e.hint_text() {
+            None => e.hint("--out names a file that is not there yet, in a folder that is"),
+            Some(_) => e,
+        })?;
         let question = Question::Core(AdminRequest::ClientAdd { name: name.to_string(), print });
         let answer = manager.ask(&question).await.and_then(|reply| pick!(reply, Client));
         if answer.is_err() {

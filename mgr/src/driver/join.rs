@@ -7,7 +7,7 @@ use crate::core::{AdminRequest, Effect, Notice};
 use crate::listen::Connections;
 use fusevol_shared::disk::file::FileDisk;
 use fusevol_shared::error::Result;
-use fusevol_shared::ids::{DiskId, PoolId, SessionNo};
+use fusevol_shared::ids::{DiskId, SessionNo};
 use std::time::Duration;
 
 /// A disk that shall join the pool, open and looked at.
@@ -15,8 +15,8 @@ use std::time::Duration;
 pub struct Joining {
     /// Open for writing.
     pub disk: FileDisk,
-    /// The label that it carries, if it does: left by a manager that died before the catalog had the disk.
-    pub was: Option<(PoolId, DiskId)>,
+    /// What its label says, if it is this pool's: it has joined, or the manager died before the catalog had it.
+    pub was: Option<DiskId>,
 }
 
 /// Where records are kept, and the disks.

@@ -13,7 +13,7 @@ use fusevol_shared::disk::file::FileDisk;
 use fusevol_shared::disk::ring::{self, block_on};
 use fusevol_shared::error::{Context, Error, Kind, Result};
 use fusevol_shared::format::layout::{Layout, MANAGER_LOCK};
-use fusevol_shared::ids::{DiskId, Generation, PoolId, SessionNo};
+use fusevol_shared::ids::{DiskId, Generation, SessionNo};
 use fusevol_shared::random::{Random, SystemRandom};
 use fusevol_shared::units::{AuSize, DiskNo};
 use std::sync::Arc;
@@ -33,7 +33,6 @@ pub struct StoreLog {
     store: Store<File, HostDoor>,
     disks: Vec<(DiskId, File)>,
     au_size: AuSize,
-    pool: PoolId,
 }
 
 /// A generation that was won, not serving yet.
@@ -41,7 +40,6 @@ pub struct Won {
     takeover: Takeover<File, HostDoor>,
     disks: Vec<(DiskId, File)>,
     au_size: AuSize,
-    pool: PoolId,
     /// What the catalog is folded from.
     pub records: Vec<Record>,
 }
@@ -107,7 +105,7 @@ pub fn open(members: &[Member]) -> Result<Won> {
     })?;
     takeover.warnings().iter().for_each(|w| tracing::warn!("{w}"));
     let disks = members.iter().map(|m| (m.label.disk, Arc::clone(&m.disk))).collect();
-    Ok(Won { takeover, disks, au_size: label.au_size, pool: label.pool, records })
+    Ok(Won { takeover, disks, au_size: label.au_size, records })
 }
 
 fn candidates(members: &[Member]) -> Vec<Candidate<File>> {
@@ -125,7 +123,7 @@ impl Won {
         if let Some(pool) = catalog.pool() {
             store.set_lease(Duration::from_millis(pool.lease_ms.into()));
         }
-        Ok(StoreLog { store, disks: self.disks, au_size: self.au_size, pool: self.pool })
+        Ok(StoreLog { store, disks: self.disks, au_size: self.au_size })
     }
 }
 
@@ -171,10 +169,10 @@ impl Log for StoreLog {
 
     fn label(&mut self, new: Joining, catalog: &Catalog) -> Result<AdminRequest> {
         let Joining { disk, was } = new;
-        if let Some((pool, id)) = was
-            && (pool != self.pool || catalog.disks().any(|d| d.entry.id == id))
-        {
-            return Err(Error::new(Kind::Refused, format!("disk {}: it belongs to a pool already", disk.path().display())));
+        let known = was.and_then(|id| catalog.disks().find(|d| d.entry.id == id));
+        if let Some(known) = known {
+            let what = format!("disk {}: it is disk {} of this pool already", disk.path().display(), known.entry.no);
+            return Err(Error::new(Kind::Refused, what).hint("see `fusevol-mgr disk ls`"));
         }
         let no = catalog.disks().map(|d| u32::from(d.entry.no.0) + 1).max().unwrap_or(0);
         let no = DiskNo(u16::try_from(no).map_err(|_| Error::new(Kind::Refused, "the pool has no number left for a disk"))?);
