@@ -12,7 +12,7 @@ use fusevol_shared::wire::tls;
 use std::sync::Arc;
 use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{sleep, timeout};
 
 /// Serves it to its end; says why it ended.
 pub(super) async fn serve<E: From<Event>>(
@@ -42,7 +42,7 @@ async fn receive<E: From<Event>>(
     limits: &ListenLimits,
     events: &mpsc::Sender<E>,
 ) -> Error {
-    let late = sleep_until(Instant::now() + limits.hello);
+    let late = sleep(limits.hello);
     tokio::pin!(late);
     let mut welcomed = false;
     loop {
