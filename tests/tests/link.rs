@@ -9,11 +9,11 @@ use fusevol_shared::clock::{BootTime, Clock, SystemClock};
 use fusevol_shared::error::{Kind, WireError};
 use fusevol_shared::ids::{BootId, FenceToken, Generation, PoolId, Seq, SessionId, SessionNo, VolumeId};
 use fusevol_shared::name::Name;
+use fusevol_shared::net::memory::{MemNet, Way};
+use fusevol_shared::net::{Net, SystemNet};
 use fusevol_shared::random::{Random, SystemRandom};
 use fusevol_shared::units::AuSize;
-use fusevol_shared::wire::messages::{
-    Ack, Done, Hello, ListVolumes, PROTOCOL, Push, Recall, Renew, Renewed, Reply, Report, Request, Volumes, Welcome,
-};
+use fusevol_shared::wire::messages::{Ack, Done, Hello, PROTOCOL, Push, Recall, Renew, Renewed, Reply, Report, Request, Volumes, Welcome};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -52,6 +52,7 @@ struct Pool {
     runtime: Runtime,
     authority: Authority,
     address: String,
+    net: Arc<dyn Net>,
     lasting: Arc<Mutex<Lasting>>,
     life: Option<Life>,
 }
@@ -65,14 +66,14 @@ impl Pool {
         SystemRandom.fill(&mut b);
         let socket = std::net::TcpListener::bind(format!("127.84.{}.{}:0", b[0], b[1].clamp(1, 254))).unwrap();
         let address = socket.local_addr().unwrap().to_string();
-        Self { runtime, authority, address, lasting: Arc::default(), life: None }
+        Self { runtime, authority, address, net: Arc::new(SystemNet), lasting: Arc::default(), life: None }
     }
 
     fn start(&mut self) {
         let (sender, events) = mpsc::channel(16);
         let tls = self.authority.tls().unwrap();
         self.lasting.lock().unwrap().generation += 1;
-        let bound = self.runtime.block_on(Listener::bind(&[self.address.clone()], tls, ListenLimits::default(), sender));
+        let bound = self.runtime.block_on(Listener::bind_on(&*self.net, &[self.address.clone()], tls, ListenLimits::default(), sender));
         let listener = bound.unwrap();
         let core = Core { lasting: Arc::clone(&self.lasting), connections: listener.connections(), session: None };
         let task = self.runtime.spawn(core.run(events));
@@ -90,7 +91,7 @@ impl Pool {
     fn config(&self, addresses: Vec<String>) -> LinkConfig {
         let name = |text| Name::new(text).unwrap();
         let (key, _) = self.authority.key_file(&name("san1"), &name("host1"), addresses).unwrap();
-        LinkConfig { pause: (Duration::from_millis(2), Duration::from_millis(20)), ..LinkConfig::new(Arc::new(key)) }
+        LinkConfig { net: self.net.clone(), pause: (Duration::from_millis(2), Duration::from_millis(20)), ..LinkConfig::new(Arc::new(key)) }
     }
 
     fn link(&self) -> (Link, mpsc::Receiver<Pushed>, Arc<Session>) {
@@ -336,6 +337,26 @@ fn the_next_address_is_tried() {
     let (link, _pushed) = Link::start(pool.config(addresses), Arc::new(Session::default())).unwrap();
     pool.within(link.call(Renew {}, None)).unwrap();
     assert!(matches!(&link.state().borrow().phase, Phase::Connected { address } if *address == pool.address));
+}
+
+/// The packets of the manager are dropped, and nothing says so: neither an end nor an error of the socket.
+#[test]
+fn a_silent_connection_is_given_up_and_what_it_owed_is_asked_again() {
+    let net = MemNet::default();
+    let mut pool = Pool::new();
+    pool.net = Arc::new(net.clone());
+    pool.start();
+    let door = pool.address.parse().unwrap();
+    let config = LinkConfig { silence: Duration::from_millis(100), ..pool.config(vec![pool.address.clone()]) };
+    let (link, _pushed) = Link::start(LinkConfig { connect: config.silence, ..config }, Arc::new(Session::default())).unwrap();
+    pool.within(link.opened(HANG)).unwrap();
+    net.ways(door, Way::Open, Way::Stall);
+    let call = link.call(Renew {}, None);
+    let mut state = link.state();
+    pool.within(async { state.wait_for(|s| s.last_error.is_some()).await.map(|_| ()) }).unwrap();
+    net.ways(door, Way::Open, Way::Open);
+    pool.within(call).unwrap();
+    assert!(pool.lasting.lock().unwrap().hellos.len() > 1, "on another connection");
 }
 
 #[test]

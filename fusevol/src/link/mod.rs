@@ -18,8 +18,6 @@ mod connection;
 mod pending;
 mod pushes;
 mod run;
-#[cfg(test)]
-mod tests;
 
 pub use config::LinkConfig;
 pub use pushes::Pushed;
@@ -146,10 +144,11 @@ impl Link {
     /// # Errors
     /// The manager's; `Unreachable` past the deadline (`Denied` where the two distrust each other); `Lapsed` or another once the session is
     /// refused; `Busy` where too many calls wait.
-    pub fn call<C: Call>(&self, request: C, deadline: Option<Duration>) -> impl Future<Output = Result<C::Reply>> + Send + 'static + use<C>
-    where
-        C::Reply: Send,
-    {
+    pub fn call<C: Call>(
+        &self,
+        request: C,
+        deadline: Option<Duration>,
+    ) -> impl Future<Output = Result<C::Reply>> + Send + 'static + use<C> {
         let answer = self.call_timed(request, deadline);
         async move { answer.await.map(|(reply, _)| reply) }
     }
@@ -162,10 +161,7 @@ impl Link {
         &self,
         request: C,
         deadline: Option<Duration>,
-    ) -> impl Future<Output = Result<(C::Reply, BootTime)>> + Send + 'static + use<C>
-    where
-        C::Reply: Send,
-    {
+    ) -> impl Future<Output = Result<(C::Reply, BootTime)>> + Send + 'static + use<C> {
         let queued = self.queue(request.into(), deadline);
         async move {
             let (reply, sent_at) = queued?.await.unwrap_or_else(|_| Err(closed().into()))?;

@@ -43,7 +43,7 @@ impl Raw {
     }
 
     /// Whether the manager takes it: a frame of ours comes through and is answered.
-    async fn is_taken(self, manager: &mut Manager) -> bool {
+    async fn taken_by(self, manager: &mut Manager) -> bool {
         let connector = TlsConnector::from(Arc::new(self.config(&manager.authority)));
         let name = ServerName::try_from(server_name(POOL)).unwrap();
         let Ok(mut stream) = connector.connect(name, manager.dial().await).await else { return false };
@@ -75,12 +75,12 @@ async fn certificates_of_this_pool_for_clients_alone() {
     let mut manager = Manager::new(ListenLimits::default()).await;
     let issue = |a: &Authority| Some(a.issue_client(&name("host1")).unwrap().0);
     let (own, foreign) = (issue(&manager.authority), issue(&authority()));
-    assert!(raw(own).is_taken(&mut manager).await);
+    assert!(raw(own).taken_by(&mut manager).await);
     manager.gone(ConnId(1)).await;
-    assert!(!raw(None).is_taken(&mut manager).await, "no certificate");
-    assert!(!raw(foreign).is_taken(&mut manager).await, "an authority of the same name with another key");
+    assert!(!raw(None).taken_by(&mut manager).await, "no certificate");
+    assert!(!raw(foreign).taken_by(&mut manager).await, "an authority of the same name with another key");
     let managers = Some(manager.authority.issue_manager().unwrap());
-    assert!(!raw(managers).is_taken(&mut manager).await, "the manager's own certificate is none for clients");
+    assert!(!raw(managers).taken_by(&mut manager).await, "the manager's own certificate is none for clients");
     assert!(manager.events.try_recv().is_err(), "the core has heard of none of the others");
 }
 
@@ -98,7 +98,7 @@ async fn wrong_clocks_do_not_matter() {
     let mut manager = Manager::new(ListenLimits::default()).await;
     for now in [0, 1, 4_102_444_800, 253_402_214_400] {
         let identity = Some(manager.authority.issue_client(&name("host1")).unwrap().0);
-        assert!(Raw { now, ..raw(identity) }.is_taken(&mut manager).await, "at {now} seconds since 1970");
+        assert!(Raw { now, ..raw(identity) }.taken_by(&mut manager).await, "at {now} seconds since 1970");
         manager.event().await;
     }
 }
@@ -108,7 +108,7 @@ async fn another_protocol_is_turned_away() {
     let mut manager = Manager::new(ListenLimits::default()).await;
     for alpn in [vec![], vec![b"h2".to_vec()], vec![b"fusevol/2".to_vec()]] {
         let identity = Some(manager.authority.issue_client(&name("host1")).unwrap().0);
-        assert!(!Raw { alpn: alpn.clone(), ..raw(identity) }.is_taken(&mut manager).await, "{alpn:?}");
+        assert!(!Raw { alpn: alpn.clone(), ..raw(identity) }.taken_by(&mut manager).await, "{alpn:?}");
     }
     assert!(manager.events.try_recv().is_err());
 }

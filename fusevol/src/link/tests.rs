@@ -1,1 +1,0 @@
-//! A link with a manager at its other end.
