@@ -183,10 +183,18 @@ pub(super) fn ask<T: DeserializeOwned>(socket: &Path, question: &Question, mut e
     }
 }
 
-/// The sockets of all mounts of this host that may live.
+/// The sockets of all mounts of this host that may live. Those whose process is gone are cleared away.
 pub(super) fn sockets() -> Vec<PathBuf> {
     let all = std::fs::read_dir(RUN).into_iter().flatten().flatten().map(|e| e.path());
     let mut all: Vec<_> = all.filter(|p| p.extension().is_some_and(|x| x == "sock")).collect();
+    all.retain(|path| {
+        let lives = path.file_stem().is_some_and(|pid| Path::new("/proc").join(pid).exists());
+        if !lives {
+            // Who may not remove it may not ask it either.
+            let _ = std::fs::remove_file(path);
+        }
+        lives
+    });
     all.sort();
     all
 }

@@ -5,24 +5,27 @@
 //! applied; the data path knows that of `Unreachable`.
 
 use crate::control::Control;
+use crate::lease::Lease;
 use crate::link::Link;
 use fusevol_shared::error::{Error, Kind, Result};
 use fusevol_shared::wire::messages::Call;
 use futures_util::future::{Either, select};
 use std::pin::pin;
+use std::sync::Arc;
 use tokio::sync::watch;
 
 /// Asks the manager, and waits as long as the session lets it.
 pub struct Caller {
     link: Link,
+    lease: Arc<Lease>,
     failing: watch::Receiver<bool>,
 }
 
 impl Caller {
     /// Through this link, until `failing`.
     #[must_use]
-    pub fn new(link: Link, failing: watch::Receiver<bool>) -> Self {
-        Self { link, failing }
+    pub fn new(link: Link, lease: Arc<Lease>, failing: watch::Receiver<bool>) -> Self {
+        Self { link, lease, failing }
     }
 }
 
@@ -33,6 +36,7 @@ impl Control for Caller {
         let hopeless = failing.wait_for(|f| *f);
         match select(pin!(answer), pin!(hopeless)).await {
             Either::Left((answer, _)) => answer,
+            Either::Right(_) if self.lease.is_over() => Err(Error::new(Kind::Lapsed, "the session is over").hint("mount again")),
             Either::Right(_) => Err(Error::new(Kind::Unreachable, format!("{}: the manager did not answer in time", T::NAME))
                 .hint("see whether fusevol-mgr serve runs and can be reached")),
         }

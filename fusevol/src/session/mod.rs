@@ -167,7 +167,7 @@ impl Session {
     #[must_use]
     pub fn attachments(&self) -> Vec<(Arc<Volume>, file::Users)> {
         let files: Vec<_> = self.opened().volumes.values().cloned().collect();
-        files.iter().filter_map(|f| f.attached().map(|v| (v, f.users()))).collect()
+        files.iter().filter_map(|f| f.attached().filter(|v| !v.is_closed()).map(|v| (v, f.users()))).collect()
     }
 
     /// Drops what is remembered of files that nobody has open.

@@ -149,7 +149,7 @@ fn stand(
     let paths = take_disks(&welcome, &options.disks, &disks)?;
     let engine = Engine {
         disks,
-        control: Arc::new(Caller::new(link.clone(), failing)),
+        control: Arc::new(Caller::new(link.clone(), lease.clone(), failing)),
         lease: lease.clone(),
         pool: welcome.pool,
         session: welcome.session,
