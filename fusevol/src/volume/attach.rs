@@ -15,9 +15,7 @@ use fusevol_shared::ids::VolumeId;
 use fusevol_shared::map::MapEntry;
 use fusevol_shared::mask::BlockMask;
 use fusevol_shared::units::VolAu;
-use fusevol_shared::wire::messages::{
-    AttachRead, AttachWrite, Attached, Detach, GetMap, GetSnapshotMap, MapChanged, MapPart, SnapshotInfo,
-};
+use fusevol_shared::wire::messages::{AttachRead, AttachWrite, Attached, Detach, GetMap, GetNeed, MapChanged, MapPart};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -82,38 +80,31 @@ impl<D: Disk, C: Control> Volume<D, C> {
         };
         if mode == Mode::Write && !attached.snapshots.is_empty() {
             volume.changes.snapshots.store(true, Ordering::SeqCst);
-            volume.find_needs(&attached.snapshots).await?;
+            volume.find_needs().await?;
         }
         Ok(volume)
     }
 
-    /// What the snapshots still share with the live volume must be preserved before it is overwritten. Without the
-    /// right to see their maps, everything counts as shared: more is preserved than needed, nothing is missed.
-    async fn find_needs(&self, snapshots: &[SnapshotInfo]) -> Result<()> {
-        for s in snapshots {
-            let part = async |from| self.engine.control.call(GetSnapshotMap { snapshot: s.id, from }).await;
-            let shared = |au, e: MapEntry| {
-                if let Some(slot) = self.view.get(au).filter(|slot| e.legs().iter().any(|l| slot.legs().any(|m| m.at == l.at))) {
-                    slot.add_need(e.written);
-                }
-            };
-            match fetch_map(part, shared).await {
-                Ok(()) => {}
-                Err(e) if matches!(e.kind(), Kind::Denied | Kind::NotFound) => {
-                    self.view.iter_from(VolAu(0)).for_each(|(_, slot)| slot.add_need(BlockMask::ALL));
-                    return Ok(());
-                }
-                Err(e) => return Err(e),
+    /// What the snapshots still share with the live volume must be preserved before it is overwritten.
+    async fn find_needs(&self) -> Result<()> {
+        let part = async |from| self.engine.control.call(GetNeed { volume: self.id, from }).await;
+        fetch_map(part, |au, e| {
+            if let Some(slot) = self.view.get(au) {
+                slot.add_need(e.written);
             }
-        }
-        Ok(())
+        })
+        .await
     }
 
     /// The map changed (a reader's): returns when no read under the old map is in flight, then the push is answered.
+    /// A writer's map is newer than what the manager says of it; it is only asked to drain, and has done so.
     ///
     /// # Errors
     /// `Damaged` where the change does not fit together.
     pub async fn map_changed(&self, change: &MapChanged) -> Result<()> {
+        if self.mode == Mode::Write {
+            return Ok(());
+        }
         let mut retired: Vec<Arc<Slot>> = change.unmapped.iter().filter_map(|au| self.view.set(*au, None)).collect();
         for (au, e) in entries(&change.runs)? {
             retired.extend(self.view.set(au, Some(Arc::new(Slot::new(&e, BlockMask::NONE)))));

@@ -23,7 +23,8 @@ struct Step {
     au: VolAu,
     slot: Arc<Slot>,
     cleared: BlockMask,
-    /// It keeps no block: it leaves the map.
+    /// It keeps no block: it leaves the map. The manager is told so by a full `cleared`, and by nothing else: it does not
+    /// know of blocks that are not reported yet.
     leaves: bool,
 }
 
@@ -98,9 +99,6 @@ impl<D: Disk, C: Control> Volume<D, C> {
         if steps.is_empty() {
             return Ok(next);
         }
-        if steps.iter().any(|s| !s.leaves && self.keeps_only_unreported(s)) {
-            self.flush().await?;
-        }
         self.engine.lease.wait().await?;
         let mut turn = self.changes.turn().await;
         let mut retired = Vec::new();
@@ -142,15 +140,10 @@ impl<D: Disk, C: Control> Volume<D, C> {
             // An AU without any written block leaves only where all of it is discarded.
             let leaves = kept.is_empty() && (!cleared.is_empty() || range == BlockMask::ALL);
             if leaves || !cleared.is_empty() {
-                let cleared = if range == BlockMask::ALL { BlockMask::ALL } else { cleared };
+                let cleared = if leaves { BlockMask::ALL } else { cleared };
                 steps.push(Step { au, slot, cleared, leaves });
             }
         }
         (steps, whole.end)
-    }
-
-    /// The manager would find the AU empty and take it: what stays in it must be reported first.
-    fn keeps_only_unreported(&self, s: &Step) -> bool {
-        s.slot.written().minus(s.cleared).minus(self.marks.unreported(s.au)).is_empty()
     }
 }

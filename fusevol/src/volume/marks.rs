@@ -116,7 +116,7 @@ impl Marks {
     }
 
     /// Blocks of `au` that the manager does not know.
-    #[must_use]
+    #[cfg(test)]
     pub fn unreported(&self, au: VolAu) -> BlockMask {
         let s = self.state();
         let of = |set: &Set| set.get(&au).copied().unwrap_or_default();

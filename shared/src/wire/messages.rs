@@ -276,7 +276,7 @@ message!(/// These blocks are written, and were flushed on every leg before this
     written: Vec<AuMask>,
 });
 message!(/// These blocks read as zeros from now on; I/O of the writer on them is drained.
-    /// An AU that keeps no block leaves the map.
+    /// An AU of which all 64 blocks are named leaves the map; no other does, whatever the manager knows of its blocks.
     Discard {
     /// Which.
     volume: VolumeId,
