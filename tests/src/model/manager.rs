@@ -1,0 +1,191 @@
+//! The manager's core in memory. Time stands still, so that no lease ends by itself.
+
+use fusevol::control::Control;
+use fusevol_mgr::catalog::Catalog;
+use fusevol_mgr::catalog::record::{PoolEntry, Record};
+use fusevol_mgr::core::{AdminId, AdminReply, AdminRequest, Config, ConnId, Core, Effect, Event, Now, Output};
+use fusevol_shared::clock::BootTime;
+use fusevol_shared::error::{Error, Result, WireError};
+use fusevol_shared::ids::{BootId, DiskId, Generation, KeyPrint, PoolId};
+use fusevol_shared::name::Name;
+use fusevol_shared::random::SeededRandom;
+use fusevol_shared::units::{AuNo, AuSize};
+use fusevol_shared::wire::messages::{Ack, Call, Push, Reply, Request};
+use std::collections::{BTreeMap, VecDeque};
+use std::future::poll_fn;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Poll, Waker};
+use std::time::Duration;
+
+/// AUs at the start of each disk that hold no data.
+pub const FIRST_DATA: u32 = 4;
+const NOW: Now = Now { boot: BootTime(1_000_000_000), wall: 1_700_000_000_000_000_000 };
+
+struct Inner {
+    core: Core,
+    records: Vec<Record>,
+    replies: BTreeMap<(ConnId, u64), std::result::Result<Reply, WireError>>,
+    admin: BTreeMap<AdminId, std::result::Result<AdminReply, WireError>>,
+    pushes: BTreeMap<ConnId, VecDeque<(u64, Push)>>,
+    wakers: Vec<Waker>,
+    next: u64,
+}
+
+/// A manager in memory.
+pub struct Manager(Mutex<Inner>);
+
+impl Manager {
+    /// A pool with disks of so many AUs.
+    ///
+    /// # Panics
+    /// If the core refuses it.
+    #[must_use]
+    pub fn new(seed: u64, au_size: AuSize, disks: &[(DiskId, u32)]) -> Arc<Self> {
+        let name = Name::new("model").expect("a good name");
+        let pool = Record::PoolCreated(PoolEntry { id: PoolId([1; 16]), name, au_size, lease_ms: 10_000, created: 1 });
+        let catalog = Catalog::fold([&pool]).expect("a pool can begin");
+        let config = Config::new(Duration::from_secs(10), BootId([2; 16]));
+        let core = Core::new(catalog, config, Generation(1), NOW, Box::new(SeededRandom(seed)));
+        let inner = Inner {
+            core,
+            records: vec![pool],
+            replies: BTreeMap::new(),
+            admin: BTreeMap::new(),
+            pushes: BTreeMap::new(),
+            wakers: Vec::new(),
+            next: 1,
+        };
+        let manager = Arc::new(Self(Mutex::new(inner)));
+        for (id, aus) in disks {
+            let (first_data, end_data) = (AuNo(FIRST_DATA), AuNo(aus - 1));
+            manager.admin(AdminRequest::DiskAdd { id: *id, aus: *aus, first_data, end_data, paths: vec![] }).expect("a disk is added");
+        }
+        manager
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().expect("no test panics within")
+    }
+
+    /// One event, committed at once.
+    pub fn step(&self, event: Event) {
+        let mut m = self.inner();
+        let mut out = Output::default();
+        m.core.step(NOW, event, &mut out);
+        m.records.append(&mut out.records);
+        for effect in out.effects {
+            match effect {
+                Effect::Reply { conn, id, result } => drop(m.replies.insert((conn, id), result)),
+                Effect::Push { conn, push, body } => m.pushes.entry(conn).or_default().push_back((push, body)),
+                Effect::AdminReply { to, result } => drop(m.admin.insert(to, result)),
+                Effect::Close { .. } | Effect::ProbeLock { .. } | Effect::Notice(_) => {}
+            }
+        }
+        let wake = std::mem::take(&mut m.wakers);
+        drop(m);
+        wake.into_iter().for_each(Waker::wake);
+    }
+
+    fn number(&self) -> u64 {
+        let mut m = self.inner();
+        m.next += 1;
+        m.next
+    }
+
+    /// A verb that is answered at once.
+    ///
+    /// # Errors
+    /// The core's.
+    ///
+    /// # Panics
+    /// If the answer comes later.
+    pub fn admin(&self, request: AdminRequest) -> Result<AdminReply> {
+        let from = AdminId(self.number());
+        self.step(Event::Admin { from, request });
+        self.inner().admin.remove(&from).expect("it is answered at once").map_err(Error::from)
+    }
+
+    /// A new connection.
+    #[must_use]
+    pub fn connect(self: &Arc<Self>, print: KeyPrint) -> Link {
+        let conn = ConnId(self.number());
+        self.step(Event::Connected { conn, print });
+        Link { manager: self.clone(), conn }
+    }
+
+    /// AUs that are free.
+    #[must_use]
+    pub fn free_aus(&self) -> u64 {
+        self.inner().core.catalog().free_aus()
+    }
+
+    /// What is wrong with the catalog: as it stands, and folded anew from its records and from its checkpoint.
+    ///
+    /// # Panics
+    /// If the records cannot be folded.
+    #[must_use]
+    pub fn prove(&self) -> Vec<String> {
+        let m = self.inner();
+        let folded = Catalog::fold(&m.records).expect("what was applied can be folded");
+        let dump = m.core.catalog().dump();
+        let loaded = Catalog::fold(&dump).expect("a checkpoint can be folded");
+        let mut wrong: Vec<String> =
+            [m.core.catalog(), &folded, &loaded].into_iter().flat_map(fusevol_mgr::catalog::prove).map(|v| v.0).collect();
+        if folded.dump() != dump || loaded.dump() != dump {
+            wrong.push("the fold of the records is not the catalog".into());
+        }
+        wrong
+    }
+}
+
+/// One client's connection.
+#[derive(Clone)]
+pub struct Link {
+    manager: Arc<Manager>,
+    conn: ConnId,
+}
+
+impl Link {
+    /// The next push.
+    pub async fn push(&self) -> (u64, Push) {
+        poll_fn(|cx| {
+            let mut m = self.manager.inner();
+            if let Some(push) = m.pushes.entry(self.conn).or_default().pop_front() {
+                return Poll::Ready(push);
+            }
+            m.wakers.push(cx.waker().clone());
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Answers a push.
+    pub fn ack(&self, push: u64, ack: Ack) {
+        self.manager.step(Event::Ack { conn: self.conn, push, ack });
+    }
+
+    /// The manager.
+    #[must_use]
+    pub fn manager(&self) -> &Arc<Manager> {
+        &self.manager
+    }
+}
+
+impl Control for Link {
+    async fn call<T: Call>(&self, call: T) -> Result<T::Reply> {
+        let request: Request = call.into();
+        let key = (self.conn, self.manager.number());
+        self.manager.step(Event::Request { conn: key.0, id: key.1, request });
+        tokio::task::yield_now().await; // an answer takes its time: others go on meanwhile
+        let result = poll_fn(|cx| {
+            let mut m = self.manager.inner();
+            if let Some(result) = m.replies.remove(&key) {
+                return Poll::Ready(result);
+            }
+            m.wakers.push(cx.waker().clone());
+            Poll::Pending
+        });
+        let reply = result.await.map_err(Error::from)?;
+        Ok(T::Reply::try_from(reply).unwrap_or_else(|r| panic!("{} answered by {r:?}", T::NAME)))
+    }
+}
