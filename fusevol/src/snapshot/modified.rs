@@ -35,7 +35,7 @@ impl<D: Disk, C: Control> SnapshotReader<D, C> {
         let part = async |from| self.engine.control.call(GetMap { volume: self.volume, from }).await;
         let complete = match fetch_map(part, |au, e| live.set(au, Some(e))).await {
             Ok(()) => true,
-            Err(e) if matches!(e.kind(), Kind::Denied | Kind::NotFound) => false,
+            Err(e) if matches!(e.kind(), Kind::Denied | Kind::NotFound | Kind::Refused) => false,
             Err(e) => return Err(e),
         };
         let mut out: BTreeMap<VolAu, BlockMask> = BTreeMap::new();

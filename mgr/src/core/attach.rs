@@ -284,8 +284,15 @@ impl Core {
         a.ok_or_else(|| Error::new(Kind::Refused, "the session has not attached this volume"))
     }
 
+    fn reads_snapshot_of(&self, session: SessionNo, volume: VolumeId) -> bool {
+        self.catalog.opens().any(|(id, s)| s == session && self.catalog.snapshot(id).is_some_and(|n| n.entry.volume == volume))
+    }
+
     pub(super) fn get_map(&self, session: SessionNo, volume: VolumeId, from: VolAu) -> Result<Reply> {
-        self.attachment(session, volume)?;
+        // A reader of a snapshot compares the live map with the frozen one; it reads nothing under it.
+        if !self.reads_snapshot_of(session, volume) {
+            self.attachment(session, volume)?;
+        }
         let v = self.catalog.volume(volume).ok_or_else(no_volume)?;
         let (runs, next) = v.map.runs(from, AUS_PER_PART);
         Ok(Reply::MapPart(MapPart { runs, next }))

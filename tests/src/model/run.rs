@@ -80,7 +80,8 @@ impl World {
         let other = Host::start(&manager, print(2), handles(&disks, |d| d)).await;
         let volume = writer.attach(id, Mode::Write).await.expect("attached");
         let block = usize::try_from(volume.block_size()).expect("small");
-        let reference = Reference::new(usize::try_from(size).expect("small"), block);
+        // The manager may round the size.
+        let reference = Reference::new(usize::try_from(volume.size()).expect("small"), block);
         let random = SeededRandom(seed);
         Self { manager, id, writer, other, volume, reference, random, readers: BTreeMap::new(), live_reader: None, names: 0 }
     }
