@@ -81,7 +81,7 @@ place!(/// A session's number in the catalog: grows, never reused. Its slot is t
     SessionNo(u32));
 place!(/// Counts the snapshots of a volume: it grows by one at each flip. Writes after the flip belong to the new one.
     VolumeEpoch(u64));
-place!(/// Counts the changes of placement of a volume's map.
+place!(/// Counts the changes of a volume's map.
     MapVersion(u64));
 place!(/// One per attachment: a later attachment of a volume has a higher one.
     FenceToken(u64));

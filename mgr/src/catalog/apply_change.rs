@@ -87,6 +87,7 @@ impl Catalog {
                 volume.map.set(w.au, Some(e));
             }
         }
+        volume.entry.version.0 += 1;
         self.came_to(token, seq);
         Ok(())
     }

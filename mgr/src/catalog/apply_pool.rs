@@ -74,7 +74,7 @@ impl Catalog {
         name_fits(&entry.name)?;
         must(!self.volumes.contains_key(&entry.id), "a volume begins twice")?;
         must(self.volume_named(entry.name.as_str()).is_none(), "two volumes have one name")?;
-        must(entry.size > 0 && entry.size % SECTOR as u64 == 0, "a volume's size is none")?;
+        must(entry.size > 0 && entry.size.is_multiple_of(SECTOR as u64), "a volume's size is none")?;
         must(self.au_size().aus_for(entry.size).is_some(), "a volume has more AUs than can be")?;
         must((1..=LEGS_MAX).contains(&usize::from(entry.legs)), "a volume has no legs, or too many")?;
         must(entry.epoch.0 > 0 && entry.next_segment > 0, "a volume's counters are none")?;

@@ -47,17 +47,13 @@ impl Catalog {
     ) -> Result<()> {
         must(token == self.counters.token, "an attachment has a token that is not the next")?;
         let next = token.0.checked_add(1).ok_or_else(|| unfit("all tokens are used up"))?;
-        let former = self.attachment_of(volume, session).copied();
-        must(former.is_none_or(|a| a.mode == Mode::Read && mode == Mode::Write), "a volume is attached twice by a session")?;
+        must(self.attachment_of(volume, session).is_none(), "a volume is attached twice by a session")?;
         let entry = AttachmentEntry { volume, session, token, mode, last: Seq(0), flipped: VolumeEpoch(0) };
         self.attachment_fits(&entry)?;
         if let Some(segment) = segment {
             must(mode == Mode::Write, "a reader is granted a preserve segment")?;
             must(segment.session == session && segment.token == token, "a preserve segment of another attachment")?;
             self.segment_fits(volume, segment)?;
-        }
-        if let Some(a) = former {
-            self.attachments.remove(&a.token);
         }
         self.attachments.insert(token, entry);
         self.counters.token = FenceToken(next);

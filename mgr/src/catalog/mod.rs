@@ -21,6 +21,8 @@ mod prove;
 mod query;
 pub mod record;
 pub mod space;
+#[cfg(test)]
+mod tests;
 
 pub use prove::{Violation, prove};
 

@@ -223,7 +223,7 @@ pub enum Record {
     SessionOpened(SessionEntry),
     /// A session is over and drained: its attachments, open snapshots and waits go with it.
     SessionEnded { no: SessionNo },
-    /// A session has a volume. A reader that becomes the writer gets a new token. A writer gets its first preserve segment where snapshots are.
+    /// A session has a volume, once. A writer gets its first preserve segment where snapshots are.
     Attached { volume: VolumeId, session: SessionNo, token: FenceToken, mode: Mode, segment: Option<Segment> },
     /// An attachment is over and drained.
     Detached { token: FenceToken },

@@ -70,6 +70,9 @@ impl Core {
         if let Some(a) = self.catalog.attachment_of(volume, session).copied() {
             return self.attached_reply(&a);
         }
+        if self.pending.contains_key(&(volume, session)) {
+            return Err(Error::new(Kind::Busy, "the session is attaching this volume for writing"));
+        }
         self.check_holdings(session)?;
         let token = self.catalog.counters().token;
         self.commit(Record::Attached { volume, session, token, mode: Mode::Read, segment: None })?;
@@ -87,7 +90,11 @@ impl Core {
             p.asker = asker;
             return Ok(None);
         }
-        if let Some(a) = self.catalog.attachment_of(volume, session).copied().filter(|a| a.mode == Mode::Write) {
+        if let Some(a) = self.catalog.attachment_of(volume, session).copied() {
+            if a.mode == Mode::Read {
+                let e = Error::new(Kind::Busy, "the session has this volume attached for reading");
+                return Err(e.hint("detach it first: what it reads must be drained"));
+            }
             return self.attached_reply(&a).map(Some);
         }
         if let Some(holder) = self.catalog.writer(volume).map(|a| a.session) {
@@ -154,9 +161,6 @@ impl Core {
             false => Some(self.new_segment(volume, epoch, token, session)?),
         };
         self.commit(Record::Attached { volume, session, token, mode: Mode::Write, segment: segment.clone() })?;
-        if let Some(r) = self.lives.get_mut(&session).and_then(|l| l.readers.get_mut(&volume)) {
-            r.begin_anew();
-        }
         self.spent.insert(volume);
         self.list_changed(volume);
         let waits = segment.map(|s| self.announce(volume, &s)).unwrap_or_default();
@@ -253,10 +257,9 @@ impl Core {
                 Wait::Holder(h) => self.busy_with(volume, h),
                 Wait::Readers(waits) => {
                     // It was never answered, so nothing was written under it.
-                    if let Some(token) = self.catalog.attachment_of(volume, session).map(|a| a.token) {
-                        if let Err(e) = self.end_attachment(token) {
-                            self.tell(super::admin_api::Level::Critical, "internal", e.to_string());
-                        }
+                    let token = self.catalog.attachment_of(volume, session).map(|a| a.token);
+                    if let Some(Err(e)) = token.map(|t| self.end_attachment(t)) {
+                        self.tell(super::admin_api::Level::Critical, "internal", e.to_string());
                     }
                     let who = waits.first().map_or_else(String::new, |(s, _)| self.who(*s));
                     Error::new(Kind::Busy, format!("a reader of the volume's snapshots does not answer: {who}"))

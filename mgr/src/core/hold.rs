@@ -130,8 +130,8 @@ impl Core {
         let Some(h) = self.holds.get_mut(&volume).filter(|h| h.id == snapshot && h.push == push) else { return };
         match ack {
             Ack::Held { seq } => {
+                // Judged when the step is settled.
                 h.held = Some(*seq);
-                self.hold_goes_on(volume);
             }
             Ack::Done => self.drop_hold(volume, "the writer answered without its sequence"),
             Ack::Failed(e) => {
@@ -141,8 +141,16 @@ impl Core {
         }
     }
 
+    /// A change that an answer waits for may have come.
+    pub(super) fn holds_go_on(&mut self) {
+        let waiting: Vec<VolumeId> = self.holds.iter().filter(|(_, h)| h.held.is_some()).map(|(v, _)| *v).collect();
+        for v in waiting {
+            self.hold_goes_on(v);
+        }
+    }
+
     /// Commits the snapshot once everything that the writer did before the flip is applied, and nothing after it.
-    pub(super) fn hold_goes_on(&mut self, volume: VolumeId) {
+    fn hold_goes_on(&mut self, volume: VolumeId) {
         let Some((h, held)) = self.holds.get(&volume).and_then(|h| Some((h, h.held?))) else { return };
         let Some(last) = self.catalog.attachment(h.writer.token).map(|a| a.last) else { return };
         if last > held {

@@ -32,6 +32,8 @@ mod settle;
 mod snapshot;
 mod status;
 
+#[cfg(test)]
+mod tests;
 mod view;
 
 pub use admin_api::{AdminReply, AdminRequest, Notice};
@@ -40,7 +42,7 @@ pub use event::{AdminId, ConnId, Effect, Event, Now, Output};
 
 use crate::catalog::Catalog;
 use crate::catalog::alloc::Allocator;
-use crate::catalog::record::Record;
+use crate::catalog::record::{Mode, Record};
 use attach::Pending;
 use fusevol_shared::clock::BootTime;
 use fusevol_shared::error::{Error, Kind, Result, WireError};
@@ -50,6 +52,7 @@ use fusevol_shared::wire::messages::{Reply, Request};
 use hold::Holding;
 use life::Life;
 use notice::Notices;
+use reader::Reader;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// One connection.
@@ -95,7 +98,13 @@ impl Core {
     pub fn new(catalog: Catalog, config: Config, generation: Generation, now: Now, random: Box<dyn Random>) -> Self {
         let first_push = generation.0 << 32;
         let until = now.boot.plus(config.lease + config.margin());
-        let lives = catalog.sessions().map(|s| (s.no, Life::away(until, first_push, now.boot))).collect();
+        let mut lives: BTreeMap<_, _> = catalog.sessions().map(|s| (s.no, Life::away(until, first_push, now.boot))).collect();
+        for a in catalog.attachments() {
+            let asked = catalog.limbo().any(|l| l.volume == a.volume && l.waits.contains(&a.session));
+            if let Some(life) = lives.get_mut(&a.session).filter(|_| asked || a.mode == Mode::Read) {
+                life.readers.insert(a.volume, Reader::unknown(a.mode, asked));
+            }
+        }
         let spent = catalog.volumes().map(|v| v.entry.id).collect();
         let notices = Notices::new(config.limits.notices);
         Self {

@@ -31,10 +31,9 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    /// The session reads under a new attachment: it fetches the map itself. What waits in limbo for its old reads waits on.
-    pub fn begin_anew(&mut self) {
-        self.dirty.clear();
-        self.sweep = None;
+    /// One of which it is not known what it was told: everything is told again, before anything that it answers counts.
+    pub fn unknown(mode: Mode, asked: bool) -> Self {
+        Self { sweep: (mode == Mode::Read).then_some(VolAu(0)), asked, ..Self::default() }
     }
 }
 
@@ -61,16 +60,13 @@ impl Core {
         }
     }
 
-    /// Sessions that may still use AUs of a volume that leave its maps now: its readers, and a writer that was one and has not answered
-    /// since. The session that asks has drained.
+    /// Sessions that may still use AUs of a volume that leave its maps now: its readers. The session that asks has drained.
     pub(super) fn users(&self, volume: VolumeId, but: Option<SessionNo>) -> Vec<SessionNo> {
         #[cfg(test)]
         if self.skip_waits {
             return Vec::new();
         }
-        let unanswered =
-            |s: SessionNo| self.lives.get(&s).and_then(|l| l.readers.get(&volume)).is_some_and(|r| r.asked || r.sent.is_some());
-        let uses = |a: &&AttachmentEntry| Some(a.session) != but && (a.mode == Mode::Read || unanswered(a.session));
+        let uses = |a: &&AttachmentEntry| Some(a.session) != but && a.mode == Mode::Read;
         let users: BTreeSet<_> = self.catalog.attached(volume).filter(uses).map(|a| a.session).collect();
         users.into_iter().collect()
     }
@@ -83,21 +79,6 @@ impl Core {
                 l.readers.entry(volume).or_default().asked = true;
             }
         }
-    }
-
-    /// A session is back. One that was never spoken to by this manager is told everything that it might have wrong.
-    pub(super) fn reader_resumed(&mut self, no: SessionNo) {
-        let attached: Vec<_> = self.catalog.attachments().filter(|a| a.session == no).map(|a| (a.volume, a.mode)).collect();
-        let Some(life) = self.lives.get_mut(&no) else { return };
-        for (volume, mode) in attached {
-            if !life.readers.contains_key(&volume) {
-                let waits = self.catalog.limbo().any(|l| l.volume == volume && l.waits.contains(&no));
-                let r = life.readers.entry(volume).or_default();
-                r.asked = waits;
-                r.sweep = (mode == Mode::Read).then_some(VolAu(0));
-            }
-        }
-        self.push_again(no);
     }
 
     /// Sends what is to be told.

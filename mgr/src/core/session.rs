@@ -131,7 +131,7 @@ impl Core {
         if let Some(c) = self.conns.get_mut(&conn) {
             c.session = Some(no);
         }
-        self.reader_resumed(no);
+        self.push_again(no);
         Ok(())
     }
 

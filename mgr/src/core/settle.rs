@@ -14,6 +14,7 @@ impl Core {
             self.pending_due();
             self.probes_due();
         }
+        self.holds_go_on();
         self.free_limbo();
         self.drop_segments();
         self.tell_readers();

@@ -24,10 +24,11 @@ impl Core {
     }
 
     pub(super) fn get_snapshot_map(&self, session: SessionNo, id: SnapshotId, from: VolAu) -> Result<Reply> {
-        if !self.catalog.is_open(id, session) {
+        let s = self.catalog.snapshot(id).ok_or_else(no_snapshot)?;
+        let writes = self.catalog.writer(s.entry.volume).is_some_and(|a| a.session == session);
+        if !self.catalog.is_open(id, session) && !writes {
             return Err(Error::new(Kind::Refused, "the session has not opened this snapshot"));
         }
-        let s = self.catalog.snapshot(id).ok_or_else(no_snapshot)?;
         let (runs, next) = s.map.runs(from, AUS_PER_PART);
         Ok(Reply::MapPart(MapPart { runs, next }))
     }

@@ -10,7 +10,7 @@ impl Core {
         let mut findings = self.space_findings();
         findings.extend(self.session_findings());
         findings.extend(self.snapshot_findings());
-        findings.sort_by(|a, b| b.level.cmp(&a.level));
+        findings.sort_by_key(|f| std::cmp::Reverse(f.level));
         let clients = self.client_views().into_iter().filter(|c| !c.sessions.is_empty()).collect();
         Ok(StatusView {
             level: findings.first().map_or(Level::Ok, |f| f.level),
