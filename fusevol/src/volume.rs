@@ -41,7 +41,7 @@ use change::Changes;
 use flush::Rounds;
 use fusevol_shared::disk::Disk;
 use fusevol_shared::error::{Error, Kind, Result};
-use fusevol_shared::ids::{FenceToken, PoolId, SessionNo, VolumeId};
+use fusevol_shared::ids::{FenceToken, MapVersion, PoolId, SessionNo, VolumeId};
 use fusevol_shared::units::{AuSize, VolAu, VolOff};
 use guard::RangeGuard;
 pub use hold::Held;
@@ -100,6 +100,8 @@ pub struct Volume<D, C> {
     id: VolumeId,
     mode: Mode,
     token: FenceToken,
+    /// Of the map when it was attached: changes of an older one are not for this attachment.
+    version: MapVersion,
     size: u64,
     view: MapView,
     /// In blocks of the volume.

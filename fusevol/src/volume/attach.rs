@@ -68,6 +68,7 @@ impl<D: Disk, C: Control> Volume<D, C> {
             id,
             mode,
             token: attached.token,
+            version: attached.version,
             size: attached.size,
             view,
             guard: RangeGuard::default(),
@@ -102,7 +103,8 @@ impl<D: Disk, C: Control> Volume<D, C> {
     /// # Errors
     /// `Damaged` where the change does not fit together.
     pub async fn map_changed(&self, change: &MapChanged) -> Result<()> {
-        if self.mode == Mode::Write {
+        // One that was sent to an earlier attachment of this volume may name places that are another's by now.
+        if self.mode == Mode::Write || change.version < self.version {
             return Ok(());
         }
         let mut retired: Vec<Arc<Slot>> = change.unmapped.iter().filter_map(|au| self.view.set(*au, None)).collect();
