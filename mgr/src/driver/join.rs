@@ -36,6 +36,12 @@ pub trait Log {
     /// Any ends the manager.
     fn heartbeat(&mut self) -> Result<()>;
 
+    /// Looks whether this manager was superseded.
+    ///
+    /// # Errors
+    /// Any ends the manager.
+    fn check(&mut self) -> Result<()>;
+
     /// Whether a session's byte lock is held on any disk; what cannot be asked counts as held.
     fn lock_held(&self, session: SessionNo) -> bool;
 

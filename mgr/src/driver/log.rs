@@ -162,6 +162,12 @@ impl Log for StoreLog {
         done
     }
 
+    fn check(&mut self) -> Result<()> {
+        let done = block_on(self.store.check());
+        self.warn();
+        done
+    }
+
     fn lock_held(&self, session: SessionNo) -> bool {
         let byte = MANAGER_LOCK + 1 + u64::from(session.0);
         self.disks.iter().any(|(_, d)| d.lock_held_by_other(byte).unwrap_or(true))

@@ -23,6 +23,7 @@ pub use join::{Clients, Joining, Log};
 use crate::core::{AdminId, AdminReply, AdminRequest, Core, Effect, Event, Now, Output};
 use fusevol_shared::clock::{BootTime, Clock};
 use fusevol_shared::error::{Result, WireError};
+use fusevol_shared::wire::messages::Reply;
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 use tokio::runtime::Handle as Runtime;
@@ -173,9 +174,11 @@ impl<L: Log, C: Clients> Driver<L, C> {
         self.core.step(Now::of(self.clock.as_ref()), event, out);
     }
 
+    /// Makes the records durable. Where there are none but a lease is to be granted, the own SEAL is read all the same:
+    /// a manager that was superseded must not keep its clients going (PROTOCOL.md, L1).
     fn commit(&mut self, out: &Output) -> Result<()> {
         if out.records.is_empty() {
-            return Ok(());
+            return if out.effects.iter().any(grants_lease) { self.log.check() } else { Ok(()) };
         }
         let catalog = self.core.catalog();
         self.log.commit(&out.records, || catalog.dump())
@@ -197,4 +200,9 @@ impl<L: Log, C: Clients> Driver<L, C> {
             to_client => self.clients.carry_out(to_client),
         }
     }
+}
+
+/// Whether an effect tells a client that its lease goes on.
+fn grants_lease(effect: &Effect) -> bool {
+    matches!(effect, Effect::Reply { result: Ok(Reply::Welcome(_) | Reply::Renewed(_)), .. })
 }
