@@ -89,7 +89,7 @@ fn a_second_writer_is_refused() {
 #[test]
 fn a_full_pool_and_space_given_back() {
     let mut pool = Pool::with(&Options { disks: &[128 << 20], listen: &[], lease: 2 });
-    let _said = pool.mgr(&["volume", "create", "db", "--size", "1G"]).ok().says("128");
+    let _said = pool.mgr(&["volume", "create", "db", "--size", "1G"]).ok().says("when it is full");
     let mount = Mount::new(&pool.client("host1", &[("db", "read,write")]), &pool.path().join("fv"));
     let image = OpenOptions::new().read(true).write(true).open(mount.image("db")).expect("it opens");
     let mut written = 0u64;

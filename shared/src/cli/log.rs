@@ -1,4 +1,4 @@
-//! Logging: `tracing` to standard error, filtered by `FUSEVOL_LOG` (`info`, `debug`, `fusevol_mgr::driver=trace`, ...).
+//! Logging: `tracing` to standard error, filtered by `FUSEVOL_LOG` (`info`, `debug`, or a level for one module).
 //! Under systemd the journal gives the time, so the lines carry none. `NO_COLOR` and a redirected standard error: plain.
 
 use crate::error::{Error, Kind, Result};

@@ -74,7 +74,10 @@ impl KeyFile {
     /// # Errors
     /// `NotFound`, `Refused` (others may read it, or it is no key file), `Version`, `Io`.
     pub fn load(path: &Path) -> Result<Self> {
-        let bytes = secret::read(path, KEY_FILE_MAX)?;
+        let bytes = secret::read(path, KEY_FILE_MAX).map_err(|e| match e.kind() {
+            Kind::NotFound => e.within("no key file").hint(HINT),
+            _ => e,
+        })?;
         let text = String::from_utf8(bytes).map_err(|_| Error::new(Kind::Refused, "not a text file").hint(HINT));
         text.and_then(|t| Self::parse(&t)).map_err(|e| e.within(format_args!("key file {}", path.display())))
     }
