@@ -1,7 +1,7 @@
 //! Mounting a session at a folder, and serving it until it is unmounted.
 //!
 //! Each loop serves one request at a time, on its own ring, so the number of loops bounds the requests under way: eight a
-//! core, at least [`LOOPS_MIN`] (a 4 KiB random write of 16 jobs on two cores is no faster with more).
+//! core, at least [`LOOPS_MIN`].
 
 use super::adapter::Adapter;
 use super::attr::{Base, Shows};
