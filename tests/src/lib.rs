@@ -1,6 +1,7 @@
-//! What the tests stand on: real parts under guards ([`real`]), disks after a power cut ([`crash`]),
-//! and volumes against a byte array ([`model`]).
+//! What the tests stand on: real parts under guards ([`real`]), disks after a power cut ([`crash`]), a catalog to judge on
+//! them ([`catalog`]), and volumes against a byte array ([`model`]).
 
+pub mod catalog;
 pub mod crash;
 pub mod model;
 pub mod real;

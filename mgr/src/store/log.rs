@@ -335,15 +335,16 @@ impl<D: Disk, W: Door<D>> Store<D, W> {
         self.set = wider.into_iter().filter(|i| self.group.members[*i].well).collect();
         self.area = area;
         self.grow = false;
-        self.move_labels(&old).await
+        self.move_labels(&old, old.len()).await
     }
 
-    /// Writes labels that name the new area and set; those that replace a set of old must have reached enough of it.
-    pub(super) async fn move_labels(&mut self, old: &[usize]) -> Result<()> {
+    /// Writes labels that name the new area and set. `old` are those present of a set of `recorded` disks that this replaces:
+    /// so many of them must be told that any quorum of that set holds one that was.
+    pub(super) async fn move_labels(&mut self, old: &[usize], recorded: usize) -> Result<()> {
         let failed = self.publish().await?;
         self.drop_copies(failed).await?;
         let told = old.iter().filter(|i| self.group.members[**i].well).count();
-        if told + quorum(old.len()) <= old.len() {
+        if told + quorum(recorded) <= recorded {
             return Err(Error::new(Kind::Io, "too few of the catalog disks could be told of the change"));
         }
         self.settle().await

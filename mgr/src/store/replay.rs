@@ -12,6 +12,7 @@
 use super::door::Door;
 use super::group::{Group, Member};
 use fusevol_shared::disk::Disk;
+use fusevol_shared::disk::buf::IoBuf;
 use fusevol_shared::error::{Error, Kind, Result};
 use fusevol_shared::format::catalog::{self, BlockHead, BlockPlace, Role};
 use fusevol_shared::format::envelope::Flaw;
@@ -45,7 +46,7 @@ struct Copy<'a, D> {
     pages: u64,
     /// First page of the batch in memory.
     first: u64,
-    batch: Vec<u8>,
+    batch: IoBuf,
     /// Pages before the end of the log that this copy did not have.
     lacks: Vec<u64>,
 }
@@ -56,12 +57,12 @@ impl<D: Disk> Copy<'_, D> {
         let count = self.pages.saturating_sub(first).min(BATCH);
         let bytes = usize::try_from(count * PAGE_U64).expect("a batch is small");
         self.first = first;
-        self.batch = vec![0; bytes];
         let at = self.area.plus(first * PAGE_U64);
         if let Some((_, Ok(b))) = group.each(&[index], |m| m.get(at, bytes)).await.pop() {
-            self.batch.copy_from_slice(&b);
+            self.batch = b;
             return;
         }
+        self.batch = IoBuf::zeroed(bytes);
         for (i, place) in (0..count).zip(self.batch.chunks_exact_mut(PAGE)) {
             if let Some((_, Ok(b))) = group.each(&[index], |m| m.get(at.plus(i * PAGE_U64), PAGE)).await.pop() {
                 place.copy_from_slice(&b);
@@ -138,7 +139,7 @@ pub(super) async fn replay<D: Disk, W: Door<D>>(group: &Group<D, W>, which: &[us
         let member = &group.members[*i];
         let layout = member.label.layout();
         let area = layout.area(label.pointer.area).ok_or_else(|| lost("its area does not exist"))?;
-        copies.push(Copy { member, area, pages: layout.area_pages(), first: 0, batch: Vec::new(), lacks: Vec::new() });
+        copies.push(Copy { member, area, pages: layout.area_pages(), first: 0, batch: IoBuf::zeroed(0), lacks: Vec::new() });
     }
     let end = copies.iter().map(|c| c.pages).max().unwrap_or(0);
     let mut walk = Walk::default();

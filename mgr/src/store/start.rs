@@ -56,9 +56,10 @@ impl<D: Disk, W: Door<D>> Takeover<D, W> {
     /// `Lapsed` where another manager was quicker; `Refused` where no area is free; `NoSpace`, `Io`.
     pub async fn start<R: LogRecord>(self, checkpoint: &[R]) -> Result<Store<D, W>> {
         let quarantine = self.quarantine();
-        let Takeover { group, who, won, warnings, .. } = self;
+        let Takeover { group, who, won, warnings, force } = self;
         let old: Vec<usize> = won.view.present.clone();
-        let recorded = won.view.newest.set.len();
+        // By the administrator's word, nobody will start from the disks that are left behind.
+        let recorded = if force { old.len() } else { won.view.newest.set.len() };
         let pointer = &won.view.newest.pointer;
         let largest = group.members.iter().map(|m| m.label.layout().area_pages()).max().unwrap_or(0);
         let mut store = Store {
@@ -94,11 +95,11 @@ impl<D: Disk, W: Door<D>> Takeover<D, W> {
         }
         store.set.retain(|i| store.group.members[*i].well);
         let told = old.iter().filter(|i| store.group.members[**i].well).count();
-        if store.set.is_empty() || told == 0 || (told + quorum(recorded) <= recorded && !self.force) {
+        if store.set.is_empty() || told == 0 || told + quorum(recorded) <= recorded {
             return Err(Error::new(Kind::Io, "too few of the catalog disks can be written"));
         }
         store.area = area;
-        store.move_labels(&old).await?;
+        store.move_labels(&old, recorded).await?;
         store.state = OwnerState::Serving;
         let failed = store.write_owner(no, true).await;
         store.drop_copies(failed).await?;
