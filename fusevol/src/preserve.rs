@@ -164,7 +164,7 @@ impl PreserveLog {
             }
         }
         for done in finished {
-            let _ = done.send(result.as_ref().map(|()| ()).map_err(WireError::from)); // who gave up does not listen
+            let _ = done.send(result.as_ref().copied().map_err(WireError::from)); // who gave up does not listen
         }
     }
 

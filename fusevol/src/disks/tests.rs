@@ -1,3 +1,5 @@
+//! The dirty marks of disks, and who hears of a failed flush.
+
 use super::*;
 
 #[test]

@@ -1,3 +1,5 @@
+//! The lease on a clock that is moved by hand: valid, run out, back again, over.
+
 use super::*;
 use futures_util::FutureExt;
 

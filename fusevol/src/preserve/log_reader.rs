@@ -112,10 +112,11 @@ impl LogReader {
         let mut todo: Vec<u32> = self.segments.iter().filter(|(_, c)| !c.closed).map(|(no, _)| *no).collect();
         for _ in 0..CHAIN {
             let Some(no) = todo.pop() else { return Ok(()) };
-            if let Some(next) = self.advance(disks, no).await? {
-                if self.segments.get(&next).is_none_or(|c| !c.closed) && !todo.contains(&next) {
-                    todo.push(next);
-                }
+            if let Some(next) = self.advance(disks, no).await?
+                && self.segments.get(&next).is_none_or(|c| !c.closed)
+                && !todo.contains(&next)
+            {
+                todo.push(next);
             }
         }
         Err(Error::new(Kind::Damaged, "the preserve log goes round in a circle"))

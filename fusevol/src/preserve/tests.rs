@@ -1,3 +1,5 @@
+//! The preserve log under failed records, failed successors, damage, and the loss of a leg.
+
 use super::log_reader::{LogReader, read_copy};
 use super::*;
 use fusevol_shared::clock::{BootTime, SystemClock};

@@ -66,7 +66,7 @@ impl<D: Disk, C: Control> Volume<D, C> {
             let round = self.rounds.begun.fetch_add(1, Ordering::SeqCst) + 1;
             let result = self.round(&mut last.heard).await;
             last.round = round;
-            last.result = result.as_ref().map(|()| ()).map_err(WireError::from);
+            last.result = result.as_ref().copied().map_err(WireError::from);
             return result;
         }
         last.result.clone().map_err(Error::from)

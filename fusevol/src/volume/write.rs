@@ -101,12 +101,12 @@ impl<D: Disk, C: Control> Volume<D, C> {
         }
         let n = |x: u64| usize::try_from(x).expect("within a request");
         let mut buf = IoBuf::zeroed(n(outer.end - outer.start));
-        if let Some(slot) = slots.first().filter(|_| bytes.start % PAGE_U64 != 0) {
+        if let Some(slot) = slots.first().filter(|_| !bytes.start.is_multiple_of(PAGE_U64)) {
             self.old_page(slot, bytes.start, outer, &mut buf).await?;
         }
         let tail_page = (bytes.end - 1) / PAGE_U64;
-        let same = tail_page == bytes.start / PAGE_U64 && bytes.start % PAGE_U64 != 0;
-        if let Some(slot) = slots.last().filter(|_| bytes.end % PAGE_U64 != 0 && !same) {
+        let same = tail_page == bytes.start / PAGE_U64 && !bytes.start.is_multiple_of(PAGE_U64);
+        if let Some(slot) = slots.last().filter(|_| !bytes.end.is_multiple_of(PAGE_U64) && !same) {
             self.old_page(slot, bytes.end - 1, outer, &mut buf).await?;
         }
         let at = n(bytes.start - outer.start);

@@ -1,3 +1,5 @@
+//! The range guard: order, exclusion, fairness, and what a dropped waiter leaves.
+
 use super::*;
 use futures_util::FutureExt;
 

@@ -1,3 +1,5 @@
+//! Written bits on their way to the manager: taken, reported, put back, lost, forgotten.
+
 use super::*;
 
 fn m(au: u32, blocks: u64) -> AuMask {

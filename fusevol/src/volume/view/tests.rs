@@ -1,3 +1,5 @@
+//! The map as the data path reads it: pins, retirement, and draining.
+
 use super::*;
 use fusevol_shared::units::{AuNo, DiskNo};
 use futures_util::FutureExt;

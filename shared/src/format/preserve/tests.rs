@@ -1,3 +1,5 @@
+//! Golden bytes of the preserve log, and what is refused.
+
 use super::*;
 
 fn log() -> LogId {
