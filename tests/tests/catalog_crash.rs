@@ -184,9 +184,12 @@ fn takeovers(seed: u64) -> usize {
     judge_all(&set, &mut SeededRandom(seed), 6, c, 60)
 }
 
+/// A story, told from a seed and giving the number of states it was judged in; and from how many seeds.
+type Run = (&'static str, fn(u64) -> usize, u64);
+
 #[test]
 fn every_answered_commit_survives_a_power_cut_at_any_moment() {
-    let runs: [(&str, fn(u64) -> usize, u64); 5] = [
+    let runs: [Run; 5] = [
         ("init", init_and_first_commits, 4),
         ("commits", many_commits, 3),
         ("switches", area_switches, 3),
