@@ -1,6 +1,8 @@
 //! The client's link against the manager's door, with a stand-in for the core: what is asked is done once and answered once, in order,
 //! however often the manager dies in between.
 
+#![allow(clippy::unwrap_used)] // a failure here is the test's
+
 use fusevol::link::{Link, LinkConfig, Owner, Phase, Pushed};
 use fusevol_mgr::authority::Authority;
 use fusevol_mgr::core::{ConnId, Event};
@@ -73,7 +75,8 @@ impl Pool {
         let (sender, events) = mpsc::channel(16);
         let tls = self.authority.tls().unwrap();
         self.lasting.lock().unwrap().generation += 1;
-        let bound = self.runtime.block_on(Listener::bind_on(&*self.net, &[self.address.clone()], tls, ListenLimits::default(), sender));
+        let bound =
+            self.runtime.block_on(Listener::bind_on(&*self.net, std::slice::from_ref(&self.address), tls, ListenLimits::default(), sender));
         let listener = bound.unwrap();
         let core = Core { lasting: Arc::clone(&self.lasting), connections: listener.connections(), session: None };
         let task = self.runtime.spawn(core.run(events));
