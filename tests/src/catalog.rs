@@ -116,15 +116,21 @@ pub fn candidates<D: Disk>(disks: impl IntoIterator<Item = D>) -> Vec<Candidate<
     disks.into_iter().enumerate().map(|(i, disk)| Candidate { disk, path: format!("d{i}") }).collect()
 }
 
+/// Disk number `no`.
+///
+/// # Panics
+/// If there are more than 255.
+pub fn new_disk<D>(disk: D, no: u16) -> NewDisk<D> {
+    let id = DiskId([u8::try_from(no).expect("few disks") + 1; 16]);
+    NewDisk { disk, path: format!("d{no}"), id, no: DiskNo(no) }
+}
+
 /// Makes the pool.
 ///
 /// # Errors
 /// As the store's.
 pub async fn make<D: Disk>(disks: Vec<D>, force: bool) -> Result<()> {
-    let new = disks.into_iter().zip(0u16..).map(|(disk, no)| {
-        let id = DiskId([u8::try_from(no).expect("few disks") + 1; 16]);
-        NewDisk { disk, path: format!("d{no}"), id, no: DiskNo(no) }
-    });
+    let new = disks.into_iter().zip(0..).map(|(disk, no)| new_disk(disk, no));
     let name = Name::new("p").expect("a name");
     let pool = NewPool { pool: PoolId([7; 16]), name, au_size: AuSize::DEFAULT, lease: Duration::from_secs(2) };
     create(new.collect(), &pool, &who(1, 1), NoLocks::default(), force, &[Rec::Upto(0)]).await

@@ -9,7 +9,7 @@ use fusevol_shared::disk::ring::block_on;
 use fusevol_shared::error::Kind;
 use fusevol_shared::random::SeededRandom;
 use fusevol_shared::units::PAGE_U64;
-use fusevol_tests::catalog::{DISK, NoLocks, Rec, commit_of, look, make, serve, who, win};
+use fusevol_tests::catalog::{DISK, NoLocks, Rec, commit_of, look, make, new_disk, serve, who, win};
 use fusevol_tests::crash::{CrashDisk, CrashSet, State};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -184,17 +184,40 @@ fn takeovers(seed: u64) -> usize {
     judge_all(&set, &mut SeededRandom(seed), 6, c, 60)
 }
 
+/// From one copy to two and three, under commits.
+fn growth(seed: u64) -> usize {
+    let start: Vec<MemDisk> = pool(1, 2).into_iter().chain([MemDisk::new(DISK), MemDisk::new(2 * DISK)]).collect();
+    let set = CrashSet::over(start);
+    set.mark(MADE + 2);
+    let last = 10;
+    block_on(async {
+        let mut disks = set.disks();
+        let more = disks.split_off(1);
+        let (mut store, _) = serve(disks, who(1, 3)).await.expect("serves");
+        for (disk, no) in more.into_iter().zip(1..) {
+            store.add_disk(new_disk(disk, no), false).await.expect("added");
+        }
+        for c in 3..=last {
+            store.commit(&commit_of(c, 2, 1000), || vec![Rec::Upto(c)]).await.expect("commits");
+            set.mark(MADE + c);
+        }
+        assert_eq!(store.copies().len(), 3);
+    });
+    judge_all(&set, &mut SeededRandom(seed), 6, last, 60)
+}
+
 /// A story, told from a seed and giving the number of states it was judged in; and from how many seeds.
 type Run = (&'static str, fn(u64) -> usize, u64);
 
 #[test]
 fn every_answered_commit_survives_a_power_cut_at_any_moment() {
-    let runs: [Run; 5] = [
+    let runs: [Run; 6] = [
         ("init", init_and_first_commits, 4),
         ("commits", many_commits, 3),
         ("switches", area_switches, 3),
         ("drops", a_dropped_copy, 6),
         ("takeovers", takeovers, 4),
+        ("growth", growth, 2),
     ];
     let jobs: Vec<_> = runs.iter().flat_map(|(name, run, seeds)| (0..*seeds).map(move |s| (*name, *run, s))).collect();
     let (next, total) = (AtomicUsize::new(0), AtomicUsize::new(0));

@@ -178,7 +178,7 @@ impl<D: Disk, W: Door<D>> Store<D, W> {
             }
             return Err(Error::new(Kind::Io, "the new disk cannot be labelled").because(e));
         }
-        self.grow |= self.set.len() < CATALOG_COPIES_MAX;
+        self.grow = self.further().is_some();
         Ok(())
     }
 }

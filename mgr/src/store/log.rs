@@ -317,10 +317,11 @@ impl<D: Disk, W: Door<D>> Store<D, W> {
         Ok(left)
     }
 
-    /// Moves to the next free area with this checkpoint, on the copies there are and, where there is room in the set, more.
+    /// Moves to the next free area with this checkpoint, on the copies there are and, where there is room in the set, one more.
     async fn switch(&mut self, pieces: &[Vec<u8>]) -> Result<()> {
         let old = self.set.clone();
-        let mut wider = self.wider();
+        let further = self.further();
+        let mut wider: Vec<usize> = self.set.iter().copied().chain(further).collect();
         let no = self.next_area()?;
         let pages = self.group.area_pages(&wider);
         let mut area = Area::fresh(no, self.area.next_seq(), self.area.unit, pages);
@@ -328,25 +329,25 @@ impl<D: Disk, W: Door<D>> Store<D, W> {
         let failed = self.write_owner(no, true).await;
         self.drop_copies(failed).await?;
         wider.retain(|i| self.group.members[*i].well);
-        let fresh: Vec<usize> = wider.iter().copied().filter(|i| !self.set.contains(i)).collect();
-        let mut failed = self.enter(&fresh, no).await;
+        let mut failed = self.enter(further.as_slice(), no).await;
         failed.extend(self.lay_down(&wider, &mut area, pieces).await);
         self.drop_copies(failed).await?;
         self.set = wider.into_iter().filter(|i| self.group.members[*i].well).collect();
         self.area = area;
-        self.grow = false;
+        self.grow = self.further().is_some();
         self.move_labels(&old, old.len()).await
     }
 
     /// Writes labels that name the new area and set. `old` are those present of a set of `recorded` disks that this replaces:
-    /// so many of them must be told that any quorum of that set holds one that was.
+    /// so many of them must be told that any quorum of that set holds one that was. Nothing more is written where they are
+    /// not: a smaller set yet, told to the rest, could start beside a quorum that knows nothing of it.
     pub(super) async fn move_labels(&mut self, old: &[usize], recorded: usize) -> Result<()> {
         let failed = self.publish().await?;
-        self.drop_copies(failed).await?;
         let told = old.iter().filter(|i| self.group.members[**i].well).count();
         if told + quorum(recorded) <= recorded {
             return Err(Error::new(Kind::Io, "too few of the catalog disks could be told of the change"));
         }
+        self.drop_copies(failed).await?;
         self.settle().await
     }
 
@@ -365,10 +366,11 @@ impl<D: Disk, W: Door<D>> Store<D, W> {
         failed
     }
 
-    /// The set, and disks that are well and not in it, up to the most copies.
-    pub(super) fn wider(&self) -> Vec<usize> {
-        let more = self.group.well().into_iter().filter(|i| !self.set.contains(i));
-        self.set.iter().copied().chain(more).take(CATALOG_COPIES_MAX).collect()
+    /// A disk that could take a further copy, where there is room for one. A set grows by one at a time: so each quorum of
+    /// the new one shares a disk with each of the old one.
+    pub(super) fn further(&self) -> Option<usize> {
+        let room = self.set.len() < CATALOG_COPIES_MAX;
+        self.group.well().into_iter().find(|i| room && !self.set.contains(i))
     }
 
     /// The next area, round and round, that nobody else may write.

@@ -28,10 +28,11 @@
 //! each flushed, so every disk always has a valid label, the old or the new; the newest decides for all. A switch stands
 //! for its transaction, which is answered when the labels are written: seen before that, it is the old or the new state.
 //!
-//! *Drop.* A failed copy leaves the set only by labels on *all* copies left, before anything is answered. Of three, one may
-//! go, then of two, one; two at once end the manager. So every quorum of an older set (two of three, both of two) holds a
-//! disk that knows the newer one: for 3 -> 2, any two of three; for 2 -> 1, both. The same count is demanded of the old set
-//! when a set grows or is replaced (`move_labels`).
+//! *Drop and growth.* The set changes by one disk at a time, so any quorum of the old set (two of three, both of two) and any
+//! of the new one share a disk, and the newest label that either sees is the newer one's. A failed copy leaves the set only
+//! by labels on *all* copies left, before anything is answered: of three, one may go, then of two, one; two at once end the
+//! manager. Where labels move the log, so many of the recorded set must be told that no quorum of it misses all of them; if
+//! they cannot be, nothing more is written.
 //!
 //! *Takeover.* The successor writes its claim and the SEALs, durable on a quorum, and then reads the labels again; the
 //! manager writes blocks or labels, durable, and then reads its SEAL, and answers only if it is clear. Whichever comes

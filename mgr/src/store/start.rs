@@ -1,7 +1,7 @@
 //! From a won pool to a serving store: the checkpoint in an own area, the labels, the owner record.
 //!
-//! The new set is what is left of the recorded one, filled up with further disks of the pool. The labels are switched
-//! last: until they are, the predecessor's log is the catalog, and a crash leaves it so.
+//! The new set is what is left of the recorded one; further disks take copies with the commits that follow, one at a time.
+//! The labels are switched last: until they are, the predecessor's log is the catalog, and a crash leaves it so.
 
 use super::area::Area;
 use super::door::{Door, Who};
@@ -77,16 +77,13 @@ impl<D: Disk, W: Door<D>> Takeover<D, W> {
             over: false,
             group,
         };
-        store.set = store.wider();
         let pieces = pack_pieces(checkpoint)?;
         let no = store.next_area()?;
         let mut area = Area::fresh(no, store.area.next_seq(), store.area.unit, store.group.area_pages(&store.set));
         area.check_fits(&pieces)?;
         // The record names the area before anything is written there: a successor that cannot prove this process drained
         // keeps away from it.
-        let fresh: Vec<usize> = store.set.iter().copied().filter(|i| !old.contains(i)).collect();
         let mut failed = store.write_owner(no, true).await;
-        failed.extend(store.enter(&fresh, no).await);
         failed.extend(store.lay_down(&store.set, &mut area, &pieces).await);
         for (i, e) in failed {
             let m = &mut store.group.members[i];
@@ -99,6 +96,7 @@ impl<D: Disk, W: Door<D>> Takeover<D, W> {
             return Err(Error::new(Kind::Io, "too few of the catalog disks can be written"));
         }
         store.area = area;
+        store.grow = store.further().is_some();
         store.move_labels(&old, recorded).await?;
         store.state = OwnerState::Serving;
         let failed = store.write_owner(no, true).await;

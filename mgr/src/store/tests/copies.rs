@@ -4,6 +4,9 @@ use super::world::World;
 use fusevol_shared::disk::Answer;
 use fusevol_shared::disk::fault::{Fault, Ops, Rule};
 use fusevol_shared::error::Kind;
+use fusevol_shared::format::layout::{owner_at, seal_at};
+use fusevol_shared::ids::Generation;
+use fusevol_shared::units::PAGE_U64;
 
 const EIO: Fault = Fault::Fail(5, Answer::Answered);
 
@@ -24,7 +27,8 @@ fn a_failed_copy_is_dropped_and_named_and_a_stale_one_never_used() {
         w.kill(2);
         let (t, found) = w.open("a", 3).expect("opens");
         assert_eq!(found, [1, 2, 3], "{ops:?}");
-        let s = w.run(t.start(&super::records(&found))).expect("starts");
+        let mut s = w.run(t.start(&super::records(&found))).expect("starts");
+        w.commit_to(&mut s, &[4], &[1, 2, 3, 4]).expect("commits");
         assert_eq!(s.copies().len(), 2, "the copy comes back with a fresh checkpoint");
     }
 }
@@ -43,6 +47,21 @@ fn of_three_two_suffice_and_two_at_once_are_too_many() {
     w.disks[0].faults.add(Rule::on(Ops::WRITE, EIO));
     w.disks[1].faults.add(Rule::on(Ops::WRITE, EIO));
     assert_eq!(w.commit(&mut s, &[1]).expect_err("two at once").kind(), Kind::Io);
+}
+
+#[test]
+fn a_set_grows_by_one_disk_at_a_time() {
+    let w = World::new(1);
+    let mut s = w.start("a", 1);
+    for no in 1..5 {
+        w.run(s.add_disk(w.new_disk(&super::world::TestDisk::new(no.into()), no), false)).expect("added");
+    }
+    let mut sizes = Vec::new();
+    for n in 1..5 {
+        w.commit_to(&mut s, &[n], &(1..=n).collect::<Vec<_>>()).expect("commits");
+        sizes.push(s.copies().len());
+    }
+    assert_eq!(sizes, [2, 3, 3, 3]);
 }
 
 #[test]
@@ -114,4 +133,55 @@ fn two_of_three_start_and_a_clone_is_refused() {
     let mut cloned = w.clone();
     cloned.disks.push(super::world::TestDisk { no: 9, ..w.disks[0].clone() });
     assert!(cloned.open("a", 3).map(|_| ()).expect_err("a clone").to_string().contains("the same label"));
+}
+
+#[test]
+fn one_damaged_page_of_any_structure_harms_nothing_and_is_named_where_it_counts() {
+    let w = World::new(2);
+    let mut s = w.start("a", 1);
+    for n in 0..4 {
+        w.commit(&mut s, &[n]).expect("commits");
+    }
+    w.kill(1);
+    let (g, layout) = (s.generation(), w.disks[0].label().layout());
+    let labels = layout.labels().map(|at| (at, true));
+    let log = (0..5).map(|p| (layout.area(s.area.no).expect("an area").plus(p * PAGE_U64), true));
+    let table = [(owner_at(g), false), (seal_at(g), false), (owner_at(Generation(1)), false)];
+    for (at, named) in labels.into_iter().chain(log).chain(table) {
+        for torn in [false, true] {
+            let x = w.fork();
+            let page = x.disks[1].mem.peek(at, 4096);
+            match torn {
+                true => x.disks[1].poke(at.0 + 512, &[0; 3584]),
+                false => x.disks[1].poke(at.0 + 130, &[page[130] ^ 1]),
+            }
+            let (t, found) = x.open("a", 2).expect("opens");
+            assert_eq!(found, [0, 1, 2, 3], "byte {at}");
+            let whole = x.disks[1].mem.peek(at, 4096) == page;
+            assert!(!named || whole || t.warnings().iter().any(|t| t.contains("d1")), "byte {at}: {:?}", t.warnings());
+            let mut s = x.run(t.start(&super::records(&found))).expect("starts");
+            x.commit(&mut s, &[4]).expect("commits");
+            assert_eq!((s.copies().len(), x.inspect().1), (2, vec![0, 1, 2, 3, 4]));
+        }
+    }
+}
+
+#[test]
+fn a_new_set_is_told_to_as_many_as_any_quorum_of_the_recorded_one_can_miss() {
+    let w = World::new(4);
+    let mut s = w.start("a", 1);
+    w.commit(&mut s, &[1]).expect("commits");
+    w.kill(1);
+    // One of the three is missing; while the labels of the others are written, one of those fails. If the start went on,
+    // the failed and the missing one would be two of three, and know nothing of it.
+    let some = World { disks: w.disks[1..].to_vec(), ..w.clone() };
+    let (t, found) = some.open("a", 2).expect("two of three");
+    let first_copy = w.disks[1].label().layout().labels()[0];
+    w.disks[1].faults.add(Rule::on(Ops::WRITE, EIO).within(first_copy.0..first_copy.0 + 4096));
+    let refused = some.run(t.start(&super::records(&found))).map(|_| ()).expect_err("too few know");
+    assert_eq!(refused.kind(), Kind::Io);
+    w.disks[1].faults.clear();
+    w.kill(2);
+    let others = World { disks: w.disks[..2].to_vec(), ..w.clone() };
+    assert_eq!(others.open("a", 3).expect("opens").1, [1]);
 }

@@ -50,3 +50,45 @@ fn generations_only_grow_and_a_failed_start_hurts_nobody() {
     }
     assert_eq!(w.inspect().1, [18]);
 }
+
+#[test]
+fn areas_of_undrained_predecessors_are_kept_away_from_until_they_are_proven_drained() {
+    let w = World::new(2);
+    let mut used = Vec::new();
+    for (n, host) in ["a", "b", "c", "d"].into_iter().enumerate() {
+        let process = u8::try_from(n).expect("few") + 1;
+        let mut s = w.start(host, process);
+        w.commit(&mut s, &[n as u64]).expect("commits");
+        assert!(!used.contains(&s.area.no), "{host} writes where another may still write");
+        used.push(s.area.no);
+    }
+    let (t, found) = w.open("e", 9).expect("wins");
+    assert_eq!(found, [0, 1, 2, 3]);
+    let full = w.run(t.start(&super::records(&found))).map(|_| ()).expect_err("no area is left");
+    assert!(full.kind() == Kind::Refused && full.hint_text().is_some_and(|h| h.contains("--force")), "{full}");
+    // On the boot of the third the locks prove that the third has drained: its area is free again.
+    w.kill(3);
+    let s = w.start("c", 10);
+    assert_eq!(s.area.no, used[2]);
+}
+
+#[test]
+fn a_clean_end_on_another_host_leaves_nothing_in_quarantine() {
+    let w = World::new(2);
+    let mut s = w.start("a", 1);
+    w.commit(&mut s, &[1]).expect("commits");
+    w.run(s.close()).expect("closes");
+    let s = w.start("b", 2);
+    assert!(s.quarantine.iter().all(Option::is_none));
+}
+
+#[test]
+fn a_predecessor_whose_heart_beats_is_left_alone() {
+    let w = World::new(2);
+    let s = std::cell::RefCell::new(w.start("a", 1));
+    let beating = super::world::BeatingDoor { inner: w.door("b", 2), beat: || w.run(s.borrow_mut().heartbeat()).expect("beats") };
+    let opened = w.run(super::open::<_, _, super::world::Rec>(w.candidates(), w.who("b", 2), beating, &super::Options::default()));
+    let refused = opened.map(|_| ()).expect_err("alive");
+    assert!(refused.kind() == Kind::Busy && refused.to_string().contains("a, process 1"), "{refused}");
+    w.commit(&mut s.borrow_mut(), &[1]).expect("the first one goes on");
+}

@@ -38,7 +38,10 @@ pub struct TestDisk {
 
 impl TestDisk {
     pub fn new(no: usize) -> Self {
-        let mem = MemDisk::new(64 << 20);
+        Self::over(no, MemDisk::new(64 << 20))
+    }
+
+    pub fn over(no: usize, mem: MemDisk) -> Self {
         let disk = Arc::new(FaultDisk::new(mem.clone()));
         Self { no, faults: disk.faults(), disk, mem }
     }
@@ -130,6 +133,12 @@ impl World {
         NewDisk { disk: d.clone(), path: format!("d{no}"), id, no: DiskNo(no) }
     }
 
+    /// The same disks, going their own way from here, with no process alive.
+    pub fn fork(&self) -> World {
+        let fork = |d: &TestDisk| TestDisk::over(d.no, d.mem.fork());
+        World { disks: self.disks.iter().map(fork).collect(), ..World::blank(0) }
+    }
+
     pub fn more(&self) -> TestDisk {
         TestDisk::new(self.disks.len())
     }
@@ -196,5 +205,20 @@ impl World {
         let at = disk.label().layout().area(area).expect("an area").plus(page * PAGE_U64 + 1000);
         let old = disk.mem.peek(at, 1)[0];
         disk.mem.poke(at, &[old ^ 0x40]);
+    }
+}
+
+/// While its owner sleeps, somebody else's heart beats.
+pub struct BeatingDoor<F> {
+    pub inner: TestDoor,
+    pub beat: F,
+}
+
+impl<F: Fn()> Door<TestDisk> for BeatingDoor<F> {
+    fn try_lock(&self, disk: &TestDisk) -> Result<bool> {
+        self.inner.try_lock(disk)
+    }
+    async fn sleep(&self, _: Duration) {
+        (self.beat)();
     }
 }
