@@ -2,8 +2,9 @@
 //! the on-disk format, the wire, the disks.
 //!
 //! Modules import downwards only (checked by the `tidy` test):
-//! `units, ids, name, size, error, clock, random` <- `mask, map` <- `format, wire` <- `disk, net` <- `cli`.
+//! `units, ids, name, size, error, clock, random, sentence` <- `mask, map` <- `change` <- `format, wire` <- `disk, net` <- `cli`.
 
+pub mod change;
 pub mod cli;
 pub mod clock;
 pub mod disk;
@@ -15,6 +16,7 @@ pub mod mask;
 pub mod name;
 pub mod net;
 pub mod random;
+pub mod sentence;
 pub mod size;
 pub mod units;
 pub mod wire;

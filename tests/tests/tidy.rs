@@ -94,8 +94,9 @@ fn arrows_between_crates() {
 #[test]
 fn arrows_within_shared() {
     let layers = [
-        &["units", "ids", "name", "size", "error", "clock", "random"][..],
+        &["units", "ids", "name", "size", "error", "clock", "random", "sentence"][..],
         &["mask", "map"][..],
+        &["change"][..],
         &["format", "wire"][..],
         &["disk", "net"][..],
         &["cli"][..],

@@ -41,13 +41,13 @@ pub enum BlockKind {
     OwnerSeal = 3,
     /// A block of the catalog log.
     Catalog = 4,
-    /// A session's heartbeat (reserved).
+    /// A session's heartbeat.
     Slot = 5,
-    /// The SEAL of a session (reserved).
+    /// The SEAL of a session.
     SlotSeal = 6,
     /// A block of a preserve log.
     Preserve = 7,
-    /// A block of an attachment's journal (reserved).
+    /// A frame of an attachment's journal.
     Journal = 8,
 }
 

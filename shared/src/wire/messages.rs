@@ -6,21 +6,27 @@
 #![allow(missing_docs)] // of the twins that rkyv derives; what is written here has its docs
 
 use super::rights::{Need, Right, Rights};
+pub use crate::change::Segment;
+use crate::change::{Append, Journal, Places, WhenFull};
 use crate::error::WireError;
 use crate::ids::{
     BootId, DiskId, FenceToken, Generation, MapVersion, PoolId, Seq, SessionId, SessionNo, SnapshotId, VolumeEpoch, VolumeId,
 };
-use crate::map::{AuMask, MapRun};
-use crate::units::{AuSize, DiskAu, DiskNo, VolAu};
+use crate::map::MapRun;
+use crate::units::{AuSize, DiskNo, VolAu};
 use rkyv::{Archive, Deserialize, Serialize};
 
 /// Version of the messages.
 /// 1: the first.
-pub const PROTOCOL: u16 = 1;
-/// Most AUs in one request or reply that lists them (16 KiB of masks at 8 bytes is far below the frame limit).
-pub const AUS_PER_MESSAGE: usize = 8192;
-/// Most AUs in one `Bind`.
-pub const AUS_PER_BIND: usize = 256;
+/// 2: the writer binds out of a reserve (`Grant`) and journals its changes (`Fold`, `NewJournal`); `Bind`, `Report`, `Discard` and
+/// `PreserveSpace` are gone; `Welcome` names the slots, `Attached` journal and reserve, `Hold` no segment any more.
+pub const PROTOCOL: u16 = 2;
+/// Most AUs in one `Grant`.
+pub const AUS_PER_GRANT: u32 = 1024;
+/// Most weight of the appends in one `Fold` (see `Entry::weight`): with 32 bytes each far below the frame limit.
+pub const FOLD_WEIGHT: usize = 16_384;
+/// Most weight of one append: it is folded whole.
+pub const APPEND_WEIGHT: usize = 8192;
 
 /// What a request speaks of, for the check of rights.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -132,6 +138,11 @@ message!(/// A session stands.
     generation: Generation,
     /// The pool's disks.
     disks: Vec<DiskInfo>,
+    /// The disks that carry the session's slot: heartbeat and SEAL (FORMAT.md). The SEAL is clear there, under the generation of the
+    /// manager that opened the session.
+    slots: Vec<DiskNo>,
+    /// That generation.
+    opened: Generation,
 });
 message!(/// A disk of the pool, as the manager knows it.
     DiskInfo {
@@ -220,6 +231,14 @@ message!(/// The attachment stands; the map follows by `GetMap`.
     snapshots: Vec<SnapshotInfo>,
     /// Where this attachment's preserve log begins; needed only where there are snapshots, and only by a writer.
     segment: Vec<Segment>,
+    /// The writer's journal; none for a reader.
+    journal: Vec<Journal>,
+    /// Granted with the attachment; empty for a reader.
+    reserve: Vec<Places>,
+    /// Number of the next preserve segment.
+    next_segment: u32,
+    /// What the writer does when there is no space to preserve into.
+    when_full: WhenFull,
 });
 message!(/// The attachment ends; its I/O is drained and its masks are reported.
     Detach {
@@ -248,80 +267,60 @@ message!(/// A part of what the writer must preserve before it modifies it, coun
     /// From which AU on.
     from: VolAu,
 });
-message!(/// Asks for space under these AUs. One that has space already keeps it.
-    Bind {
+message!(/// Asks for space ahead of the writes, and gives back what is not needed. Asked twice under one number, it is done once.
+    Grant {
     /// Which.
     volume: VolumeId,
     /// Of the attachment.
     token: FenceToken,
-    /// Of the attachment's changes.
-    seq: Seq,
-    /// At most `AUS_PER_BIND`.
-    aus: Vec<VolAu>,
+    /// Number of the grant within the attachment: 1, 2, ...
+    no: u64,
+    /// So many AUs; at most `AUS_PER_GRANT`. Fewer may come, none is `NoSpace`.
+    want: u32,
+    /// Places of the reserve that were never written to and never will be.
+    back: Vec<Places>,
 });
-message!(/// The new pieces of map.
-    Bound {
-    /// All the AUs asked for.
-    runs: Vec<MapRun>,
+message!(/// What the reserve gets.
+    Granted {
+    /// In runs that lie side by side where that can be.
+    places: Vec<Places>,
 });
-message!(/// These blocks are written, and were flushed on every leg before this was sent. The answer makes them durable.
-    Report {
+message!(/// Folds appends of the journal into the catalog, in order, each once. They are durable already.
+    Fold {
     /// Which.
     volume: VolumeId,
     /// Of the attachment.
     token: FenceToken,
-    /// Of the attachment's changes.
-    seq: Seq,
-    /// At most `AUS_PER_MESSAGE`.
-    written: Vec<AuMask>,
+    /// Number of the append before the first of these. A gap is refused.
+    prev: Seq,
+    /// Consecutive. Their weights are `FOLD_WEIGHT` at most together, unless there is one only.
+    appends: Vec<Append>,
 });
-message!(/// These blocks read as zeros from now on; I/O of the writer on them is drained.
-    /// An AU of which all 64 blocks are named leaves the map; no other does, whatever the manager knows of its blocks.
-    Discard {
+message!(/// Folded.
+    Folded {
+    /// Up to and with this number.
+    seq: Seq,
+});
+message!(/// A copy of the journal failed: closes it at its last number that counts, which is folded already, and asks for a fresh
+    /// one. Asked twice, it is done once.
+    NewJournal {
     /// Which.
     volume: VolumeId,
     /// Of the attachment.
     token: FenceToken,
-    /// Of the attachment's changes.
-    seq: Seq,
-    /// At most `AUS_PER_MESSAGE`.
-    cleared: Vec<AuMask>,
+    /// The journal that failed.
+    failed: u32,
+    /// Nothing above this number counts in it.
+    closing: Seq,
 });
-message!(/// AUs that left the map.
-    Discarded {
-    /// The writer forgets them; they are free when every holder of the map has answered.
-    unmapped: Vec<VolAu>,
+message!(/// The fresh journal.
+    JournalGranted {
+    /// Where it lies.
+    journal: Journal,
 });
 
 // ---- snapshots ----
 
-message!(/// One preserve segment: an AU on each of its legs, same content.
-    Segment {
-    /// Number within the volume; ascending in the order in which they were granted.
-    no: u32,
-    /// Newest snapshot's epoch when it was granted: all its records carry it.
-    epoch: VolumeEpoch,
-    /// The attachment that writes it.
-    token: FenceToken,
-    /// Session that writes it.
-    session: SessionNo,
-    /// Its replicas.
-    legs: Vec<DiskAu>,
-});
-message!(/// Asks for the next segment of the preserve log.
-    PreserveSpace {
-    /// Which.
-    volume: VolumeId,
-    /// Of the attachment.
-    token: FenceToken,
-    /// Of the attachment's changes.
-    seq: Seq,
-});
-message!(/// The next segment.
-    SegmentGranted {
-    /// It.
-    segment: Segment,
-});
 message!(/// Takes a snapshot. `id` is chosen by the asker: asked twice, it is taken once.
     CreateSnapshot {
     /// Of which volume.
@@ -370,7 +369,7 @@ message!(/// The reader has drained and closed it.
     snapshot: SnapshotId,
 });
 
-replies! { Welcome, Renewed, Done, Volumes, Attached, MapPart, Bound, Discarded, SegmentGranted, SnapshotTaken, SnapshotOpened, }
+replies! { Welcome, Renewed, Done, Volumes, Attached, MapPart, Granted, Folded, JournalGranted, SnapshotTaken, SnapshotOpened, }
 
 requests! {
     Hello(Need::Client, |_m| Object::None) -> Welcome, sample |_, _| Hello {
@@ -383,14 +382,12 @@ requests! {
     Detach(Need::On(Right::Read), |m| Object::Volume(m.volume)) -> Done, sample |volume, _| Detach { volume };
     GetMap(Need::On(Right::Read), |m| Object::Volume(m.volume)) -> MapPart, sample |volume, _| GetMap { volume, from: VolAu(0) };
     GetNeed(Need::On(Right::Write), |m| Object::Volume(m.volume)) -> MapPart, sample |volume, _| GetNeed { volume, from: VolAu(0) };
-    Bind(Need::On(Right::Write), |m| Object::Volume(m.volume)) -> Bound, sample |volume, _| Bind {
-        volume, token: FenceToken(1), seq: Seq(1), aus: vec![VolAu(0)] };
-    Report(Need::On(Right::Write), |m| Object::Volume(m.volume)) -> Done, sample |volume, _| Report {
-        volume, token: FenceToken(1), seq: Seq(1), written: vec![] };
-    Discard(Need::On(Right::Write), |m| Object::Volume(m.volume)) -> Discarded, sample |volume, _| Discard {
-        volume, token: FenceToken(1), seq: Seq(1), cleared: vec![] };
-    PreserveSpace(Need::On(Right::Write), |m| Object::Volume(m.volume)) -> SegmentGranted, sample |volume, _| PreserveSpace {
-        volume, token: FenceToken(1), seq: Seq(1) };
+    Grant(Need::On(Right::Write), |m| Object::Volume(m.volume)) -> Granted, sample |volume, _| Grant {
+        volume, token: FenceToken(1), no: 1, want: 1, back: vec![] };
+    Fold(Need::On(Right::Write), |m| Object::Volume(m.volume)) -> Folded, sample |volume, _| Fold {
+        volume, token: FenceToken(1), prev: Seq(0), appends: vec![] };
+    NewJournal(Need::On(Right::Write), |m| Object::Volume(m.volume)) -> JournalGranted, sample |volume, _| NewJournal {
+        volume, token: FenceToken(1), failed: 1, closing: Seq(0) };
     CreateSnapshot(Need::On(Right::Snapshot), |m| Object::Volume(m.volume)) -> SnapshotTaken, sample |volume, _| CreateSnapshot {
         volume, id: SnapshotId([9; 16]), name: "sample".into() };
     RemoveSnapshot(Need::On(Right::Snapshot), |m| Object::Snapshot(m.snapshot)) -> Done, sample |_, snapshot| RemoveSnapshot { snapshot };
@@ -402,8 +399,8 @@ requests! {
 
 // ---- pushes ----
 
-message!(/// Hold the writes of a volume for a snapshot: drain, flush, report every mask and discard, answer `Held`.
-    /// From the answer on the writer goes on only in `epoch`, preserving into `segment`; released or not (PROTOCOL.md, H1).
+message!(/// Hold the writes of a volume for a snapshot: drain, flush, append everything and the flip, answer `Held`.
+    /// From the answer on the writer goes on only in `epoch`, preserving; released or not (PROTOCOL.md, H1).
     Hold {
     /// Of which volume.
     volume: VolumeId,
@@ -413,8 +410,6 @@ message!(/// Hold the writes of a volume for a snapshot: drain, flush, report ev
     snapshot: SnapshotId,
     /// The epoch that begins.
     epoch: VolumeEpoch,
-    /// First segment of the preserve log of the new epoch, granted already.
-    segment: Segment,
     /// How long writes may be held, counted from the arrival of this push.
     deadline_ms: u32,
 });
@@ -474,10 +469,12 @@ pub enum Push {
 pub enum Ack {
     /// Done as asked.
     Done,
-    /// To `Hold`: drained, flushed; everything up to and with this sequence is reported and answered.
+    /// To `Hold`: drained and flipped. The snapshot is taken by the fold of the append that has the flip.
     Held {
-        /// Last sequence of the attachment's changes.
+        /// Number of that append.
         seq: Seq,
+        /// How long writes were held, microseconds.
+        held_us: u64,
     },
     /// Not done; a hold is dropped then.
     Failed(WireError),

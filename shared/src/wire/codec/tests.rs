@@ -126,6 +126,8 @@ fn an_au_size_out_of_range_is_no_welcome() {
         lease_ms: 1000,
         generation: Generation(1),
         disks: vec![],
+        slots: vec![],
+        opened: Generation(1),
     };
     let message = FromManager::Reply { id: 0, result: Ok(Reply::Welcome(welcome)) };
     let archive = message.to_archive().unwrap();
