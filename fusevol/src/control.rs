@@ -9,6 +9,7 @@
 use fusevol_shared::error::Result;
 use fusevol_shared::wire::messages::Call;
 use std::future::Future;
+use std::time::Duration;
 
 /// Sends a request to the manager and gives its reply.
 pub trait Control: Send + Sync + 'static {
@@ -17,4 +18,7 @@ pub trait Control: Send + Sync + 'static {
     /// # Errors
     /// What the manager answered, or `Unreachable`/`Lapsed` where no answer came.
     fn call<T: Call>(&self, call: T) -> impl Future<Output = Result<T::Reply>>;
+
+    /// Waits, in the executor that awaits it.
+    fn sleep(&self, time: Duration) -> impl Future<Output = ()>;
 }

@@ -7,11 +7,13 @@
 use crate::control::Control;
 use crate::lease::Lease;
 use crate::link::Link;
+use fusevol_shared::disk::ring;
 use fusevol_shared::error::{Error, Kind, Result};
 use fusevol_shared::wire::messages::Call;
 use futures_util::future::{Either, select};
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::watch;
 
 /// Asks the manager, and waits as long as the session lets it.
@@ -39,6 +41,13 @@ impl Control for Caller {
             Either::Right(_) if self.lease.is_over() => Err(Error::new(Kind::Lapsed, "the session is over").hint("mount again")),
             Either::Right(_) => Err(Error::new(Kind::Unreachable, format!("{}: the manager did not answer in time", T::NAME))
                 .hint("see whether fusevol-mgr serve runs and can be reached")),
+        }
+    }
+
+    async fn sleep(&self, time: Duration) {
+        // Where the kernel refuses a timer, the work that waits for it is not begun rather than begun without end.
+        if ring::sleep(time).await.is_err() {
+            std::future::pending::<()>().await;
         }
     }
 }

@@ -151,6 +151,7 @@ fn stand(
         disks,
         control: Arc::new(Caller::new(link.clone(), lease.clone(), failing)),
         lease: lease.clone(),
+        slot: Arc::new(crate::slot::Slot::new(welcome.pool, welcome.session, id, welcome.opened, Vec::new())),
         pool: welcome.pool,
         session: welcome.session,
         au_size: welcome.au_size,
