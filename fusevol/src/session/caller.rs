@@ -1,7 +1,7 @@
 //! The data path's way to the manager: through the link, for as long as there is hope.
 //!
 //! The link carries a request through lost connections and restarts of the manager. What waits here gives up when the
-//! session fails (the lease has been over for the time-out): the request itself stays with the link, so it may still be
+//! session fails (no manager has answered for a lease and the time-out): the request itself stays with the link, so it may still be
 //! applied; the data path knows that of `Unreachable`.
 
 use crate::control::Control;
@@ -43,11 +43,10 @@ impl Control for Caller {
                 .hint("see whether fusevol-mgr serve runs and can be reached")),
         }
     }
-
-    async fn sleep(&self, time: Duration) {
-        // Where the kernel refuses a timer, the work that waits for it is not begun rather than begun without end.
-        if ring::sleep(time).await.is_err() {
-            std::future::pending::<()>().await;
+    async fn sleep(&self, d: Duration) {
+        if ring::sleep(d).await.is_err() {
+            // A kernel that refuses a ring serves no disk either: nothing that asks again may go round without a pause.
+            std::future::pending().await
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The command line as it is typed: the tree of verbs with their arguments, and nothing else.
 
 use clap::{Args, Parser, Subcommand};
+use fusevol_shared::change::WhenFull;
 use fusevol_shared::cli::{ListArgs, Yes};
 use fusevol_shared::name::{Name, Target};
 use fusevol_shared::wire::rights::Rights;
@@ -68,6 +69,8 @@ pub enum Verb {
     Events(Events),
     /// Prove the catalog against the disks, offline (no manager may run)
     Check(Check),
+    /// Print what stands on the disks, one line for each block, offline; reads only
+    Dump(Dump),
 }
 
 /// `init`
@@ -160,6 +163,14 @@ pub enum Volume {
         /// VOL or POOL/VOL
         volume: Target,
     },
+    /// Change a volume's settings
+    Set {
+        /// VOL or POOL/VOL
+        volume: Target,
+        /// What happens when there is no space to preserve blocks of a snapshot: the snapshot breaks, or the writer stops
+        #[arg(long, value_enum, value_name = "WHAT")]
+        when_full: WhenFullArg,
+    },
     /// Remove a volume and its data
     Rm {
         /// VOL or POOL/VOL
@@ -174,6 +185,24 @@ pub enum Volume {
         #[command(flatten)]
         list: ListArgs,
     },
+}
+
+/// `--when-full`
+#[derive(clap::ValueEnum, Clone, Copy, Debug)]
+pub enum WhenFullArg {
+    /// The snapshot breaks and reads as an error; the writer goes on
+    BreakSnapshot,
+    /// The writer gets errors until there is space
+    StopWriter,
+}
+
+impl From<WhenFullArg> for WhenFull {
+    fn from(arg: WhenFullArg) -> Self {
+        match arg {
+            WhenFullArg::BreakSnapshot => WhenFull::BreakSnapshot,
+            WhenFullArg::StopWriter => WhenFull::StopWriter,
+        }
+    }
 }
 
 /// `snapshot ...`
@@ -298,6 +327,35 @@ pub struct Events {
 pub struct Check {
     /// The pool's disks; those of the configuration in --dir where none is given
     pub disks: Vec<PathBuf>,
+}
+
+/// `dump`
+#[derive(Args, Debug)]
+pub struct Dump {
+    /// Which structure
+    pub what: Structure,
+    /// The pool's disks; those of the configuration in --dir where none is given
+    pub disks: Vec<PathBuf>,
+    /// Of this volume only: journal and preserve
+    #[arg(long, value_name = "VOL")]
+    pub volume: Option<Name>,
+}
+
+/// What `dump` prints.
+#[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Structure {
+    /// The label's three copies
+    Label,
+    /// Managers of the past and the present, and their SEALs
+    Owners,
+    /// Blocks and records of the catalog's log, on each copy
+    Catalog,
+    /// Heartbeats and SEALs of sessions
+    Slots,
+    /// Journals of those who write
+    Journal,
+    /// Preserve segments of snapshots
+    Preserve,
 }
 
 /// For verbs that destroy.
