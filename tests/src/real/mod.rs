@@ -5,6 +5,9 @@
 //! `FUSEVOL_KEEP=1` keeps the scratch folders of failed tests; `FUSEVOL_LONG=1` makes the long forms of the proofs ([`rounds`]).
 
 pub mod caller;
+pub mod crashfile;
+pub mod files;
+pub mod ledger;
 pub mod load;
 pub mod loopdev;
 pub mod mount;
