@@ -12,5 +12,6 @@ pub mod link;
 pub mod preserve;
 pub mod private;
 pub mod session;
+pub mod slot;
 pub mod snapshot;
 pub mod volume;

@@ -6,6 +6,7 @@
 //! - [`core`]: the state machine that answers clients and administrators.
 //! - [`driver`]: joins core, store, listener and admin socket.
 //! - [`listen`]: connections of clients to events, answers and pushes back.
+//! - [`session_io`]: slots and journals of sessions on the shared disks.
 //! - [`store`]: the catalog on the shared disks.
 
 pub mod admin;
@@ -15,4 +16,5 @@ pub mod cli;
 pub mod core;
 pub mod driver;
 pub mod listen;
+pub mod session_io;
 pub mod store;

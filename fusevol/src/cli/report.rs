@@ -4,8 +4,8 @@ use crate::link::Phase;
 use crate::private;
 use crate::session::Session;
 use crate::session::machine::{State, Why};
-use crate::volume::Mode;
-use fusevol_shared::clock::{Clock, SystemClock};
+use crate::volume::{Counters, Mode};
+use fusevol_shared::clock::{BootTime, Clock, SystemClock};
 use fusevol_shared::error::Result;
 use fusevol_shared::name::Target;
 use serde::{Deserialize, Serialize};
@@ -36,6 +36,48 @@ pub(super) struct Volume {
     /// How many have it open here.
     pub(super) readers: u32,
     pub(super) writers: u32,
+    /// Where it is written here.
+    pub(super) writing: Option<Writing>,
+}
+
+/// How the writer of a volume gets on.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Writing {
+    /// AUs that are granted and not bound.
+    pub(super) reserve_aus: u64,
+    /// Grants that came.
+    pub(super) grants: u64,
+    /// Writes that waited for one.
+    pub(super) grant_waits: u64,
+    /// The longest of these waits.
+    pub(super) grant_wait_us_max: u64,
+    /// Appends to the journal.
+    pub(super) appends: u64,
+    /// Those that the manager has not folded yet.
+    pub(super) unfolded: u64,
+    /// Fill of the journal's half.
+    pub(super) journal_used: u64,
+    pub(super) journal_size: u64,
+    pub(super) preserved_blocks: u64,
+    /// Snapshots of it lost blocks while it was attached here.
+    pub(super) broken: bool,
+}
+
+impl From<Counters> for Writing {
+    fn from(c: Counters) -> Self {
+        Self {
+            reserve_aus: c.reserve_aus,
+            grants: c.grants,
+            grant_waits: c.grant_waits,
+            grant_wait_us_max: c.grant_wait_us_max,
+            appends: c.appends,
+            unfolded: c.unfolded,
+            journal_used: c.journal_used,
+            journal_size: c.journal_size,
+            preserved_blocks: c.preserved_blocks,
+            broken: c.broken,
+        }
+    }
 }
 
 /// A snapshot of it.
@@ -83,6 +125,12 @@ pub(super) struct Status {
     /// Why it is over.
     pub(super) reason: Option<String>,
     pub(super) lease_left_ms: u64,
+    /// How long ago a manager extended it; none before the first time.
+    pub(super) lease_by_network_ms: Option<u64>,
+    /// How long ago a heartbeat on the slot disks extended it.
+    pub(super) lease_by_disk_ms: Option<u64>,
+    /// What needs the manager fails: none has answered in time.
+    pub(super) manager_failing: bool,
     /// Address of the manager that answers, if one does.
     pub(super) manager: Option<String>,
     /// Since when the connection is as it is, milliseconds.
@@ -140,6 +188,7 @@ pub(super) fn volumes(session: &Session) -> Vec<Volume> {
             attached: here.map(|(o, _)| if o.mode() == Mode::Write { "write" } else { "read" }.to_owned()),
             readers: here.map_or(0, |(_, u)| u.readers),
             writers: here.map_or(0, |(_, u)| u.writers),
+            writing: here.filter(|(o, _)| o.mode() == Mode::Write).map(|(o, _)| o.counters().into()),
         }
     };
     list.volumes.iter().map(volume).collect()
@@ -154,12 +203,12 @@ pub(super) fn status(session: &Session, who: &Who, only: Option<&Target>) -> Res
         session.granted().list().volume_of(target)?;
     }
     let now = SystemClock.now();
-    let (about, link, state) = (session.about(), session.link(), session.state());
-    let (word, reason) = match &state {
+    let (about, link, shown) = (session.about(), session.link(), session.shown());
+    let (word, reason) = match &shown.state {
         State::Opening => ("opening", None),
         State::Live { .. } => ("live", None),
-        State::Fenced { failing: false, .. } => ("fenced", None),
-        State::Fenced { failing: true, .. } => ("failing", None),
+        State::Fenced { .. } if shown.failing => ("failing", None),
+        State::Fenced { .. } => ("fenced", None),
         State::Over(Why::Refused { sentence, .. }) => ("over", Some(sentence.clone())),
         State::Over(Why::Closed) => ("over", Some("it is being unmounted".to_owned())),
     };
@@ -172,11 +221,8 @@ pub(super) fn status(session: &Session, who: &Who, only: Option<&Target>) -> Res
         size: u64::from(d.aus) * about.welcome.au_size.bytes(),
         state: missing.iter().find(|(no, _)| *no == d.no).map_or_else(|| "direct".to_owned(), |(_, why)| format!("missing: {why}")),
     });
-    let health = match (word, &manager) {
-        ("live", Some(_)) if missing.is_empty() => Health::Ok,
-        _ => Health::Critical,
-    };
-    let shown = |v: &Volume| only.map_or(v.attached.is_some(), |t| t.volume.as_str() == v.name);
+    let health = health(word, manager.is_some(), shown.failing, !missing.is_empty());
+    let chosen = |v: &Volume| only.map_or(v.attached.is_some(), |t| t.volume.as_str() == v.name);
     Ok(Status {
         pool: who.pool.clone(),
         mount: who.dir.clone(),
@@ -186,14 +232,32 @@ pub(super) fn status(session: &Session, who: &Who, only: Option<&Target>) -> Res
         session_no: about.welcome.session.0,
         state: word.to_owned(),
         reason,
-        lease_left_ms: u64::try_from(session.lease().deadline().since(now).as_millis()).unwrap_or(u64::MAX),
-        manager_since_ms: u64::try_from(now.since(link.since).as_millis()).unwrap_or(u64::MAX),
+        lease_left_ms: millis(session.lease().deadline(), now),
+        lease_by_network_ms: shown.extended.network.map(|t| millis(now, t)),
+        lease_by_disk_ms: shown.extended.disk.map(|t| millis(now, t)),
+        manager_failing: shown.failing,
+        manager_since_ms: millis(now, link.since),
         manager_error: link.last_error.filter(|_| manager.is_none()).map(|e| e.message),
         disks: disks.collect(),
-        volumes: volumes(session).into_iter().filter(shown).collect(),
-        action: action(&state, manager.is_some(), who),
+        volumes: volumes(session).into_iter().filter(chosen).collect(),
+        action: action(&shown.state, manager.is_some(), who),
         manager,
     })
+}
+
+/// From the earlier to the later, zero if they are the other way round.
+fn millis(later: BootTime, earlier: BootTime) -> u64 {
+    u64::try_from(later.since(earlier).as_millis()).unwrap_or(u64::MAX)
+}
+
+/// While the lease holds, by the disks too, a manager that is away is a matter to look into, not a failure: I/O goes on.
+fn health(word: &str, connected: bool, failing: bool, missing: bool) -> Health {
+    match (word, connected) {
+        ("live", _) if missing || failing => Health::Critical,
+        ("live", true) => Health::Ok,
+        ("live", false) => Health::Warning,
+        _ => Health::Critical,
+    }
 }
 
 fn action(state: &State, connected: bool, who: &Who) -> Vec<String> {
@@ -248,4 +312,19 @@ pub(super) fn map(session: &Arc<Session>, target: &Target, modified: bool) -> Re
     }
     file.close(session)?;
     Ok((out, true))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_manager_that_is_away_is_a_warning_while_the_lease_holds() {
+        assert_eq!(health("live", true, false, false), Health::Ok);
+        assert_eq!(health("live", false, false, false), Health::Warning);
+        assert_eq!(health("live", false, true, false), Health::Critical);
+        assert_eq!(health("live", true, false, true), Health::Critical);
+        assert_eq!(health("fenced", true, false, false), Health::Critical);
+        assert_eq!(health("over", true, false, false), Health::Critical);
+    }
 }

@@ -1,6 +1,6 @@
 //! What the verbs print for people, and the few things that JSON wants otherwise.
 
-use super::report::{Extent, Status, Volume};
+use super::report::{Extent, Status, Volume, Writing};
 use super::verbs::word;
 use fusevol_shared::cli::{Cell, Column, ListArgs, Table, out, time};
 use fusevol_shared::error::{Context, Kind, Result};
@@ -91,12 +91,15 @@ fn render(s: &Status) -> String {
         other => other.to_owned(),
     };
     line("session", format!("{} ({state}{reason})", s.session_no));
+    let ago = |ms: Option<u64>| ms.map_or_else(|| "never".to_owned(), |ms| format!("{:.1} s ago", ms as f64 / 1000.0));
+    line("lease", format!("extended by network {}, by disk {}", ago(s.lease_by_network_ms), ago(s.lease_by_disk_ms)));
     let since = s.manager_since_ms / 1000;
     match &s.manager {
         Some(address) => line("manager", format!("{address} (connected for {since} s)")),
         None => {
             let why = s.manager_error.as_ref().map(|e| format!(": {e}")).unwrap_or_default();
-            line("manager", format!("not reached for {since} s{why}"));
+            let fails = if s.manager_failing { "; what needs it fails" } else { "" };
+            line("manager", format!("not reached for {since} s{why}{fails}"));
         }
     }
     for d in &s.disks {
@@ -108,11 +111,32 @@ fn render(s: &Status) -> String {
         let writer = if v.writer.is_empty() { String::new() } else { format!(", written by {}", v.writer) };
         let snapshots = if v.snapshots.is_empty() { String::new() } else { format!(", {} snapshots", v.snapshots.len()) };
         line("volume", format!("{} {} ({} written){attached}{writer}{snapshots}", v.name, size::show(v.size), size::show(v.written)));
+        if let Some(w) = &v.writing {
+            writing(w).into_iter().for_each(|(name, text)| line(name, text));
+        }
     }
     for a in &s.action {
         line("action", a.clone());
     }
     text.trim_end().to_owned()
+}
+
+/// What is said of a volume that is written here.
+fn writing(w: &Writing) -> Vec<(&'static str, String)> {
+    let waits = match w.grant_waits {
+        0 => "no write waited".to_owned(),
+        n => format!("{n} writes waited, {:.1} ms at most", w.grant_wait_us_max as f64 / 1000.0),
+    };
+    let full = (w.journal_used * 100).checked_div(w.journal_size).unwrap_or(0);
+    let mut lines = vec![
+        ("reserve", format!("{} AUs; {} grants, {waits}", w.reserve_aus, w.grants)),
+        ("journal", format!("{full} % full; {} appends, {} not folded", w.appends, w.unfolded)),
+    ];
+    if w.preserved_blocks > 0 || w.broken {
+        let broken = if w.broken { "; snapshots are BROKEN" } else { "" };
+        lines.push(("preserved", format!("{} blocks{broken}", w.preserved_blocks)));
+    }
+    lines
 }
 
 /// `fusevol map`.
@@ -149,6 +173,9 @@ mod tests {
             state: "over".into(),
             reason: Some("revoked".into()),
             lease_left_ms: 0,
+            lease_by_network_ms: Some(70_000),
+            lease_by_disk_ms: None,
+            manager_failing: true,
             manager: None,
             manager_since_ms: 5_000,
             manager_error: Some("no answer".into()),
@@ -157,9 +184,35 @@ mod tests {
             action: vec!["mount again".into()],
         };
         let text = render(&s);
-        for part in ["  session: 3 (over: revoked)", "  manager: not reached for 5 s: no answer", "   action: mount again"] {
+        for part in [
+            "  session: 3 (over: revoked)",
+            "  manager: not reached for 5 s: no answer; what needs it fails",
+            "    lease: extended by network 70.0 s ago, by disk never",
+            "   action: mount again",
+        ] {
             assert!(text.contains(part), "{text}");
         }
         assert_eq!(status_json(&s).expect("JSON")["health"], "critical");
+    }
+
+    #[test]
+    fn a_writer_says_how_it_gets_on() {
+        let w = Writing {
+            reserve_aus: 64,
+            grants: 3,
+            grant_waits: 0,
+            grant_wait_us_max: 0,
+            appends: 12,
+            unfolded: 2,
+            journal_used: 262_144,
+            journal_size: 1 << 20,
+            preserved_blocks: 0,
+            broken: false,
+        };
+        let said = |w: &Writing| writing(w).into_iter().map(|(n, t)| format!("{n}: {t}")).collect::<Vec<_>>();
+        assert_eq!(said(&w), ["reserve: 64 AUs; 3 grants, no write waited", "journal: 25 % full; 12 appends, 2 not folded"]);
+        let hard = Writing { grant_waits: 5, grant_wait_us_max: 1_500, journal_size: 0, broken: true, ..w };
+        let text = said(&hard).join("\n");
+        assert!(text.contains("5 writes waited, 1.5 ms at most") && text.contains("BROKEN"), "{text}");
     }
 }

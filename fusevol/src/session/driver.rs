@@ -1,21 +1,47 @@
-//! The thread that carries the session's decisions out: it keeps the time, renews the lease and hears the link.
+//! The thread that carries the session's decisions out: it keeps the time, renews the lease over the network, writes the heartbeat on its
+//! own ring, and hears the link. None of these waits for another: a disk that hangs keeps no renewal back.
 
-use super::machine::{Effect, Event, Machine, State, Why};
+use super::machine::{Effect, Event, Extended, Machine, State, Why};
 use super::router::Job;
+use crate::disks::Disks;
 use crate::lease::Lease;
 use crate::link::{Link, Phase};
+use crate::slot::Slot;
 use fusevol_shared::clock::{Clock, SystemClock};
+use fusevol_shared::disk::Disk;
+use fusevol_shared::disk::file::FileDisk;
 use fusevol_shared::disk::ring;
+use fusevol_shared::error::Kind;
 use fusevol_shared::wire::messages::Renew;
 use futures_util::FutureExt;
 use futures_util::future::{Fuse, FusedFuture, LocalBoxFuture};
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
 /// How often those who wait for the lease look at their time-out.
 const TICK: Duration = Duration::from_secs(1);
+
+/// What the session shows of itself.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Shown {
+    /// Where it stands.
+    pub state: State,
+    /// What needs the manager fails: none has answered for a lease and the time-out.
+    pub failing: bool,
+    /// What has extended the lease, and when.
+    pub extended: Extended,
+}
+
+impl Shown {
+    pub(super) fn of(machine: &Machine) -> Self {
+        Self { state: machine.state().clone(), failing: machine.is_failing(), extended: machine.extended() }
+    }
+}
+
+/// The slot with its disks: there once the session's disks are found.
+pub(super) type Beaten = Arc<OnceLock<(Arc<Slot>, Arc<Disks<FileDisk>>)>>;
 
 /// What the driver works with.
 pub(super) struct Driver {
@@ -24,7 +50,8 @@ pub(super) struct Driver {
     pub(super) lease: Arc<Lease>,
     pub(super) events: mpsc::UnboundedReceiver<Event>,
     pub(super) failing: watch::Sender<bool>,
-    pub(super) shown: Arc<Mutex<State>>,
+    pub(super) shown: Arc<Mutex<Shown>>,
+    pub(super) slot: Beaten,
     pub(super) jobs: mpsc::UnboundedSender<Job>,
 }
 
@@ -52,7 +79,7 @@ impl Driver {
 
     async fn drive(&mut self) {
         let mut link = self.link.state();
-        let mut renewal: Answer = Fuse::terminated();
+        let (mut renewal, mut beat): (Answer, Answer) = (Fuse::terminated(), Fuse::terminated());
         loop {
             let now = SystemClock.now();
             let wait = self.machine.deadline().map_or(TICK, |t| t.since(now));
@@ -63,6 +90,7 @@ impl Driver {
                 tokio::select! {
                     event = self.events.recv() => event.unwrap_or(Event::Close),
                     event = &mut renewal, if !renewal.is_terminated() => event,
+                    event = &mut beat, if !beat.is_terminated() => event,
                     changed = link.changed() => match changed {
                         Ok(()) => match &link.borrow_and_update().phase {
                             Phase::Ended(e) => Event::Ended { kind: e.kind, sentence: e.message.clone() },
@@ -74,7 +102,7 @@ impl Driver {
                 }
             };
             let closed = event == Event::Close;
-            self.step(event, &mut renewal);
+            self.step(event, &mut renewal, &mut beat);
             if !self.lease.valid(SystemClock.now()) {
                 self.lease.tick();
             }
@@ -84,24 +112,24 @@ impl Driver {
         }
     }
 
-    fn step(&mut self, event: Event, renewal: &mut Answer) {
+    fn step(&mut self, event: Event, renewal: &mut Answer, beat: &mut Answer) {
         let mut effects = Vec::new();
         self.machine.step(SystemClock.now(), event, &mut effects);
-        *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = self.machine.state().clone();
+        *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = Shown::of(&self.machine);
         for effect in effects {
             match effect {
                 Effect::Renew => *renewal = renew(&self.link).fuse(),
+                Effect::Beat => *beat = write(self.slot.get().cloned()).fuse(),
                 Effect::Reconnect => self.link.reconnect(),
-                Effect::Lease(until) => {
-                    self.lease.extend(until);
-                    if self.failing.send_replace(false) {
-                        tracing::info!("the lease is back: I/O goes on");
-                    }
-                }
-                Effect::Fence => tracing::warn!("the lease has run out: I/O waits until the manager answers"),
+                Effect::Lease(until) => self.lease.extend(until),
+                Effect::Fence => tracing::warn!("the lease has run out: I/O waits until the manager or the slot disks answer"),
                 Effect::Fail => {
-                    tracing::error!("the manager has not answered in time: I/O that needs it fails");
+                    tracing::error!("the manager has not answered in time: what needs it fails");
                     self.failing.send_replace(true);
+                }
+                Effect::Answers => {
+                    tracing::info!("the manager answers again");
+                    self.failing.send_replace(false);
                 }
                 Effect::Refresh => drop(self.jobs.send(Job::Refresh)),
                 Effect::End(why) => self.end(&why),
@@ -127,6 +155,23 @@ fn renew(link: &Link) -> LocalBoxFuture<'static, Event> {
         match answer.await {
             Ok((_, sent)) => Event::Renewed { sent },
             Err(e) => Event::NotRenewed { kind: e.kind(), sentence: e.to_string() },
+        }
+    }
+    .boxed_local()
+}
+
+/// One heartbeat, counted from before it is submitted.
+fn write<D: Disk>(slot: Option<(Arc<Slot>, Arc<Disks<D>>)>) -> LocalBoxFuture<'static, Event> {
+    let sent = SystemClock.now();
+    async move {
+        let Some((slot, disks)) = slot else { return Event::NotBeaten };
+        match slot.beat(&disks).await {
+            Ok(()) => Event::Beaten { sent },
+            Err(e) if e.kind() == Kind::Lapsed => Event::Sealed { sentence: e.to_string() },
+            Err(e) => {
+                tracing::warn!("no heartbeat: {e}");
+                Event::NotBeaten
+            }
         }
     }
     .boxed_local()

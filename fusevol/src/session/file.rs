@@ -151,6 +151,9 @@ impl VolumeFile {
         });
         match attached {
             Ok(volume) => {
+                if mode == Mode::Write {
+                    session.keeper.keep(volume.clone());
+                }
                 *active = Some(volume);
                 Ok(())
             }

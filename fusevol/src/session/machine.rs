@@ -2,20 +2,23 @@
 //!
 //! ```text
 //!            Welcomed                  lease over (own clock)
-//!  Opening ----------> Live --------------------------------> Fenced ----+ after the time-out: I/O that waits fails
-//!     |                 ^                                        |    <--+
-//!     |                 +-------- Welcomed (resumed) ------------+
-//!     | Ended           | Ended                                  | Ended
+//!  Opening ----------> Live --------------------------------> Fenced
+//!     |                 ^                                        |
+//!     |                 +-- Welcomed (resumed), Renewed, Beaten -+
+//!     | Ended           | Ended, Sealed                          | Ended, Sealed
 //!     v                 v                                        v
 //!    Over <-------------+----------------------------------------+      (and by Close, from every state)
 //! ```
 //!
-//! The link keeps the connection and says `Hello` on each new one; what follows from its answers is decided here.
+//! The link keeps the connection and says `Hello` on each new one; what follows from its answers is decided here. Beside that the session
+//! has its slot on the disks: a heartbeat there keeps the lease while no manager is reached. Whether a manager *answers* is a
+//! matter of its own: what needs one fails once none has answered for a lease and the time-out, lease or not.
 //!
 //! Invariants:
-//! - a lease ends one lease time after its request was *sent*, never after it was answered;
-//! - it is extended by an answer only, and never while the session is over;
-//! - at most one `Renew` is out;
+//! - a lease ends one lease time after its request was *sent*, or its heartbeat begun, never after it was answered;
+//! - it is extended by an answer or a heartbeat only, and never while the session is over;
+//! - a lost network ends nothing by itself;
+//! - at most one `Renew` is out, and one `Beat`;
 //! - `Over` is left never: what was attached under the session stays dead.
 
 use fusevol_shared::clock::BootTime;
@@ -50,15 +53,22 @@ pub enum State {
         /// Until then, on the boot clock.
         until: BootTime,
     },
-    /// The lease has run out by the own clock; whether the session is over, only the manager can say.
+    /// The lease has run out by the own clock; whether the session is over, only the manager or the SEAL can say.
     Fenced {
         /// Since when.
         since: BootTime,
-        /// The time-out has passed: I/O that needs the manager fails instead of waiting.
-        failing: bool,
     },
     /// Nothing is submitted or acknowledged any more.
     Over(Why),
+}
+
+/// What extends the lease, and when each did so last.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Extended {
+    /// By the network: when the request was sent that a manager answered last.
+    pub network: Option<BootTime>,
+    /// By the disks: when the last heartbeat was begun after which the SEAL was read clear.
+    pub disk: Option<BootTime>,
 }
 
 /// What happened.
@@ -85,6 +95,18 @@ pub enum Event {
         /// Its sentence.
         sentence: String,
     },
+    /// The heartbeat was written, and the SEAL then read clear.
+    Beaten {
+        /// From before the heartbeat was submitted.
+        sent: BootTime,
+    },
+    /// There was no heartbeat: no slot yet, or too few of its disks answer.
+    NotBeaten,
+    /// The SEAL says that the session is over.
+    Sealed {
+        /// What it says.
+        sentence: String,
+    },
     /// The link has ended: the manager has refused the session.
     Ended {
         /// The kind of refusal.
@@ -103,14 +125,18 @@ pub enum Event {
 pub enum Effect {
     /// Send `Renew`; answered by `Renewed` or `NotRenewed`.
     Renew,
+    /// Write the heartbeat and read the SEAL; answered by `Beaten`, `NotBeaten` or `Sealed`.
+    Beat,
     /// The connection does not answer, or the manager wants to hear `Hello` again: make a new one.
     Reconnect,
     /// The lease holds until then: I/O may go on.
     Lease(BootTime),
     /// The lease is over: nothing is submitted or acknowledged until it is extended.
     Fence,
-    /// I/O that waits for the manager fails from now on, until the lease is extended.
+    /// What waits for the manager fails from now on, until one answers.
     Fail,
+    /// A manager answers again.
+    Answers,
     /// Another manager serves: what a reader knows of its maps may have changed unsaid.
     Refresh,
     /// The session is over for good.
@@ -121,21 +147,37 @@ pub enum Effect {
 #[derive(Debug)]
 pub struct Machine {
     state: State,
-    /// How long I/O waits for a lease.
+    /// How long what needs the manager waits for it, once it has not answered for a lease.
     patience: Duration,
     lease: Duration,
     generation: Option<Generation>,
-    /// When the request was sent whose answer gave the lease that holds.
+    extended: Extended,
+    /// From when the next `Renew` is counted: when the last one that was answered was sent.
     renewed: BootTime,
     /// When the `Renew` that is out was asked for; moved on when a reconnection was asked for on its account.
     asked: Option<BootTime>,
+    /// When the last heartbeat was asked for.
+    beaten: BootTime,
+    beating: bool,
+    failing: bool,
 }
 
 impl Machine {
-    /// A session that is not open yet. `patience`: how long I/O waits for a lease that has run out.
+    /// A session that is not open yet. `patience`: how long I/O waits for a manager.
     #[must_use]
     pub fn new(now: BootTime, patience: Duration) -> Self {
-        Self { state: State::Opening, patience, lease: Duration::ZERO, generation: None, renewed: now, asked: None }
+        Self {
+            state: State::Opening,
+            patience,
+            lease: Duration::ZERO,
+            generation: None,
+            extended: Extended::default(),
+            renewed: now,
+            asked: None,
+            beaten: now,
+            beating: false,
+            failing: false,
+        }
     }
 
     /// Where it stands.
@@ -144,16 +186,30 @@ impl Machine {
         &self.state
     }
 
+    /// What has extended the lease, and when.
+    #[must_use]
+    pub fn extended(&self) -> Extended {
+        self.extended
+    }
+
+    /// Whether what needs the manager fails.
+    #[must_use]
+    pub fn is_failing(&self) -> bool {
+        self.failing
+    }
+
     /// When to send `Tick` at the latest; `None` where only an event can change anything.
     #[must_use]
     pub fn deadline(&self) -> Option<BootTime> {
+        let until = match self.state {
+            State::Opening | State::Over(_) => return None,
+            State::Live { until } => Some(until),
+            State::Fenced { .. } => None,
+        };
         let ask = self.asked.map_or_else(|| self.renew_due(), |asked| asked.plus(self.lease));
-        match self.state {
-            State::Opening | State::Over(_) => None,
-            State::Live { until } => Some(ask.min(until)),
-            State::Fenced { since, failing: false } => Some(ask.min(since.plus(self.patience))),
-            State::Fenced { failing: true, .. } => Some(ask),
-        }
+        let beat = (!self.beating).then(|| self.beat_due());
+        let fail = (!self.failing).then(|| self.fail_due());
+        [until, Some(ask), beat, fail].into_iter().flatten().min()
     }
 
     /// Takes one event in.
@@ -165,13 +221,23 @@ impl Machine {
             Event::Welcomed { sent, lease, generation } => self.welcomed(now, sent, lease, generation, out),
             Event::Renewed { sent } => {
                 self.asked = None;
-                self.granted(now, sent, out);
+                self.heard(now, sent, out);
             }
             // The manager's lease is over, ours may not be: only `Hello` tells whether the session still stands.
             Event::NotRenewed { kind: Kind::Lapsed | Kind::Unreachable | Kind::Busy | Kind::Io, .. } => {
                 (self.asked, self.renewed) = (None, now);
                 out.push(Effect::Reconnect);
             }
+            Event::Beaten { sent } => {
+                self.beating = false;
+                // Before the welcome there is no lease that could be extended.
+                if self.state != State::Opening {
+                    self.extended.disk = self.extended.disk.max(Some(sent));
+                    self.extend(now, sent, out);
+                }
+            }
+            Event::NotBeaten => self.beating = false,
+            Event::Sealed { sentence } => self.end(Why::Refused { kind: Kind::Lapsed, sentence }, out),
             Event::NotRenewed { kind, sentence } | Event::Ended { kind, sentence } => self.end(Why::Refused { kind, sentence }, out),
             Event::Close => self.end(Why::Closed, out),
             Event::Tick => {}
@@ -184,15 +250,13 @@ impl Machine {
         match self.state {
             State::Opening | State::Over(_) => return,
             State::Live { until } if now >= until => {
-                self.state = State::Fenced { since: until, failing: false };
+                self.state = State::Fenced { since: until };
                 out.push(Effect::Fence);
             }
             State::Live { .. } | State::Fenced { .. } => {}
         }
-        if let State::Fenced { since, failing: false } = self.state
-            && now >= since.plus(self.patience)
-        {
-            self.state = State::Fenced { since, failing: true };
+        if !self.failing && now >= self.fail_due() {
+            self.failing = true;
             out.push(Effect::Fail);
         }
         match self.asked {
@@ -206,27 +270,53 @@ impl Machine {
             }
             Some(_) | None => {}
         }
+        if !self.beating && now >= self.beat_due() {
+            (self.beating, self.beaten) = (true, now);
+            out.push(Effect::Beat);
+        }
     }
 
     fn renew_due(&self) -> BootTime {
         self.renewed.plus(self.lease / 3)
     }
 
+    fn beat_due(&self) -> BootTime {
+        self.beaten.plus(self.lease / 3)
+    }
+
+    /// When what needs the manager begins to fail, unless one answers.
+    fn fail_due(&self) -> BootTime {
+        self.extended.network.unwrap_or_default().plus(self.lease).plus(self.patience)
+    }
+
     fn welcomed(&mut self, now: BootTime, sent: BootTime, lease: Duration, generation: Generation, out: &mut Vec<Effect>) {
         self.lease = lease;
-        self.granted(now, sent, out);
+        self.heard(now, sent, out);
         // A Renew that is out is sent again on this connection, whose time to answer begins now.
         self.asked = self.asked.map(|_| now);
         if self.state == State::Opening {
             // An answer older than its own lease: the session stands, its lease does not.
-            self.state = State::Fenced { since: now, failing: false };
+            self.state = State::Fenced { since: now };
         }
         if self.generation.replace(generation).is_some_and(|old| old != generation) {
             out.push(Effect::Refresh);
         }
     }
 
-    fn granted(&mut self, now: BootTime, sent: BootTime, out: &mut Vec<Effect>) {
+    /// A manager has answered what was sent then.
+    fn heard(&mut self, now: BootTime, sent: BootTime, out: &mut Vec<Effect>) {
+        self.extended.network = self.extended.network.max(Some(sent));
+        self.extend(now, sent, out);
+        if now < sent.plus(self.lease) {
+            self.renewed = self.renewed.max(sent);
+        }
+        if self.failing && now < self.fail_due() {
+            self.failing = false;
+            out.push(Effect::Answers);
+        }
+    }
+
+    fn extend(&mut self, now: BootTime, sent: BootTime, out: &mut Vec<Effect>) {
         let until = sent.plus(self.lease);
         let later = match self.state {
             State::Live { until: held } => until > held,
@@ -234,7 +324,6 @@ impl Machine {
             State::Over(_) => false,
         };
         if later && now < until {
-            self.renewed = sent;
             self.state = State::Live { until };
             out.push(Effect::Lease(until));
         }

@@ -6,6 +6,7 @@
 //! - [`file`] and [`snapshot`]: what is open, by whom, and what is attached for it.
 //! - [`inbox`] and [`router`]: the manager's pushes, on a thread of their own, to what they speak of.
 //! - [`caller`]: the data path's way to the manager.
+//! - [`keeper`]: the thread that folds journals and refills reserves, beside the data path.
 //!
 //! Invariants: a volume is attached while somebody here has it open and not longer; every push is answered once; the
 //! push thread never waits for a thread that waits for the manager; nothing is said to be closed before it is drained.
@@ -15,6 +16,7 @@ mod driver;
 pub mod file;
 pub mod granted;
 mod inbox;
+mod keeper;
 pub mod machine;
 pub mod open;
 mod router;
@@ -25,6 +27,7 @@ use crate::lease::Lease;
 use crate::link::{Link, LinkState};
 use crate::volume::Engine;
 use caller::Caller;
+pub use driver::Shown;
 use file::VolumeFile;
 use fusevol_shared::disk::file::FileDisk;
 use fusevol_shared::disk::ring;
@@ -67,7 +70,8 @@ pub struct Session {
     engine: Engine<FileDisk, Caller>,
     granted: Granted,
     open: Mutex<Open>,
-    shown: Arc<Mutex<machine::State>>,
+    shown: Arc<Mutex<Shown>>,
+    keeper: keeper::Keeper,
     /// Ends the driver and the push thread when dropped.
     end: Mutex<Option<driver::End>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -88,9 +92,9 @@ impl Session {
         &self.about
     }
 
-    /// Where it stands.
+    /// Where it stands, and by what it is kept.
     #[must_use]
-    pub fn state(&self) -> machine::State {
+    pub fn shown(&self) -> Shown {
         self.shown.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -247,6 +251,7 @@ impl Session {
         }
         drop(end);
         self.link.close();
+        self.keeper.end();
         let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
         for t in threads {
             // A panic of one was reported where it happened.

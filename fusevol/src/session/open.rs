@@ -1,22 +1,28 @@
 //! From a key file to a session that stands: link, welcome, disks by their labels, byte locks, the list of volumes.
 //!
 //! The lease is renewed from the welcome on, so that looking for disks may take its time. Nothing is attached before the
-//! session's byte lock is held on every disk: a free lock proves to the manager that a dead session has drained.
+//! session's byte lock is held on every disk: a free lock proves to the manager that a dead session has drained; nor before the session's
+//! SEAL was read clear: a session that was sealed while it opened never begins.
 
-use super::driver::{Driver, End};
-use super::machine::{Event, Machine, State};
+use super::driver::{Beaten, Driver, End, Shown};
+use super::keeper::Keeper;
+use super::machine::{Event, Machine};
 use super::{About, Caller, Granted, Open, Session, router};
 use crate::disks::Disks;
 use crate::lease::Lease;
 use crate::link::{Link, LinkConfig, Owner, Pushed};
+use crate::slot::Slot;
 use crate::volume::Engine;
 use fusevol_shared::clock::{BootTime, Clock, SystemClock};
 use fusevol_shared::disk::file::{FileDisk, OpenMode};
 use fusevol_shared::disk::find::{self, Found, Places, Wanted};
 use fusevol_shared::disk::ring;
 use fusevol_shared::error::{Context, Error, Kind, Result};
+use fusevol_shared::format::layout::Layout;
+use fusevol_shared::format::slot::{SLOT_DISKS, SlotAt};
 use fusevol_shared::ids::{BootId, SessionId, SessionNo};
 use fusevol_shared::random::{Random, SystemRandom};
+use fusevol_shared::units::DiskNo;
 use fusevol_shared::wire::keyfile::KeyFile;
 use fusevol_shared::wire::messages::{DiskInfo, Hello, PROTOCOL, Welcome};
 use std::path::PathBuf;
@@ -81,14 +87,27 @@ pub fn open(options: &Options) -> Result<Arc<Session>> {
     });
     let (link, pushes) = Link::start(LinkConfig::new(options.key.clone()), speaker.clone())?;
     let lease = Arc::new(Lease::new(Arc::new(SystemClock), options.io_timeout));
-    let shown = Arc::new(Mutex::new(State::Opening));
     let machine = Machine::new(SystemClock.now(), options.io_timeout);
+    let (shown, slot) = (Arc::new(Mutex::new(Shown::of(&machine))), Beaten::default());
     let end = End { events: events_in, jobs: jobs_in.clone() };
-    let driver = Driver { machine, link: link.clone(), lease: lease.clone(), events, failing, shown: shown.clone(), jobs: jobs_in };
+    let driver = Driver {
+        machine,
+        link: link.clone(),
+        lease: lease.clone(),
+        events,
+        failing,
+        shown: shown.clone(),
+        slot: slot.clone(),
+        jobs: jobs_in,
+    };
     let driver = spawn("fusevol-session", move || driver.run())?;
 
-    let stands = stand(options, id, &link, &lease, &speaker, is_failing);
-    let (about, engine) = match stands {
+    let stands = stand(options, id, &link, &lease, &speaker, is_failing).and_then(|(about, engine)| {
+        // From now on the driver keeps the lease by the disks, too.
+        let _ = slot.set((engine.slot.clone(), engine.disks.clone()));
+        Ok((about, engine, Keeper::start()?))
+    });
+    let (about, engine, keeper) = match stands {
         Ok(stands) => stands,
         Err(e) => {
             // The session may be known to the manager: it is told that nothing of it is left.
@@ -109,6 +128,7 @@ pub fn open(options: &Options) -> Result<Arc<Session>> {
         open: Mutex::new(Open::default()),
         shown,
         end: Mutex::new(Some(end)),
+        keeper,
         threads: Mutex::new(vec![driver]),
     });
     start_pushes(&session, pushes, jobs)?;
@@ -126,7 +146,7 @@ fn start_pushes(session: &Arc<Session>, pushes: mpsc::Receiver<Pushed>, jobs: mp
     Ok(())
 }
 
-fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<std::thread::JoinHandle<()>> {
+pub(super) fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<std::thread::JoinHandle<()>> {
     std::thread::Builder::new().name(name.to_owned()).spawn(body).context(Kind::Internal, || "no thread")
 }
 
@@ -147,6 +167,8 @@ fn stand(
     }
     let disks = Arc::new(Disks::new());
     let paths = take_disks(&welcome, &options.disks, &disks)?;
+    let slot = slot(&welcome, id)?;
+    ring::block_on(slot.check(&disks))?;
     let engine = Engine {
         disks,
         control: Arc::new(Caller::new(link.clone(), lease.clone(), failing)),
@@ -154,6 +176,7 @@ fn stand(
         pool: welcome.pool,
         session: welcome.session,
         au_size: welcome.au_size,
+        slot: Arc::new(slot),
     };
     Ok((About { id, welcome, paths }, engine))
 }
@@ -186,6 +209,23 @@ fn take_disks(welcome: &Welcome, globs: &[String], disks: &Disks<FileDisk>) -> R
             .hint("attach the disk to this host, or name it: --disk PATH (or a pattern such as '/dev/disk/by-id/scsi-*')"));
     }
     Ok(paths)
+}
+
+/// The session's slot on the disks that the welcome names.
+fn slot(welcome: &Welcome, id: SessionId) -> Result<Slot> {
+    let damaged = |what: String| Error::new(Kind::Damaged, what).hint("the manager may be of another version");
+    if welcome.slots.is_empty() || welcome.slots.len() > SLOT_DISKS {
+        return Err(damaged(format!("the manager names {} slot disks", welcome.slots.len())));
+    }
+    let place = |no: &DiskNo| {
+        let info = welcome.disks.iter().find(|d| d.no == *no);
+        let info = info.ok_or_else(|| damaged(format!("the manager names disk {no} for the slot, but does not know it")))?;
+        let layout = Layout::for_aus(welcome.au_size, info.aus);
+        let layout = layout.ok_or_else(|| damaged(format!("disk {no} is too small to carry a slot")))?;
+        Ok((*no, SlotAt::new(welcome.pool, info.id, &layout, welcome.session)))
+    };
+    let places = welcome.slots.iter().map(place).collect::<Result<Vec<_>>>()?;
+    Ok(Slot::new(welcome.pool, welcome.session, id, welcome.opened, places))
 }
 
 fn wanted(d: &DiskInfo) -> Wanted {

@@ -111,7 +111,7 @@ pub(super) async fn to_volume(volume: &Volume, push: Pushed) {
         Push::Hold(hold) => match volume.hold(hold).await {
             Ok(held) => {
                 // The answer is on the link before any later change can be.
-                push.ack(Ack::Held { seq: held.seq() });
+                push.ack(Ack::Held { seq: held.seq(), held_us: held.held_us() });
                 return drop(held);
             }
             Err(e) => failed(&format!("writes of volume {} could not be held for a snapshot", volume.id()), &e),

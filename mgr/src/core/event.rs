@@ -3,8 +3,11 @@
 use super::admin_api::{AdminReply, AdminRequest, Notice};
 use crate::catalog::record::Record;
 use fusevol_shared::clock::{BootTime, Clock};
+use fusevol_shared::change::Journal;
 use fusevol_shared::error::WireError;
-use fusevol_shared::ids::{KeyPrint, SessionNo};
+use fusevol_shared::format::journal::Tail;
+use fusevol_shared::ids::{FenceToken, KeyPrint, Seq, SessionId, SessionNo, VolumeId};
+use fusevol_shared::units::DiskNo;
 use fusevol_shared::wire::messages::{Ack, Push, Reply, Request};
 
 /// One connection of a client; never reused within a life of the manager.
@@ -37,6 +40,22 @@ impl Now {
         self.wall / 1_000_000_000
     }
 }
+
+/// The journal of one attachment, to be read to its end.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct JournalRef {
+    /// What it changes.
+    pub volume: VolumeId,
+    /// Whose.
+    pub session: SessionNo,
+    /// Of which attachment.
+    pub token: FenceToken,
+    /// Where it lies.
+    pub journal: Journal,
+}
+
+/// How each journal of a session ends, or why that cannot be known.
+pub type Tails = Vec<(FenceToken, Result<Tail, WireError>)>;
 
 /// What happened.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -85,6 +104,27 @@ pub enum Event {
         /// Whether it is held.
         held: bool,
     },
+    /// Answer to `Effect::SealSlot`.
+    Sealed {
+        /// Whose slot.
+        session: SessionNo,
+        /// A majority of its disks carries the SEAL, durably.
+        done: bool,
+    },
+    /// Answer to `Effect::ReadSlot`.
+    SlotRead {
+        /// Whose slot.
+        session: SessionNo,
+        /// The highest heartbeat of this identity on any of its disks; none, or none that can be read.
+        beat: Option<Seq>,
+    },
+    /// Answer to `Effect::ReadJournals`.
+    JournalsRead {
+        /// Whose.
+        session: SessionNo,
+        /// One for each journal that was asked for.
+        tails: Tails,
+    },
     /// `Core::deadline` has come.
     Tick,
 }
@@ -126,6 +166,40 @@ pub enum Effect {
     ProbeLock {
         /// Whose.
         session: SessionNo,
+    },
+    /// Writes the clear SEAL of a new session's slot, under this manager's generation, before the replies that follow.
+    OpenSlot {
+        /// Whose.
+        session: SessionNo,
+        /// Its identity.
+        id: SessionId,
+        /// The disks that carry the slot.
+        slots: Vec<DiskNo>,
+    },
+    /// Seals a session's slot; answered by `Event::Sealed`.
+    SealSlot {
+        /// Whose.
+        session: SessionNo,
+        /// Its identity.
+        id: SessionId,
+        /// The disks that carry the slot.
+        slots: Vec<DiskNo>,
+    },
+    /// Reads a session's heartbeat; answered by `Event::SlotRead`.
+    ReadSlot {
+        /// Whose.
+        session: SessionNo,
+        /// Its identity.
+        id: SessionId,
+        /// The disks that carry the slot.
+        slots: Vec<DiskNo>,
+    },
+    /// Reads a dead session's journals to their ends; answered by `Event::JournalsRead`.
+    ReadJournals {
+        /// Whose.
+        session: SessionNo,
+        /// Of its write attachments.
+        journals: Vec<JournalRef>,
     },
     /// For the log of the manager; also kept for `events`.
     Notice(Notice),

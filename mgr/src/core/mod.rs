@@ -38,7 +38,7 @@ mod view;
 
 pub use admin_api::{AdminReply, AdminRequest, Notice};
 pub use config::{Config, Limits};
-pub use event::{AdminId, ConnId, Effect, Event, Now, Output};
+pub use event::{AdminId, ConnId, Effect, Event, JournalRef, Now, Output, Tails};
 
 use crate::catalog::Catalog;
 use crate::catalog::alloc::Allocator;

@@ -201,6 +201,12 @@ pub fn block_on<F: Future>(future: F) -> F::Output {
     })
 }
 
+/// Whether this is called within `block_on`: only there can a request or a sleep be awaited.
+#[must_use]
+pub fn runs_here() -> bool {
+    LOCAL.with(|local| local.running.get())
+}
+
 /// Waits for `duration` on the boot clock.
 ///
 /// # Errors

@@ -250,6 +250,15 @@ pub fn read_half(bytes: &[u8], id: &JournalId, at: At, half: usize) -> Result<Ha
     Ok(Half { turn, state, appended, last, end: pos as u64, damaged })
 }
 
+/// The greatest turn of which an append of this journal stands anywhere in a half, also where the state before it is damaged. An append
+/// is written only after the state of its turn was durable: a half that has one, and does not begin with that state, is damaged.
+#[must_use]
+pub fn turn_seen(bytes: &[u8], id: &JournalId, at: At) -> Option<u64> {
+    let place = |pos: usize| At { disk: at.disk, off: at.off.plus(pos as u64) };
+    let pages = (0..(bytes.len() + 1).saturating_sub(PAGE)).step_by(PAGE);
+    pages.filter_map(|pos| open_append(&bytes[pos..], id, place(pos)).ok()).map(|(turn, ..)| turn).max()
+}
+
 /// Which half a turn lies in.
 #[must_use]
 pub fn half_of(turn: u64) -> usize {

@@ -10,9 +10,16 @@ fn at(ms: u64) -> BootTime {
     BootTime(ms * 1_000_000)
 }
 
-fn step(m: &mut Machine, ms: u64, event: Event) -> Vec<Effect> {
+fn all(m: &mut Machine, ms: u64, event: Event) -> Vec<Effect> {
     let mut out = Vec::new();
     m.step(at(ms), event, &mut out);
+    out
+}
+
+/// A step of a session whose slot disks never answer: only what the network does.
+fn step(m: &mut Machine, ms: u64, event: Event) -> Vec<Effect> {
+    let mut out = all(m, ms, event);
+    out.retain(|e| *e != Effect::Beat);
     out
 }
 
@@ -31,6 +38,7 @@ fn live() -> Machine {
 #[test]
 fn the_lease_counts_from_when_its_request_was_sent() {
     let mut m = live();
+    m.beating = true;
     assert_eq!(m.deadline(), Some(at(3_010)), "a third of it");
     assert_eq!(step(&mut m, 3_010, Event::Tick), [Effect::Renew]);
     assert_eq!(step(&mut m, 4_000, Event::Tick), [], "one at a time");
@@ -54,7 +62,7 @@ fn a_lost_manager_fences_when_the_lease_is_over_and_not_before() {
     assert_eq!(step(&mut m, 9_009, Event::Tick), []);
     assert_eq!(m.state(), &State::Live { until: at(9_010) }, "mapped I/O goes on");
     assert_eq!(step(&mut m, 9_010, Event::Tick), [Effect::Fence]);
-    assert_eq!(m.state(), &State::Fenced { since: at(9_010), failing: false });
+    assert_eq!(m.state(), &State::Fenced { since: at(9_010) });
 }
 
 #[test]
@@ -72,7 +80,7 @@ fn io_waits_for_its_time_and_then_fails_until_the_manager_is_back() {
     out.clear();
     m.step(at(69_010), Event::Tick, &mut out);
     assert_eq!(out, [Effect::Fail]);
-    assert_eq!(step(&mut m, 100_000, welcomed(99_990, 1)), [Effect::Lease(at(108_990))]);
+    assert_eq!(step(&mut m, 100_000, welcomed(99_990, 1)), [Effect::Lease(at(108_990)), Effect::Answers]);
 }
 
 #[test]
@@ -127,11 +135,106 @@ fn a_lease_never_moves_back() {
 }
 
 #[test]
+fn heartbeats_alone_keep_the_lease_and_a_lost_network_ends_nothing() {
+    let mut m = live();
+    let lost = || Event::NotRenewed { kind: Kind::Unreachable, sentence: "no route".into() };
+    let mut now = 3_000;
+    assert_eq!(all(&mut m, now, Event::Tick), [Effect::Beat], "a third of it, beside Renew");
+    while now < 200_000 {
+        let out = all(&mut m, now + 50, Event::Beaten { sent: at(now) });
+        assert_eq!(out[0], Effect::Lease(at(now + 9_000)), "from before the heartbeat was submitted");
+        let out = all(&mut m, now + 60, lost());
+        assert!(!out.iter().any(|e| matches!(e, Effect::End(_) | Effect::Fence)), "{out:?}");
+        now += 3_000;
+        assert!(all(&mut m, now, Event::Tick).contains(&Effect::Beat));
+    }
+    assert!(matches!(m.state(), State::Live { .. }));
+    assert!(m.is_failing(), "what needs the manager fails all the same: it does not hang for ever");
+    assert_eq!(m.extended(), Extended { network: Some(at(10)), disk: Some(at(now - 3_000)) });
+    assert_eq!(step(&mut m, now + 10, Event::Renewed { sent: at(now + 5) }), [Effect::Lease(at(now + 9_005)), Effect::Answers]);
+}
+
+#[test]
+fn the_network_alone_keeps_the_lease_while_no_slot_disk_answers() {
+    let mut m = live();
+    for now in (3_010..100_000).step_by(3_000) {
+        assert!(all(&mut m, now, Event::Tick).contains(&Effect::Renew));
+        let out = step(&mut m, now + 20, Event::Renewed { sent: at(now) });
+        assert_eq!(out, [Effect::Lease(at(now + 9_000))]);
+        assert_eq!(step(&mut m, now + 30, Event::NotBeaten), []);
+    }
+    assert!(!m.is_failing());
+}
+
+#[test]
+fn neither_fences_and_a_heartbeat_brings_it_back() {
+    let mut m = live();
+    assert_eq!(all(&mut m, 3_000, Event::Tick), [Effect::Beat]);
+    assert_eq!(step(&mut m, 3_005, Event::NotBeaten), []);
+    assert!(all(&mut m, 9_010, Event::Tick).starts_with(&[Effect::Fence]));
+    assert_eq!(m.state(), &State::Fenced { since: at(9_010) });
+    assert_eq!(all(&mut m, 9_020, Event::NotBeaten), []);
+    assert_eq!(all(&mut m, 12_010, Event::Tick), [Effect::Beat], "also while it is fenced");
+    assert_eq!(all(&mut m, 12_020, Event::Beaten { sent: at(12_011) }), [Effect::Lease(at(21_011))]);
+}
+
+#[test]
+fn a_heartbeat_that_took_longer_than_its_lease_gives_none() {
+    let mut m = live();
+    assert_eq!(all(&mut m, 3_000, Event::Tick), [Effect::Beat]);
+    assert!(all(&mut m, 9_010, Event::Tick).starts_with(&[Effect::Fence]));
+    // Begun before the lease's end, ended after it, within its own: it counts from its beginning.
+    let mut other = Machine { extended: m.extended, state: m.state.clone(), ..live() };
+    assert!(all(&mut other, 11_999, Event::Beaten { sent: at(3_000) }).starts_with(&[Effect::Lease(at(12_000))]));
+    let out = all(&mut m, 12_000, Event::Beaten { sent: at(3_000) });
+    assert_eq!(out, [Effect::Beat], "and begins another at once");
+    assert!(matches!(m.state(), State::Fenced { .. }));
+}
+
+#[test]
+fn a_heartbeat_never_shortens_a_lease_nor_puts_a_renewal_off() {
+    let mut m = live();
+    assert_eq!(all(&mut m, 3_000, Event::Tick), [Effect::Beat]);
+    assert_eq!(all(&mut m, 3_010, Event::Tick), [Effect::Renew]);
+    assert_eq!(all(&mut m, 3_050, Event::Renewed { sent: at(3_020) }), [Effect::Lease(at(12_020))]);
+    assert_eq!(all(&mut m, 3_060, Event::Beaten { sent: at(3_000) }), []);
+    assert_eq!(all(&mut m, 6_000, Event::Tick), [Effect::Beat]);
+    assert_eq!(all(&mut m, 6_015, Event::Beaten { sent: at(6_001) }), [Effect::Lease(at(15_001))]);
+    assert_eq!(all(&mut m, 6_020, Event::Tick), [Effect::Renew], "a third after the last renewal");
+    // An answer that extends nothing is an answer: no next one is asked for at once.
+    assert_eq!(all(&mut m, 6_030, Event::Renewed { sent: at(5_990) }), []);
+}
+
+#[test]
+fn a_sealed_session_is_over_at_once() {
+    for fenced in [false, true] {
+        let mut m = live();
+        assert_eq!(all(&mut m, 3_000, Event::Tick), [Effect::Beat]);
+        if fenced {
+            step(&mut m, 9_010, Event::Tick);
+        }
+        let why = Why::Refused { kind: Kind::Lapsed, sentence: "sealed".into() };
+        assert_eq!(all(&mut m, 9_020, Event::Sealed { sentence: "sealed".into() }), [Effect::End(why)]);
+        assert_eq!(all(&mut m, 9_030, Event::Renewed { sent: at(9_025) }), [], "no answer brings it back");
+        assert_eq!(all(&mut m, 9_030, Event::Beaten { sent: at(9_025) }), []);
+        assert_eq!(m.deadline(), None);
+    }
+}
+
+#[test]
+fn before_the_welcome_nothing_is_extended() {
+    let mut m = Machine::new(at(0), PATIENCE);
+    assert_eq!(all(&mut m, 10, Event::Beaten { sent: at(5) }), []);
+    assert_eq!(m.state(), &State::Opening);
+}
+
+#[test]
 fn no_sequence_of_events_breaks_the_invariants() {
     for seed in 0..300 {
         let mut r = SeededRandom(seed);
         let mut m = Machine::new(at(0), PATIENCE);
         let (mut now, mut over, mut until) = (0u64, false, None::<BootTime>);
+        let (mut beating, mut failing) = (false, false);
         for _ in 0..400 {
             now += r.below(2_000);
             let sent = now.saturating_sub(r.below(15_000));
@@ -140,9 +243,13 @@ fn no_sequence_of_events_breaks_the_invariants() {
                 1..=6 => Event::Renewed { sent: at(sent) },
                 7 => Event::NotRenewed { kind: Kind::Lapsed, sentence: String::new() },
                 8 if r.below(40) == 0 => Event::Ended { kind: Kind::Denied, sentence: String::new() },
+                9 if r.below(40) == 0 => Event::Sealed { sentence: String::new() },
+                10..=12 if beating => Event::Beaten { sent: at(sent) },
+                13 if beating => Event::NotBeaten,
                 _ => Event::Tick,
             };
-            for e in step(&mut m, now, event) {
+            beating &= !matches!(event, Event::Beaten { .. } | Event::NotBeaten);
+            for e in all(&mut m, now, event) {
                 assert!(!over, "an effect after the end: {e:?}");
                 match e {
                     Effect::Lease(t) => {
@@ -151,7 +258,10 @@ fn no_sequence_of_events_breaks_the_invariants() {
                     }
                     Effect::Fence => until = None,
                     Effect::End(_) => over = true,
-                    Effect::Renew | Effect::Reconnect | Effect::Fail | Effect::Refresh => {}
+                    Effect::Beat => assert!(!std::mem::replace(&mut beating, true), "one at a time"),
+                    Effect::Fail => assert!(!std::mem::replace(&mut failing, true), "said once"),
+                    Effect::Answers => assert!(std::mem::take(&mut failing), "said where it failed"),
+                    Effect::Renew | Effect::Reconnect | Effect::Refresh => {}
                 }
             }
             if let State::Live { until: t } = m.state() {

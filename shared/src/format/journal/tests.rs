@@ -68,6 +68,17 @@ fn a_torn_append_ends_it_and_a_later_one_shows_damage() {
 }
 
 #[test]
+fn appends_without_their_state_are_seen() {
+    let (mut bytes, starts) = half(3, &state(), &[append(5, 3), append(6, 1)]);
+    assert_eq!(turn_seen(&bytes, &id(), start()), Some(3));
+    bytes[100] ^= 1;
+    assert!(read_half(&bytes, &id(), start(), 0).is_err());
+    assert_eq!(turn_seen(&bytes, &id(), start()), Some(3), "the state is damaged, what follows shows it");
+    assert_eq!(turn_seen(&bytes[..starts[1]], &id(), start()), None, "a state that never came to its end has none");
+    assert_eq!(turn_seen(&bytes, &JournalId { token: FenceToken(5), ..id() }, start()), None);
+}
+
+#[test]
 fn the_greater_turn_counts_and_of_it_the_longer_copy() {
     let old = half(1, &State::default(), &[append(1, 1), append(2, 1)]).0;
     let state = State { folded: Seq(1), appends: vec![append(2, 1)], ..State::default() };

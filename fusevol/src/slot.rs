@@ -1,0 +1,252 @@
+//! The session's slot on the shared disks: its heartbeat, and the SEAL by which the manager ends it (FORMAT.md, "Session slots").
+//!
+//! ```text
+//!  Clear --one SEAL page says anything else--> Sealed      (never back)
+//! ```
+//!
+//! All slot disks are asked at once. A question is answered by a majority of them: the manager's SEAL counts when a majority
+//! has it, and any two majorities share a disk. A disk that cannot be read does not count; a page that is not the session's own
+//! clear SEAL, a torn one too, ends the session.
+//!
+//! A disk that does not answer must hold up neither the others nor, request by request, fill the thread's ring: once it was waited for
+//! in vain it is asked again only after a pause that doubles, or where the others are not enough.
+//!
+//! Invariants: a beat is over before the SEAL is read that lets it count [L1]; a sealed slot does no I/O any more.
+
+use crate::disks::{Disks, Member, io_error};
+use fusevol_shared::clock::{BootTime, Clock, SystemClock};
+use fusevol_shared::disk::buf::IoBuf;
+use fusevol_shared::disk::{Disk, ring};
+use fusevol_shared::error::{Error, Kind, Result};
+use fusevol_shared::format::slot::{Heartbeat, SlotAt, SlotSeal, majority};
+use fusevol_shared::ids::{Generation, PoolId, Seq, SessionId, SessionNo};
+use fusevol_shared::sentence::{self, Tag};
+use fusevol_shared::units::{DiskNo, PAGE};
+use futures_util::future::{Either, LocalBoxFuture, pending, ready, select};
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, Stream, StreamExt};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+#[cfg(test)]
+mod tests;
+
+/// How long the others are waited for once a majority has answered; and how long a majority, before those are asked who were silent.
+const GRACE: Duration = Duration::from_millis(100);
+/// How long a majority is waited for.
+const LIMIT: Duration = Duration::from_secs(5);
+/// How long a disk that was silent is left alone, at first and at most.
+const PAUSE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(600));
+
+/// A session's slot.
+pub struct Slot {
+    pool: PoolId,
+    session: SessionNo,
+    id: SessionId,
+    opened: Generation,
+    places: Vec<SlotPlace>,
+    beats: AtomicU64,
+    /// Why the session is over.
+    sealed: OnceLock<String>,
+}
+
+/// The slot on one disk.
+struct SlotPlace {
+    disk: DiskNo,
+    at: SlotAt,
+    /// Nanoseconds on the boot clock until which it is left alone; 0 where it answers.
+    silent_until: AtomicU64,
+    /// Nanoseconds that it is left alone next time.
+    pause: AtomicU64,
+}
+
+/// What one disk says to a question.
+enum Said {
+    Yes,
+    /// The session is over.
+    No(String),
+    /// Nothing: it failed.
+    Nothing(Error),
+}
+
+impl SlotPlace {
+    fn is_silent(&self, now: BootTime) -> bool {
+        now.0 < self.silent_until.load(Ordering::Relaxed)
+    }
+
+    fn answered(&self) {
+        self.silent_until.store(0, Ordering::Relaxed);
+        self.pause.store(nanos(PAUSE.0), Ordering::Relaxed);
+    }
+
+    fn was_silent(&self, now: BootTime) {
+        let pause = self.pause.load(Ordering::Relaxed);
+        self.pause.store((2 * pause).min(nanos(PAUSE.1)), Ordering::Relaxed);
+        self.silent_until.store(now.0.saturating_add(pause), Ordering::Relaxed);
+    }
+}
+
+fn nanos(d: Duration) -> u64 {
+    u64::try_from(d.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// The time for who is late. Outside of a ring there is no timer: who has not answered yet is not waited for.
+fn grace() -> LocalBoxFuture<'static, ()> {
+    if ring::runs_here() { ring::sleep(GRACE).map(drop).boxed_local() } else { ready(()).boxed_local() }
+}
+
+/// The time for a majority. Outside of a ring it is waited for without a limit.
+fn limit() -> LocalBoxFuture<'static, ()> {
+    if ring::runs_here() { ring::sleep(LIMIT).map(drop).boxed_local() } else { pending().boxed_local() }
+}
+
+impl Slot {
+    /// The slot of the session with this number and identity, which the manager of generation `opened` has opened. Without places it
+    /// always says clear.
+    #[must_use]
+    pub fn new(pool: PoolId, session: SessionNo, id: SessionId, opened: Generation, places: Vec<(DiskNo, SlotAt)>) -> Self {
+        let place = |(disk, at)| SlotPlace { disk, at, silent_until: AtomicU64::new(0), pause: AtomicU64::new(nanos(PAUSE.0)) };
+        let places = places.into_iter().map(place).collect();
+        Self { pool, session, id, opened, places, beats: AtomicU64::new(0), sealed: OnceLock::new() }
+    }
+
+    /// The disks that carry it.
+    #[must_use]
+    pub fn disks(&self) -> Vec<DiskNo> {
+        self.places.iter().map(|p| p.disk).collect()
+    }
+
+    /// The pool that it belongs to.
+    #[must_use]
+    pub fn pool(&self) -> PoolId {
+        self.pool
+    }
+
+    /// Whether a SEAL was seen that ends the session.
+    #[must_use]
+    pub fn is_sealed(&self) -> bool {
+        self.sealed.get().is_some()
+    }
+
+    /// Reads the SEAL. Returns once a majority of the slot disks says that the session may go on.
+    ///
+    /// # Errors
+    /// `Lapsed`: one says something else; so it stays. `Io`: fewer than a majority could be read.
+    pub async fn check<D: Disk>(&self, disks: &Disks<D>) -> Result<()> {
+        self.ask(disks, async |member: &Member<D>, at: SlotAt| {
+            let (result, page) = member.disk().read(at.seal(), IoBuf::zeroed(PAGE)).await;
+            match result {
+                Ok(()) => self.judge(member.no(), &page, at),
+                Err(e) => Said::Nothing(io_error(member.no(), e)),
+            }
+        })
+        .await
+        .map_err(|e| if e.kind() == Kind::Lapsed { e } else { e.within("the session's SEAL cannot be read") })
+    }
+
+    /// Writes the heartbeat on a majority of the slot disks, *then* reads the SEAL: if that is clear, the session may go on for a lease
+    /// counted from before this was called [L1].
+    ///
+    /// # Errors
+    /// As [`Slot::check`]; `Io` where fewer than a majority could be written, too.
+    pub async fn beat<D: Disk>(&self, disks: &Disks<D>) -> Result<()> {
+        let beat = Seq(self.beats.fetch_add(1, Ordering::SeqCst) + 1);
+        let heartbeat = Heartbeat { session: self.session, id: self.id, beat };
+        let write = async |member: &Member<D>, at: SlotAt| {
+            let page = IoBuf::copy_of(&heartbeat.encode(at)).freeze();
+            match member.disk().write(at.off, page).await {
+                Ok(()) => Said::Yes,
+                Err(e) => Said::Nothing(io_error(member.no(), e)),
+            }
+        };
+        self.ask(disks, write).await.map_err(|e| if e.kind() == Kind::Lapsed { e } else { e.within("the heartbeat cannot be written") })?;
+        if sentence::holds(Tag::L1) { self.check(disks).await } else { Ok(()) }
+    }
+
+    fn judge(&self, disk: DiskNo, page: &[u8], at: SlotAt) -> Said {
+        match SlotSeal::decode(page, at) {
+            Ok(seal) if seal.is_clear_for(self.session, self.id, self.opened) => Said::Yes,
+            Ok(seal) if (seal.session, seal.id) == (self.session, self.id) && seal.sealed => {
+                Said::No(format!("the manager has sealed session {} (disk {disk}, generation {})", self.session, seal.generation))
+            }
+            Ok(seal) => Said::No(format!(
+                "the SEAL of session {} on disk {disk} is another's: of session {}, generation {}",
+                self.session, seal.session, seal.generation
+            )),
+            Err(flaw) => Said::No(format!("the SEAL of session {} on disk {disk} is not whole: {flaw}", self.session)),
+        }
+    }
+
+    /// Asks all disks at once. `Ok`: a majority says yes, none that answered in time says no.
+    async fn ask<D: Disk>(&self, disks: &Disks<D>, ask: impl AsyncFn(&Member<D>, SlotAt) -> Said) -> Result<()> {
+        if let Some(why) = self.sealed.get() {
+            return Err(over(why));
+        }
+        let now = SystemClock.now();
+        let one = async |place| (place, ask_one(disks, place, &ask).await);
+        let (silent, lively): (Vec<&SlotPlace>, Vec<_>) = self.places.iter().partition(|p| p.is_silent(now));
+        let (needed, all) = (if self.places.is_empty() { 0 } else { majority(self.places.len()) }, self.places.len());
+        let mut round = Round { waiting: lively.clone(), ..Round::default() };
+        let mut asked: FuturesUnordered<_> = lively.into_iter().map(&one).collect();
+        self.hear(&mut round, &mut asked, needed, if silent.is_empty() { limit() } else { grace() }).await?;
+        if round.yes < needed && !silent.is_empty() {
+            round.waiting.extend(&silent);
+            asked.extend(silent.into_iter().map(&one));
+            self.hear(&mut round, &mut asked, needed, limit()).await?;
+        }
+        if round.yes >= needed {
+            self.hear(&mut round, &mut asked, all, grace()).await?;
+        }
+        if ring::runs_here() {
+            let now = SystemClock.now();
+            round.waiting.iter().for_each(|p| p.was_silent(now));
+        }
+        match round.failed {
+            _ if round.yes >= needed => Ok(()),
+            Some(e) => Err(e),
+            None => Err(Error::new(Kind::Io, "too few of the slot disks answer")),
+        }
+    }
+
+    /// Hears who was asked, until `enough` have said yes, all have answered, or the time is over.
+    async fn hear<'a>(
+        &self,
+        round: &mut Round<'a>,
+        asked: &mut (impl Stream<Item = (&'a SlotPlace, Said)> + Unpin),
+        enough: usize,
+        mut time: LocalBoxFuture<'static, ()>,
+    ) -> Result<()> {
+        while round.yes < enough {
+            let Either::Left((Some((place, said)), _)) = select(asked.next(), &mut time).await else { break };
+            round.waiting.retain(|p| !std::ptr::eq(*p, place));
+            place.answered();
+            match said {
+                Said::Yes => round.yes += 1,
+                Said::No(why) => return Err(over(self.sealed.get_or_init(|| why))),
+                Said::Nothing(e) => round.failed = Some(e),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One question to all disks.
+#[derive(Default)]
+struct Round<'a> {
+    yes: usize,
+    waiting: Vec<&'a SlotPlace>,
+    failed: Option<Error>,
+}
+
+async fn ask_one<D: Disk>(disks: &Disks<D>, place: &SlotPlace, ask: impl AsyncFn(&Member<D>, SlotAt) -> Said) -> Said {
+    match disks.get(place.disk) {
+        Ok(member) if member.id() == place.at.disk => ask(&member, place.at).await,
+        Ok(member) => Said::Nothing(Error::new(Kind::Io, format!("disk {} is {} now", place.disk, member.id()))),
+        Err(e) => Said::Nothing(e),
+    }
+}
+
+fn over(why: &str) -> Error {
+    Error::new(Kind::Lapsed, why).hint("mount again")
+}

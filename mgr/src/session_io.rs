@@ -1,0 +1,227 @@
+//! What the manager does on the shared disks for its sessions: it opens, seals and reads their slots, and reads the journals of the
+//! dead to their ends. It decides nothing: what follows from an answer is the core's.
+//!
+//! Each request to a disk is bounded in time, and a disk that was silent once is not asked again by the same [`SessionIo`]: a hung disk
+//! holds nobody up for longer than one limit.
+//!
+//! Invariants: a SEAL counts as written when a majority of the slot disks has it durably; a journal whose end cannot be known for
+//! certain is an error, never a shorter journal: none of its copies could be read, or an append that counted is damaged on all.
+
+use crate::core::{JournalRef, Tails};
+use fusevol_shared::disk::buf::IoBuf;
+use fusevol_shared::disk::{Answer, Disk, DiskError, DiskResult, ring};
+use fusevol_shared::error::{Error, Kind, Result, WireError};
+use fusevol_shared::format::journal::{Half, JournalId, Tail, half_bytes, read_half, tail, turn_seen};
+use fusevol_shared::format::layout::Layout;
+use fusevol_shared::format::preserve::At;
+use fusevol_shared::format::slot::{Heartbeat, SlotAt, SlotSeal, majority};
+use fusevol_shared::ids::{DiskId, Generation, PoolId, Seq, SessionId, SessionNo};
+use fusevol_shared::units::{AuSize, DiskAu, DiskNo, DiskOff, PAGE};
+use futures_util::future::{Either, join_all, pending, select};
+use std::collections::BTreeSet;
+use std::pin::pin;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+#[cfg(test)]
+mod tests;
+
+/// How long a disk may take for one request, unless it is said otherwise.
+pub const LIMIT: Duration = Duration::from_secs(5);
+
+/// An open disk of the pool: its number, what its label says, and itself.
+pub type Member<D> = (DiskNo, DiskId, D);
+
+/// The pool's disks, as they are used for sessions.
+pub struct SessionIo<'a, D> {
+    pool: PoolId,
+    au_size: AuSize,
+    disks: &'a [Member<D>],
+    limit: Duration,
+    /// Disks that have not answered in time.
+    silent: Mutex<BTreeSet<DiskNo>>,
+}
+
+/// Whose slot.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SlotOf<'a> {
+    /// The session's number.
+    pub session: SessionNo,
+    /// Its identity.
+    pub id: SessionId,
+    /// The disks that carry it.
+    pub slots: &'a [DiskNo],
+}
+
+impl<'a, D: Disk> SessionIo<'a, D> {
+    /// For the pool with these disks; `limit` as [`LIMIT`]. Outside of a ring nothing is bounded.
+    #[must_use]
+    pub fn new(pool: PoolId, au_size: AuSize, disks: &'a [Member<D>], limit: Duration) -> Self {
+        Self { pool, au_size, disks, limit, silent: Mutex::default() }
+    }
+
+    /// Writes the clear SEAL of a session that this generation opens, durable. Gives the disks that have it not, each with a sentence: there
+    /// the session cannot go on. Also says whether a majority has it.
+    pub async fn open_slot(&self, of: SlotOf<'_>, generation: Generation) -> (bool, Vec<String>) {
+        self.write_seal(of, SlotSeal { session: of.session, id: of.id, generation, sealed: false }).await
+    }
+
+    /// Seals a session's slot, durable. Says whether a majority of its disks has the SEAL, and names the others.
+    pub async fn seal_slot(&self, of: SlotOf<'_>, generation: Generation) -> (bool, Vec<String>) {
+        self.write_seal(of, SlotSeal { session: of.session, id: of.id, generation, sealed: true }).await
+    }
+
+    async fn write_seal(&self, of: SlotOf<'_>, seal: SlotSeal) -> (bool, Vec<String>) {
+        let one = async |no: &DiskNo| {
+            let at = self.slot_at(*no, of.session)?;
+            let page = IoBuf::copy_of(&seal.encode(at)).freeze();
+            self.bounded(*no, async |d| d.write_durable(at.seal(), page).await).await
+        };
+        let done: Vec<Result<()>> = join_all(of.slots.iter().map(one)).await;
+        let failed: Vec<String> = done.into_iter().filter_map(|r| r.err().map(|e| e.to_string())).collect();
+        let written = of.slots.len() - failed.len();
+        (written >= majority(of.slots.len()), failed)
+    }
+
+    /// The highest heartbeat of this identity on any of its disks; `None` where there is none, or none that can be read.
+    pub async fn read_slot(&self, of: SlotOf<'_>) -> Option<Seq> {
+        let pages = join_all(of.slots.iter().map(|no| self.read_beat(*no, of.session))).await;
+        let own = pages.into_iter().flatten().filter(|b| (b.session, b.id) == (of.session, of.id));
+        own.map(|b| b.beat).max()
+    }
+
+    async fn read_beat(&self, no: DiskNo, session: SessionNo) -> Option<Heartbeat> {
+        let at = self.slot_at(no, session).ok()?;
+        let page = self.read(no, at.off, PAGE).await.ok()?;
+        Heartbeat::decode(&page, at).ok()
+    }
+
+    /// What the SEAL of a session's slot says on one disk; the inner error is the page's own flaw.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub async fn read_seal(&self, no: DiskNo, session: SessionNo) -> Result<std::result::Result<SlotSeal, String>> {
+        let at = self.slot_at(no, session)?;
+        let page = self.read(no, at.seal(), PAGE).await?;
+        Ok(SlotSeal::decode(&page, at).map_err(|flaw| flaw.to_string()))
+    }
+
+    /// Reads these journals to their ends, one after the other.
+    pub async fn read_journals(&self, journals: &[JournalRef]) -> Tails {
+        let mut tails = Tails::new();
+        for j in journals {
+            let end = self.read_journal(j).await.map(|read| read.tail);
+            tails.push((j.token, end.map_err(|e| WireError::from(&e))));
+        }
+        tails
+    }
+
+    /// Reads one journal to its end.
+    ///
+    /// # Errors
+    /// `Io` where none of its copies can be read; `Damaged` where an append that counted is damaged on every copy.
+    pub async fn read_journal(&self, j: &JournalRef) -> Result<JournalRead> {
+        let what = |e: Error| e.within(format_args!("journal {} of volume {}", j.journal.no, j.volume));
+        let id = JournalId { pool: self.pool, volume: j.volume, session: j.session, token: j.token, journal: j.journal.no };
+        let halves = |copy: usize| j.journal.copies[copy].halves();
+        let mut read = JournalRead::default();
+        let (mut halves_read, mut seen, mut whole) = (Vec::new(), None, 0);
+        for copy in 0..j.journal.copies.len() {
+            let [first, second] = halves(copy);
+            let got = (self.read_au(first).await, self.read_au(second).await);
+            match got {
+                (Ok(a), Ok(b)) => {
+                    whole += 1;
+                    for (n, (bytes, at)) in [a, b].into_iter().enumerate() {
+                        seen = seen.max(turn_seen(&bytes, &id, at));
+                        if let Ok(half) = read_half(&bytes, &id, at, n) {
+                            if half.damaged {
+                                read.flaws.push(format!("an append is damaged on disk {}", halves(copy)[n].disk));
+                            }
+                            halves_read.push(half);
+                        }
+                    }
+                }
+                (Err(e), _) | (_, Err(e)) => read.flaws.push(e.to_string()),
+            }
+        }
+        if whole == 0 {
+            let why = if read.flaws.is_empty() { "it has no copy".to_owned() } else { read.flaws.join("; ") };
+            return Err(what(Error::new(Kind::Io, format!("no copy can be read: {why}"))));
+        }
+        let best = halves_read.iter().map(|h: &Half| h.turn).max();
+        let (end, damaged) = tail(halves_read).unwrap_or_default();
+        if damaged || seen > best {
+            let disks: Vec<String> = j.journal.copies.iter().map(|c| format!("disk {}", c.first.disk)).collect();
+            let why = format!("what it says is damaged on every copy ({}): its end cannot be known", disks.join(", "));
+            return Err(what(Error::new(Kind::Damaged, why)));
+        }
+        read.begun = best.is_some();
+        read.tail = end;
+        Ok(read)
+    }
+
+    /// The bytes of one AU that frames may fill, and where they lie.
+    pub(crate) async fn read_au(&self, au: DiskAu) -> Result<(IoBuf, At)> {
+        let (_, id, _) = self.member(au.disk)?;
+        let off = au.au.start(self.au_size);
+        let len = usize::try_from(half_bytes(self.au_size)).expect("an AU has at most 64 MiB");
+        let bytes = self.read(au.disk, off, len).await?;
+        Ok((bytes, At { disk: *id, off }))
+    }
+
+    fn slot_at(&self, no: DiskNo, session: SessionNo) -> Result<SlotAt> {
+        let (_, id, disk) = self.member(no)?;
+        let layout = Layout::for_disk(self.au_size, disk.size())?;
+        Ok(SlotAt::new(self.pool, *id, &layout, session))
+    }
+
+    fn member(&self, no: DiskNo) -> Result<&'a Member<D>> {
+        self.disks.iter().find(|(n, ..)| *n == no).ok_or_else(|| Error::new(Kind::Io, format!("disk {no} is not here")))
+    }
+
+    async fn read(&self, no: DiskNo, at: DiskOff, len: usize) -> Result<IoBuf> {
+        self.bounded(no, async |d| {
+            let (result, buf) = d.read(at, IoBuf::zeroed(len)).await;
+            result.map(|()| buf)
+        })
+        .await
+    }
+
+    /// One request to a disk, within the limit.
+    async fn bounded<T>(&self, no: DiskNo, request: impl AsyncFnOnce(&'a D) -> DiskResult<T>) -> Result<T> {
+        let (_, _, disk) = self.member(no)?;
+        let late = || DiskError { answer: Answer::NotReturned, errno: libc::ETIMEDOUT, what: format!("no answer in {:?}", self.limit) };
+        if self.silent().contains(&no) {
+            return Err(Error::new(Kind::Io, format!("disk {no}")).because(late()));
+        }
+        let time = async {
+            if !ring::runs_here() || ring::sleep(self.limit).await.is_err() {
+                pending::<()>().await;
+            }
+        };
+        let result = match select(pin!(request(disk)), pin!(time)).await {
+            Either::Left((result, _)) => result,
+            Either::Right(_) => {
+                self.silent().insert(no);
+                Err(late())
+            }
+        };
+        result.map_err(|e| Error::new(Kind::Io, format!("disk {no}")).because(e))
+    }
+
+    fn silent(&self) -> std::sync::MutexGuard<'_, BTreeSet<DiskNo>> {
+        self.silent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A journal that was read.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct JournalRead {
+    /// Its end.
+    pub tail: Tail,
+    /// Something of it stands on the disks.
+    pub begun: bool,
+    /// What is wrong with single copies, though its end is known.
+    pub flaws: Vec<String>,
+}
