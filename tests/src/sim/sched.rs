@@ -14,8 +14,9 @@ use fusevol_shared::clock::{BootTime, Clock};
 use fusevol_shared::random::SeededRandom;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::Waker;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 /// What a step of a task takes, in nanoseconds.
@@ -210,10 +211,16 @@ impl Sched {
         s.timer(due, Fire::Do(Box::new(f)));
     }
 
-    pub(super) fn wake_after(&self, after: u64, waker: Waker) {
+    fn wake_after(&self, after: u64, waker: Waker) -> (u64, u64) {
         let mut s = self.state();
         let due = s.now + after;
-        s.timer(due, Fire::Wake(waker));
+        s.timer(due, Fire::Wake(waker))
+    }
+
+    fn cancel(&self, timer: (u64, u64)) {
+        // The waker may be the last handle on its task's: dropped with the lock free.
+        let gone = self.state().timers.remove(&timer);
+        drop(gone);
     }
 
     /// Does what is due; where `idle`, goes to the next timer first. `false` where there is none.
@@ -322,21 +329,10 @@ impl Sched {
     }
 
     /// Sleeps, by the clock of a process.
-    pub async fn sleep(&self, proc: ProcId, time: Duration) {
+    #[must_use]
+    pub fn sleep(&self, proc: ProcId, time: Duration) -> Sleep {
         let due = self.local(proc).saturating_add(nanos(time));
-        let mut armed = false;
-        std::future::poll_fn(|cx| {
-            let local = self.local(proc);
-            if local >= due {
-                return std::task::Poll::Ready(());
-            }
-            // A timer of true time may come early or late by that clock: it is looked at again.
-            let left = (due - local).saturating_add(if armed { 1_000 } else { 0 });
-            armed = true;
-            self.wake_after(left, cx.waker().clone());
-            std::task::Poll::Pending
-        })
-        .await;
+        Sleep { sched: self.clone(), proc, due, timer: None }
     }
 
     // ---- tasks, for the executor ----
@@ -370,10 +366,11 @@ impl Sched {
 }
 
 impl State {
-    fn timer(&mut self, due: u64, fire: Fire) {
+    fn timer(&mut self, due: u64, fire: Fire) -> (u64, u64) {
         self.timer_no += 1;
         let key = (due, self.timer_no);
         self.timers.insert(key, fire);
+        key
     }
 }
 
@@ -386,6 +383,39 @@ fn seconds(nanos: u64) -> f64 {
 #[must_use]
 pub fn nanos(d: Duration) -> u64 {
     u64::try_from(d.as_nanos()).unwrap_or(u64::MAX / 4).min(u64::MAX / 4)
+}
+
+/// A sleep by the clock of a process; its timer goes with it.
+pub struct Sleep {
+    sched: Sched,
+    proc: ProcId,
+    due: u64,
+    timer: Option<(u64, u64)>,
+}
+
+impl Future for Sleep {
+    type Output = ();
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        if let Some(old) = self.timer.take() {
+            self.sched.cancel(old);
+        }
+        let local = self.sched.local(self.proc);
+        if local >= self.due {
+            return Poll::Ready(());
+        }
+        // A timer of true time may come early by that clock: then it is set again.
+        let left = self.due - local;
+        self.timer = Some(self.sched.wake_after(left.max(STEP), cx.waker().clone()));
+        Poll::Pending
+    }
+}
+
+impl Drop for Sleep {
+    fn drop(&mut self) {
+        if let Some(timer) = self.timer.take() {
+            self.sched.cancel(timer);
+        }
+    }
 }
 
 /// The boot clock of a process.
