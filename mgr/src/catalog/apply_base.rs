@@ -1,13 +1,13 @@
 //! Records of a checkpoint: each part of the state as it stood.
 
-use super::apply_change::entries_of;
-use super::record::{Base, LimboEntry, MapOf, SegmentEntry};
+use super::fits::{entries_fit, entries_of, legs_fit};
+use super::record::{Base, LimboEntry, MapOf, QuarantineEntry};
 use super::{Catalog, Counters, must, unfit};
 use fusevol_shared::error::Result;
-use fusevol_shared::ids::VolumeId;
-use fusevol_shared::map::{MapEntry, MapRun};
+use fusevol_shared::ids::{VolumeEpoch, VolumeId};
+use fusevol_shared::map::{AuMask, MapEntry, MapRun};
 use fusevol_shared::units::{DiskAu, VolAu};
-use std::collections::BTreeSet;
+use fusevol_shared::wire::messages::Segment;
 
 impl Catalog {
     pub(super) fn base(&mut self, base: &Base) -> Result<()> {
@@ -17,27 +17,20 @@ impl Catalog {
             Base::Volume(entry) => self.volume_loaded(entry),
             Base::Snapshot(entry) => self.snapshot_loaded(entry),
             Base::Map { of, runs } => self.map_loaded(*of, runs),
-            Base::Attachment(entry) => {
-                must(self.attachment_of(entry.volume, entry.session).is_none(), "a volume is attached twice by a session")?;
-                self.attachment_fits(entry)?;
-                self.attachments.insert(entry.token, *entry);
-                Ok(())
-            }
-            Base::Segment { volume, entry } => self.segment_loaded(*volume, entry),
+            Base::Attachment(entry) => self.attachment_loaded(entry, &[]),
+            Base::Segment { volume, segment } => self.segment_loaded(*volume, segment),
+            Base::Changed { volume, epoch, masks } => self.changes_loaded(*volume, *epoch, masks),
             Base::Limbo(entry) => self.limbo_loaded(entry),
-            Base::Counters { session, token, limbo } => {
+            Base::Quarantine(entry) => self.quarantine_loaded(entry),
+            Base::Counters { session, token, limbo, quarantine } => {
                 must(self.sessions.last_key_value().is_none_or(|(no, _)| no < session), "the next session is there already")?;
                 must(self.attachments.last_key_value().is_none_or(|(t, _)| t < token), "the next token is there already")?;
                 must(self.limbo.last_key_value().is_none_or(|(no, _)| no < limbo), "the next limbo is there already")?;
-                self.counters = Counters { session: *session, token: *token, limbo: *limbo };
+                must(self.quarantine.last_key_value().is_none_or(|(no, _)| no < quarantine), "the next quarantine is there already")?;
+                self.counters = Counters { session: *session, token: *token, limbo: *limbo, quarantine: *quarantine };
                 Ok(())
             }
         }
-    }
-
-    fn are_free(&self, places: &[DiskAu]) -> bool {
-        let set: BTreeSet<_> = places.iter().collect();
-        set.len() == places.len() && places.iter().all(|p| self.disk(p.disk).is_some_and(|d| d.space.is_free(p.au)))
     }
 
     /// Whether the volume has this AU at this place already, in its live map or a snapshot's.
@@ -53,14 +46,14 @@ impl Catalog {
             MapOf::Snapshot(id) => self.snapshot(id).map(|s| (s.entry.volume, s.entry.size)).ok_or_else(missing)?,
         };
         let entries = entries_of(runs)?;
-        self.entries_fit(id, size, &entries)?;
+        entries_fit(self.volume(id).ok_or_else(missing)?, self.aus_of(size)?, &entries)?;
         let map = match of {
             MapOf::Volume(id) => &self.volume(id).ok_or_else(missing)?.map,
             MapOf::Snapshot(id) => &self.snapshot(id).ok_or_else(missing)?.map,
         };
         must(entries.iter().all(|(au, _)| map.get(*au).is_none()), "a part of a map comes twice")?;
         let new: Vec<DiskAu> = Self::places(entries.iter().filter(|(au, e)| !self.has_there(id, *au, e)).map(|(_, e)| e));
-        must(self.are_free(&new), "an AU gets a second owner")?;
+        must(self.all_free(&new), "an AU gets a second owner")?;
         self.take(new);
         let map = match of {
             MapOf::Volume(id) => self.volumes.get_mut(&id).map(|v| &mut v.map),
@@ -74,13 +67,30 @@ impl Catalog {
         Ok(())
     }
 
-    fn segment_loaded(&mut self, volume: VolumeId, entry: &SegmentEntry) -> Result<()> {
+    fn segment_loaded(&mut self, volume: VolumeId, s: &Segment) -> Result<()> {
         let v = self.volume(volume).ok_or_else(|| unfit("a preserve segment of no volume"))?;
-        let s = &entry.segment;
         must(s.no < v.entry.next_segment && !v.segments.contains_key(&s.no), "a preserve segment comes twice")?;
-        must(s.legs.len() == usize::from(v.entry.legs), "a preserve segment does not fit its volume")?;
-        must(self.are_free(&s.legs), "an AU gets a second owner")?;
-        self.segment_taken(volume, entry.clone());
+        must(legs_fit(&s.legs, v.entry.legs), "a preserve segment does not fit its volume")?;
+        must(self.all_free(&s.legs), "an AU gets a second owner")?;
+        self.take(s.legs.clone());
+        self.segment_begun(volume, s.clone());
+        Ok(())
+    }
+
+    fn changes_loaded(&mut self, volume: VolumeId, epoch: VolumeEpoch, masks: &[AuMask]) -> Result<()> {
+        let v = self.volumes.get_mut(&volume).ok_or_else(|| unfit("changes of no volume"))?;
+        let of = v.changed.entry(epoch).or_default();
+        must(masks.iter().all(|m| !of.contains_key(&m.au)), "changes come twice")?;
+        of.extend(masks.iter().map(|m| (m.au, m.blocks)));
+        Ok(())
+    }
+
+    fn quarantine_loaded(&mut self, entry: &QuarantineEntry) -> Result<()> {
+        must(!self.quarantine.contains_key(&entry.no), "a quarantine comes twice")?;
+        must(self.sessions.contains_key(&entry.session), "a quarantine for nobody")?;
+        must(self.all_free(&entry.places), "an AU gets a second owner")?;
+        self.take(entry.places.clone());
+        self.quarantine.insert(entry.no, entry.clone());
         Ok(())
     }
 
@@ -88,7 +98,7 @@ impl Catalog {
         must(!self.limbo.contains_key(&entry.no), "a limbo entry comes twice")?;
         must(!entry.places.is_empty(), "nothing is in limbo")?;
         self.waits_fit(entry.volume, &entry.waits)?;
-        must(self.are_free(&entry.places), "an AU gets a second owner")?;
+        must(self.all_free(&entry.places), "an AU gets a second owner")?;
         self.take(entry.places.clone());
         self.limbo.insert(entry.no, entry.clone());
         Ok(())

@@ -3,6 +3,7 @@
 use super::record::{ClientEntry, DiskEntry, PoolEntry, VolumeEntry};
 use super::space::Space;
 use super::{Catalog, Disk, Volume, must, unfit};
+use fusevol_shared::change::WhenFull;
 use fusevol_shared::error::Result;
 use fusevol_shared::ids::{ClientId, MapVersion, VolumeEpoch, VolumeId};
 use fusevol_shared::map::{LEGS_MAX, VolumeMap};
@@ -65,8 +66,18 @@ impl Catalog {
     }
 
     pub(super) fn volume_created(&mut self, id: VolumeId, name: &Name, size: u64, legs: u8, created: u64) -> Result<()> {
-        let entry =
-            VolumeEntry { id, name: name.clone(), size, legs, created, epoch: VolumeEpoch(1), version: MapVersion(1), next_segment: 1 };
+        let entry = VolumeEntry {
+            id,
+            name: name.clone(),
+            size,
+            legs,
+            created,
+            epoch: VolumeEpoch(1),
+            version: MapVersion(1),
+            next_segment: 1,
+            pending: None,
+            when_full: WhenFull::default(),
+        };
         self.volume_loaded(&entry)
     }
 
@@ -78,7 +89,15 @@ impl Catalog {
         must(self.au_size().aus_for(entry.size).is_some(), "a volume has more AUs than can be")?;
         must((1..=LEGS_MAX).contains(&usize::from(entry.legs)), "a volume has no legs, or too many")?;
         must(entry.epoch.0 > 0 && entry.next_segment > 0, "a volume's counters are none")?;
-        self.volumes.insert(entry.id, Volume { entry: entry.clone(), map: VolumeMap::default(), segments: BTreeMap::new() });
+        must(entry.pending.as_ref().is_none_or(|p| self.pending_of(p.id).is_none()), "a snapshot is taken twice")?;
+        let (segments, changed) = (BTreeMap::new(), BTreeMap::new());
+        self.volumes.insert(entry.id, Volume { entry: entry.clone(), map: VolumeMap::default(), segments, changed });
+        Ok(())
+    }
+
+    pub(super) fn when_full_set(&mut self, id: VolumeId, when_full: WhenFull) -> Result<()> {
+        let volume = self.volumes.get_mut(&id).ok_or_else(|| unfit("a setting of no volume"))?;
+        volume.entry.when_full = when_full;
         Ok(())
     }
 
@@ -87,7 +106,7 @@ impl Catalog {
         must(self.snapshots_of(id).is_empty(), "a volume that has snapshots ends")?;
         let volume = self.volumes.remove(&id).ok_or_else(|| unfit("a volume that is not there ends"))?;
         self.release(Self::places(volume.map.iter().map(|(_, e)| e).collect::<Vec<_>>().iter()));
-        self.release(volume.segments.values().flat_map(|s| s.segment.legs.clone()));
+        self.release(volume.segments.values().flat_map(|s| s.legs.clone()));
         self.access.retain(|(v, _), _| *v != id);
         Ok(())
     }

@@ -1,68 +1,67 @@
 //! Records of snapshots and of the preserve segments that they need.
 
 use super::apply_pool::name_fits;
-use super::record::{SegmentEntry, SnapshotEntry};
+use super::record::{SnapshotEntry, SnapshotToBe};
 use super::{Catalog, Snapshot, must, unfit};
 use fusevol_shared::error::Result;
 use fusevol_shared::ids::{SessionNo, SnapshotId, VolumeEpoch, VolumeId};
 use fusevol_shared::name::Name;
-use fusevol_shared::wire::messages::Segment;
 use std::collections::BTreeSet;
 
 impl Catalog {
-    pub(super) fn epoch_begun(&mut self, id: VolumeId, epoch: VolumeEpoch, segment: &Segment) -> Result<()> {
-        let writer = self.writer(id).ok_or_else(|| unfit("a hold of a volume that nobody writes"))?;
-        must(segment.token == writer.token && segment.session == writer.session, "a preserve segment of another attachment")?;
+    /// A hold begins. What its flip will take must fit from now on: nothing may come between.
+    pub(super) fn epoch_begun(&mut self, id: VolumeId, epoch: VolumeEpoch, to_be: &SnapshotToBe) -> Result<()> {
+        must(self.writer(id).is_some(), "a hold of a volume that nobody writes")?;
         let volume = self.volume(id).ok_or_else(|| unfit("an epoch of no volume"))?;
+        must(volume.entry.pending.is_none(), "two snapshots of a volume are taken at once")?;
         must(volume.entry.epoch.0.checked_add(1) == Some(epoch.0), "an epoch is not the next")?;
-        must(segment.epoch == volume.entry.epoch, "a preserve segment is not of the epoch that ends")?;
-        // The segment is judged as one of the epoch that begins: nothing is changed where it does not fit.
-        let former = volume.entry.epoch;
-        self.set_epoch(id, epoch);
-        if let Err(e) = self.segment_fits(id, segment) {
-            self.set_epoch(id, former);
-            return Err(e);
-        }
-        self.segment_taken(id, SegmentEntry { segment: segment.clone(), seq: None });
-        Ok(())
-    }
-
-    fn set_epoch(&mut self, id: VolumeId, epoch: VolumeEpoch) {
+        let SnapshotToBe { id: snapshot, name, created } = to_be.clone();
+        let closed = volume.entry.epoch;
+        let entry = SnapshotEntry { id: snapshot, volume: id, name, epoch: closed, size: volume.entry.size, created, broken: false };
+        self.snapshot_fits(&entry)?;
+        must(self.pending_of(snapshot).is_none(), "a snapshot is taken twice")?;
         if let Some(v) = self.volumes.get_mut(&id) {
             v.entry.epoch = epoch;
-        }
-    }
-
-    pub(super) fn snapshot_taken(&mut self, id: SnapshotId, of: VolumeId, name: &Name, epoch: VolumeEpoch, created: u64) -> Result<()> {
-        let volume = self.volume(of).ok_or_else(|| unfit("a snapshot of no volume"))?;
-        let writer = self.writer(of).map(|a| a.token);
-        let now = volume.entry.epoch.0;
-        // With a writer the hold has begun the next epoch before; without one the freeze itself begins it.
-        must(
-            if writer.is_some() { epoch.0.checked_add(1) == Some(now) } else { epoch.0 == now },
-            "a snapshot is not of the epoch that ends",
-        )?;
-        let next = epoch.0.checked_add(1).ok_or_else(|| unfit("all epochs are used up"))?;
-        let entry = SnapshotEntry { id, volume: of, name: name.clone(), epoch, size: volume.entry.size, created, broken: false };
-        let map = volume.map.clone();
-        self.snapshot_loaded(&entry)?;
-        if let Some(s) = self.snapshots.get_mut(&id) {
-            s.map = map;
-        }
-        self.set_epoch(of, VolumeEpoch(next));
-        if let Some(a) = writer.and_then(|t| self.attachments.get_mut(&t)) {
-            a.flipped = epoch;
+            v.entry.pending = Some(to_be.clone());
         }
         Ok(())
     }
 
-    pub(super) fn snapshot_loaded(&mut self, entry: &SnapshotEntry) -> Result<()> {
+    pub(super) fn hold_dropped(&mut self, id: VolumeId) -> Result<()> {
+        let pending = self.volumes.get_mut(&id).and_then(|v| v.entry.pending.take());
+        must(pending.is_some(), "a snapshot is dropped that was not to be")
+    }
+
+    /// Nobody writes: the freeze itself begins the next epoch.
+    pub(super) fn snapshot_taken(&mut self, id: SnapshotId, of: VolumeId, name: &Name, epoch: VolumeEpoch, created: u64) -> Result<()> {
+        let volume = self.volume(of).ok_or_else(|| unfit("a snapshot of no volume"))?;
+        must(self.writer(of).is_none(), "the map of a volume is frozen under its writer")?;
+        must(volume.entry.pending.is_none(), "two snapshots of a volume are taken at once")?;
+        must(epoch == volume.entry.epoch, "a snapshot is not of the epoch that ends")?;
+        let next = epoch.0.checked_add(1).ok_or_else(|| unfit("all epochs are used up"))?;
+        let entry = SnapshotEntry { id, volume: of, name: name.clone(), epoch, size: volume.entry.size, created, broken: false };
+        self.snapshot_fits(&entry)?;
+        must(self.pending_of(id).is_none(), "a snapshot is taken twice")?;
+        let map = volume.map.clone();
+        self.snapshots.insert(id, Snapshot { entry, map });
+        if let Some(v) = self.volumes.get_mut(&of) {
+            v.entry.epoch = VolumeEpoch(next);
+        }
+        Ok(())
+    }
+
+    /// Whether a snapshot can stand beside the others.
+    pub(super) fn snapshot_fits(&self, entry: &SnapshotEntry) -> Result<()> {
         name_fits(&entry.name)?;
         must(!self.snapshots.contains_key(&entry.id), "a snapshot is taken twice")?;
         must(self.volumes.contains_key(&entry.volume), "a snapshot of no volume")?;
         let others = self.snapshots_of(entry.volume);
         must(others.iter().all(|s| s.entry.name != entry.name), "two snapshots of a volume have one name")?;
-        must(others.iter().all(|s| s.entry.epoch != entry.epoch), "two snapshots of a volume have one epoch")?;
+        must(others.iter().all(|s| s.entry.epoch != entry.epoch), "two snapshots of a volume have one epoch")
+    }
+
+    pub(super) fn snapshot_loaded(&mut self, entry: &SnapshotEntry) -> Result<()> {
+        self.snapshot_fits(entry)?;
         self.snapshots.insert(entry.id, Snapshot { entry: entry.clone(), map: Default::default() });
         Ok(())
     }
@@ -81,7 +80,8 @@ impl Catalog {
             .collect();
         self.limbo_fits(limbo, &left)?;
         self.snapshots.remove(&id);
-        self.limbo_entered(limbo, of, left, waits);
+        self.limbo_entered(limbo, of, &left, waits);
+        self.forget_changes(of);
         Ok(())
     }
 
@@ -94,12 +94,6 @@ impl Catalog {
         must(self.opens.remove(&(id, session)), "a snapshot is closed that is not open")
     }
 
-    pub(super) fn snapshot_broken(&mut self, id: SnapshotId) -> Result<()> {
-        let s = self.snapshots.get_mut(&id).filter(|s| !s.entry.broken).ok_or_else(|| unfit("a snapshot breaks that is not whole"))?;
-        s.entry.broken = true;
-        Ok(())
-    }
-
     pub(super) fn segments_dropped(&mut self, id: VolumeId, nos: &[u32]) -> Result<()> {
         let volume = self.volume(id).ok_or_else(|| unfit("segments of no volume are dropped"))?;
         must(nos.iter().collect::<BTreeSet<_>>().len() == nos.len(), "a preserve segment is dropped twice")?;
@@ -107,7 +101,7 @@ impl Catalog {
         must(nos.iter().all(spent), "a preserve segment is dropped that is needed")?;
         for no in nos {
             if let Some(s) = self.volumes.get_mut(&id).and_then(|v| v.segments.remove(no)) {
-                self.release(s.segment.legs);
+                self.release(s.legs);
             }
         }
         Ok(())

@@ -1,12 +1,14 @@
 //! A checkpoint: records that rebuild an equal state.
 
-use super::Catalog;
 use super::record::{Base, MapOf, Record};
-use fusevol_shared::map::VolumeMap;
+use super::{Catalog, Volume};
+use fusevol_shared::map::{AuMask, VolumeMap};
 use fusevol_shared::units::VolAu;
 
 /// AUs in one record of a map: such a record stays below 64 KiB.
 const AUS_PER_RECORD: usize = 512;
+/// AUs in one record of changes: the same.
+const CHANGES_PER_RECORD: usize = 2048;
 
 fn dump_map(of: MapOf, map: &VolumeMap, out: &mut Vec<Record>) {
     let mut from = Some(VolAu(0));
@@ -16,6 +18,14 @@ fn dump_map(of: MapOf, map: &VolumeMap, out: &mut Vec<Record>) {
             out.push(Record::Base(Base::Map { of, runs }));
         }
         from = next;
+    }
+}
+
+fn dump_changes(v: &Volume, out: &mut Vec<Record>) {
+    for (epoch, masks) in &v.changed {
+        let all: Vec<AuMask> = masks.iter().map(|(au, blocks)| AuMask { au: *au, blocks: *blocks }).collect();
+        let part = |m: &[AuMask]| Record::Base(Base::Changed { volume: v.entry.id, epoch: *epoch, masks: m.to_vec() });
+        out.extend(all.chunks(CHANGES_PER_RECORD).map(part));
     }
 }
 
@@ -37,10 +47,11 @@ impl Catalog {
             rights: *rights,
         }));
         out.extend(self.sessions.values().map(|s| Record::Base(Base::Session(s.clone()))));
-        out.extend(self.attachments.values().map(|a| Record::Base(Base::Attachment(*a))));
+        out.extend(self.attachments.values().map(|a| Record::Base(Base::Attachment(a.entry()))));
         for v in self.volumes.values() {
             dump_map(MapOf::Volume(v.entry.id), &v.map, &mut out);
-            out.extend(v.segments.values().map(|s| Record::Base(Base::Segment { volume: v.entry.id, entry: s.clone() })));
+            out.extend(v.segments.values().map(|s| Record::Base(Base::Segment { volume: v.entry.id, segment: s.clone() })));
+            dump_changes(v, &mut out);
         }
         for s in self.snapshots.values() {
             out.push(Record::Base(Base::Snapshot(s.entry.clone())));
@@ -48,8 +59,9 @@ impl Catalog {
         }
         out.extend(self.opens.iter().map(|(id, session)| Record::SnapshotOpened { id: *id, session: *session }));
         out.extend(self.limbo.values().map(|l| Record::Base(Base::Limbo(l.clone()))));
+        out.extend(self.quarantine.values().map(|q| Record::Base(Base::Quarantine(q.clone()))));
         let c = self.counters;
-        out.push(Record::Base(Base::Counters { session: c.session, token: c.token, limbo: c.limbo }));
+        out.push(Record::Base(Base::Counters { session: c.session, token: c.token, limbo: c.limbo, quarantine: c.quarantine }));
         out
     }
 }

@@ -5,35 +5,46 @@
 //!
 //! Who owns an AU (rule: exactly one of these, [`prove`] shows it):
 //! ```text
-//! free -> a volume (its live map and its snapshots share it) -> limbo -> free
-//! free -> a preserve segment of a volume ------------------------------> free
+//! free -> reserve of a writer -> a volume (its live map and its snapshots share it) -> limbo -> free
+//!                  '-----------> a preserve segment of a volume -----------------------------> free
+//! free -> journal of a writer -> quarantine of its session (where the journal failed) -------> free
 //! ```
-//! An AU that left every map stays in limbo until each session that may still read it has answered.
+//! An AU that left every map stays in limbo until each session that may still read it has answered. What a session may still write (reserves,
+//! journals, quarantine) stays until it is proven drained.
 
 pub mod alloc;
 mod apply_base;
-mod apply_change;
+mod apply_fold;
+mod apply_grant;
 mod apply_pool;
 mod apply_session;
 mod apply_snapshot;
+mod attachment;
 mod dump;
+mod fits;
 mod prove;
 mod query;
 pub mod record;
+pub mod reserve;
 pub mod space;
 #[cfg(test)]
 mod tests;
 
+pub use apply_fold::touched;
+pub use apply_grant::RESERVE_MAX;
+pub use attachment::Attachment;
+pub use fits::JOURNAL_COPIES;
 pub use prove::{Violation, prove};
 
+use apply_session::Beginning;
 use fusevol_shared::error::{Error, Kind, Result};
-use fusevol_shared::ids::{ClientId, FenceToken, SessionNo, SnapshotId, VolumeId};
+use fusevol_shared::ids::{ClientId, FenceToken, SessionNo, SnapshotId, VolumeEpoch, VolumeId};
 use fusevol_shared::map::VolumeMap;
-use fusevol_shared::units::{DiskAu, DiskNo};
+use fusevol_shared::mask::BlockMask;
+use fusevol_shared::units::{DiskAu, DiskNo, VolAu};
+use fusevol_shared::wire::messages::Segment;
 use fusevol_shared::wire::rights::Rights;
-use record::{
-    AttachmentEntry, ClientEntry, DiskEntry, LimboEntry, PoolEntry, Record, SegmentEntry, SessionEntry, SnapshotEntry, VolumeEntry,
-};
+use record::{ClientEntry, DiskEntry, LimboEntry, PoolEntry, QuarantineEntry, Record, SessionEntry, SnapshotEntry, VolumeEntry};
 use space::Space;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -54,7 +65,9 @@ pub struct Volume {
     /// Its live map.
     pub map: VolumeMap,
     /// Its preserve segments, by number.
-    pub segments: BTreeMap<u32, SegmentEntry>,
+    pub segments: BTreeMap<u32, Segment>,
+    /// What changed in each epoch after the oldest snapshot's: a superset.
+    pub changed: BTreeMap<VolumeEpoch, BTreeMap<VolAu, BlockMask>>,
 }
 
 /// A snapshot.
@@ -75,6 +88,8 @@ pub struct Counters {
     pub token: FenceToken,
     /// Of limbo entries.
     pub limbo: u64,
+    /// Of quarantine entries.
+    pub quarantine: u64,
 }
 
 /// The state.
@@ -89,9 +104,10 @@ pub struct Catalog {
     clients: BTreeMap<ClientId, ClientEntry>,
     access: BTreeMap<(VolumeId, ClientId), Rights>,
     sessions: BTreeMap<SessionNo, SessionEntry>,
-    attachments: BTreeMap<FenceToken, AttachmentEntry>,
+    attachments: BTreeMap<FenceToken, Attachment>,
     opens: BTreeSet<(SnapshotId, SessionNo)>,
     limbo: BTreeMap<u64, LimboEntry>,
+    quarantine: BTreeMap<u64, QuarantineEntry>,
     counters: Counters,
 }
 
@@ -141,28 +157,43 @@ impl Catalog {
             Record::ClientRemoved { id } => self.client_removed(*id),
             Record::AccessSet { volume, client, rights } => self.access_set(*volume, *client, *rights),
             Record::SessionOpened(entry) => self.session_opened(entry),
-            Record::SessionEnded { no } => self.session_ended(*no),
-            Record::Attached { volume, session, token, mode, segment } => {
-                self.volume_attached(*volume, *session, *token, *mode, segment.as_ref())
-            }
+            Record::SessionReopened { no, generation } => self.session_reopened(*no, *generation),
+            Record::SessionSealed { no } => self.session_sealed(*no),
+            Record::SessionEnded { no, closed } => self.session_ended(*no, closed),
+            Record::Attached { volume, session, token, mode, segment, journal, reserve } => self.volume_attached(&Beginning {
+                volume: *volume,
+                session: *session,
+                token: *token,
+                mode: *mode,
+                segment: segment.as_ref(),
+                journal: journal.as_ref(),
+                reserve,
+            }),
             Record::Detached { token } => self.detached(*token),
-            Record::Bound { token, seq, runs } => self.bound(*token, *seq, runs),
-            Record::Reported { token, seq, written } => self.reported(*token, *seq, written),
-            Record::Discarded { token, seq, cleared, unmapped, limbo, waits } => {
-                self.discarded(*token, *seq, cleared, unmapped, *limbo, waits)
-            }
-            Record::SegmentGranted { token, seq, segment } => self.segment_granted(*token, *seq, segment),
-            Record::EpochBegun { volume, epoch, segment } => self.epoch_begun(*volume, *epoch, segment),
+            Record::Granted { token, no, places, back } => self.granted(*token, *no, places, back),
+            Record::Folded { token, prev, appends, limbo, waits } => self.folded(*token, *prev, appends, *limbo, waits),
+            Record::LeftDirty { token, regions } => self.left_dirty(*token, regions),
+            Record::JournalReplaced { token, closing, journal } => self.journal_replaced(*token, *closing, journal),
+            Record::EpochBegun { volume, epoch, snapshot } => self.epoch_begun(*volume, *epoch, snapshot),
+            Record::HoldDropped { volume } => self.hold_dropped(*volume),
+            Record::WhenFullSet { volume, when_full } => self.when_full_set(*volume, *when_full),
             Record::SnapshotTaken { id, volume, name, epoch, created } => self.snapshot_taken(*id, *volume, name, *epoch, *created),
             Record::SnapshotRemoved { id, limbo, waits } => self.snapshot_removed(*id, *limbo, waits),
             Record::SnapshotOpened { id, session } => self.snapshot_opened(*id, *session),
             Record::SnapshotClosed { id, session } => self.snapshot_closed(*id, *session),
-            Record::SnapshotBroken { id } => self.snapshot_broken(*id),
             Record::SegmentsDropped { volume, nos } => self.segments_dropped(*volume, nos),
             Record::LimboAnswered { no, session } => self.limbo_answered(*no, *session),
             Record::LimboFreed { no } => self.limbo_freed(*no),
             Record::Base(base) => self.base(base),
         }
+    }
+
+    /// Looks at the catalog as it would be if these places, which are free, were taken: for choosing further ones.
+    pub fn as_if_taken<T>(&mut self, places: &[DiskAu], look: impl FnOnce(&Self) -> T) -> T {
+        self.take(places.iter().copied());
+        let seen = look(self);
+        self.release(places.iter().copied());
+        seen
     }
 
     /// Takes places that were checked to be free.

@@ -1,8 +1,11 @@
 //! Everything that must hold of a catalog, proven from the state alone. Used by the offline check and after each step in tests.
 
-use super::Catalog;
+use super::fits::{journal_fits, legs_fit};
 use super::record::Mode;
-use fusevol_shared::ids::VolumeId;
+use super::{Catalog, RESERVE_MAX};
+use fusevol_shared::format::layout::SESSION_SLOTS;
+use fusevol_shared::format::slot::SLOT_DISKS;
+use fusevol_shared::ids::{FenceToken, SessionNo, VolumeId};
 use fusevol_shared::map::VolumeMap;
 use fusevol_shared::name::Name;
 use fusevol_shared::units::{AuNo, DiskAu, VolAu};
@@ -18,6 +21,9 @@ enum Owner {
     Volume(VolumeId, VolAu),
     Segment(VolumeId, u32),
     Limbo(u64),
+    Reserve(FenceToken),
+    Journal(FenceToken),
+    Quarantine(SessionNo),
 }
 
 struct Proof<'a> {
@@ -32,6 +38,8 @@ pub fn prove(catalog: &Catalog) -> Vec<Violation> {
     let mut p = Proof { catalog, owners: BTreeMap::new(), found: Vec::new() };
     p.maps();
     p.segments_and_limbo();
+    p.writers();
+    p.epochs();
     p.space();
     p.names();
     p.references();
@@ -99,9 +107,9 @@ impl Proof<'_> {
         let catalog = self.catalog;
         for v in catalog.volumes.values() {
             for (no, s) in &v.segments {
-                let fits = s.segment.no == *no && *no < v.entry.next_segment && s.segment.legs.len() == usize::from(v.entry.legs);
+                let fits = s.no == *no && *no < v.entry.next_segment && legs_fit(&s.legs, v.entry.legs);
                 self.check(fits, || format!("preserve segment {no} of volume {} does not fit it", v.entry.id));
-                for at in &s.segment.legs {
+                for at in &s.legs {
                     self.own(*at, Owner::Segment(v.entry.id, *no));
                 }
             }
@@ -116,6 +124,50 @@ impl Proof<'_> {
                 self.check(catalog.attachment_of(l.volume, *s).is_some(), || {
                     format!("limbo {no} waits for session {s}, which holds nothing")
                 });
+            }
+        }
+    }
+
+    /// What writers may still write.
+    fn writers(&mut self) {
+        let catalog = self.catalog;
+        for a in catalog.attachments.values() {
+            let journal = a.journal.as_ref();
+            let fits = journal.is_some() == a.writes() && journal.is_none_or(journal_fits) && a.began <= a.folded;
+            self.check(fits, || format!("the journal of attachment {} does not fit it", a.token));
+            journal.iter().flat_map(|j| j.places()).for_each(|at| self.own(at, Owner::Journal(a.token)));
+            let legs = catalog.volume(a.volume).map_or(0, |v| v.entry.legs);
+            let fits =
+                (a.writes() || a.reserve.is_empty()) && a.reserve.len() <= RESERVE_MAX && a.reserve.each().all(|l| legs_fit(l, legs));
+            self.check(fits, || format!("the reserve of attachment {} does not fit it", a.token));
+            a.reserve.places().for_each(|at| self.own(at, Owner::Reserve(a.token)));
+        }
+        for (no, q) in &catalog.quarantine {
+            let fits = q.no == *no && catalog.sessions.contains_key(&q.session) && !q.places.is_empty();
+            self.check(fits, || format!("quarantine {no} does not fit together"));
+            q.places.iter().for_each(|at| self.own(*at, Owner::Quarantine(q.session)));
+        }
+    }
+
+    /// Epochs of writers, of what changed, and of snapshots that are to be.
+    fn epochs(&mut self) {
+        let catalog = self.catalog;
+        for a in catalog.attachments.values() {
+            let behind = catalog.volume(a.volume).is_some_and(|v| a.flipped < v.entry.epoch);
+            self.check(behind, || format!("attachment {} is ahead of its volume", a.token));
+        }
+        for v in catalog.volumes.values() {
+            let snapshots = catalog.snapshots_of(v.entry.id);
+            let aus = catalog.au_size().aus_for(v.entry.size).unwrap_or(0);
+            for (epoch, masks) in &v.changed {
+                let asked = snapshots.first().is_some_and(|s| s.entry.epoch < *epoch) && *epoch <= v.entry.epoch;
+                let fits = asked && masks.keys().all(|au| au.0 < aus);
+                self.check(fits, || format!("changes of epoch {epoch} of volume {} that nobody can ask for", v.entry.id));
+            }
+            if let Some(p) = &v.entry.pending {
+                let ones = catalog.volumes.values().filter(|o| o.entry.pending.as_ref().is_some_and(|q| q.id == p.id)).count();
+                let fits = ones == 1 && !catalog.snapshots.contains_key(&p.id) && snapshots.iter().all(|s| s.entry.name != p.name);
+                self.check(fits, || format!("snapshot {} is to be taken and cannot be", p.id));
             }
         }
     }
@@ -167,7 +219,11 @@ impl Proof<'_> {
         }
         for s in c.sessions.values() {
             self.check(c.clients.contains_key(&s.client), || format!("session {} is of no client", s.no));
+            let slots = s.slots.len() <= SLOT_DISKS && s.slots.iter().all(|d| c.disks.contains_key(d));
+            self.check(slots, || format!("the slot of session {} lies on no disk", s.no));
         }
+        let slots: BTreeSet<_> = c.sessions.keys().map(|no| no.0 % SESSION_SLOTS).collect();
+        self.check(slots.len() == c.sessions.len(), || "two sessions have one slot".into());
         let mut writers = BTreeSet::new();
         let mut pairs = BTreeSet::new();
         for (t, a) in &c.attachments {
@@ -186,7 +242,8 @@ impl Proof<'_> {
         let c = self.catalog;
         let fits = c.sessions.keys().all(|n| *n < c.counters.session)
             && c.attachments.keys().all(|t| *t < c.counters.token)
-            && c.limbo.keys().all(|n| *n < c.counters.limbo);
+            && c.limbo.keys().all(|n| *n < c.counters.limbo)
+            && c.quarantine.keys().all(|n| *n < c.counters.quarantine);
         self.check(fits, || "a number is handed out that is to be handed out next".into());
     }
 }

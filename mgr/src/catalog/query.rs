@@ -1,10 +1,12 @@
 //! Questions to the catalog.
 
-use super::record::{AttachmentEntry, ClientEntry, LimboEntry, Mode, PoolEntry, SegmentEntry, SessionEntry};
-use super::{Catalog, Counters, Disk, Snapshot, Volume};
+use super::record::{ClientEntry, LimboEntry, Mode, PoolEntry, QuarantineEntry, SessionEntry};
+use super::{Attachment, Catalog, Counters, Disk, Snapshot, Volume};
+use fusevol_shared::format::slot::SLOT_DISKS;
 use fusevol_shared::ids::{ClientId, FenceToken, KeyPrint, SessionId, SessionNo, SnapshotId, VolumeEpoch, VolumeId};
 use fusevol_shared::map::MapEntry;
 use fusevol_shared::units::{AuSize, DiskAu, DiskNo, VolAu};
+use fusevol_shared::wire::messages::Segment;
 use fusevol_shared::wire::rights::Rights;
 
 impl Catalog {
@@ -149,31 +151,50 @@ impl Catalog {
         self.sessions().find(|s| s.id == id)
     }
 
+    /// The number of the next session: numbers whose slot a session has are passed over. None when all slots are taken, or all numbers used up.
+    #[must_use]
+    pub fn next_session(&self) -> Option<SessionNo> {
+        let first = self.counters.session.0;
+        (first..u32::MAX).take(self.sessions.len() + 1).map(SessionNo).find(|no| self.slot_is_free(*no))
+    }
+
+    /// The disks that carry the slot of a session that is opened now.
+    #[must_use]
+    pub fn slot_disks(&self) -> Vec<DiskNo> {
+        self.disks.keys().copied().take(SLOT_DISKS).collect()
+    }
+
+    /// The volume of which this snapshot is to be taken.
+    #[must_use]
+    pub fn pending_of(&self, snapshot: SnapshotId) -> Option<&Volume> {
+        self.volumes().find(|v| v.entry.pending.as_ref().is_some_and(|p| p.id == snapshot))
+    }
+
     /// Attachments, by token.
-    pub fn attachments(&self) -> impl Iterator<Item = &AttachmentEntry> {
+    pub fn attachments(&self) -> impl Iterator<Item = &Attachment> {
         self.attachments.values()
     }
 
     /// An attachment.
     #[must_use]
-    pub fn attachment(&self, token: FenceToken) -> Option<&AttachmentEntry> {
+    pub fn attachment(&self, token: FenceToken) -> Option<&Attachment> {
         self.attachments.get(&token)
     }
 
     /// How this session has this volume.
     #[must_use]
-    pub fn attachment_of(&self, volume: VolumeId, session: SessionNo) -> Option<&AttachmentEntry> {
+    pub fn attachment_of(&self, volume: VolumeId, session: SessionNo) -> Option<&Attachment> {
         self.attachments().find(|a| a.volume == volume && a.session == session)
     }
 
     /// Attachments of a volume.
-    pub fn attached(&self, volume: VolumeId) -> impl Iterator<Item = &AttachmentEntry> {
+    pub fn attached(&self, volume: VolumeId) -> impl Iterator<Item = &Attachment> {
         self.attachments().filter(move |a| a.volume == volume)
     }
 
     /// The writer of a volume.
     #[must_use]
-    pub fn writer(&self, volume: VolumeId) -> Option<&AttachmentEntry> {
+    pub fn writer(&self, volume: VolumeId) -> Option<&Attachment> {
         self.attached(volume).find(|a| a.mode == Mode::Write)
     }
 
@@ -198,6 +219,11 @@ impl Catalog {
         self.limbo.values()
     }
 
+    /// AUs in quarantine, by number.
+    pub fn quarantine(&self) -> impl Iterator<Item = &QuarantineEntry> {
+        self.quarantine.values()
+    }
+
     /// Whether a snapshot of the volume has this AU at the same place as `entry`.
     #[must_use]
     pub(super) fn shared(snapshots: &[&Snapshot], au: VolAu, entry: &MapEntry) -> bool {
@@ -210,16 +236,15 @@ impl Catalog {
     }
 
     /// Whether this segment serves no snapshot any more and is written by nobody: it serves those whose epoch is not above its own, and
-    /// its writer is done with it when its attachment is over or it has answered the hold of a later snapshot.
+    /// its writer is done with it when its attachment is over or it has flipped to a later epoch.
     #[must_use]
-    pub fn is_spent(&self, volume: VolumeId, entry: &SegmentEntry) -> bool {
-        let s = &entry.segment;
+    pub fn is_spent(&self, volume: VolumeId, s: &Segment) -> bool {
         let written = self.attachment(s.token).is_some_and(|a| a.flipped <= s.epoch);
         let read = self.snapshots.values().any(|n| n.entry.volume == volume && n.entry.epoch <= s.epoch);
         !written && !read
     }
 
-    /// The epoch that preserve records of a volume carry now: that of the last flip.
+    /// The epoch that the preserve segments of a writer carry which attaches now: that before the current one.
     #[must_use]
     pub fn preserve_epoch(volume: &Volume) -> VolumeEpoch {
         VolumeEpoch(volume.entry.epoch.0.saturating_sub(1))

@@ -6,8 +6,10 @@
 
 #![allow(missing_docs)] // of the twins that rkyv derives; what is written here has its docs
 
+use fusevol_shared::change::{Append, Journal, Places, Region, WhenFull};
 use fusevol_shared::ids::{
-    BootId, ClientId, DiskId, FenceToken, KeyPrint, MapVersion, PoolId, Seq, SessionId, SessionNo, SnapshotId, VolumeEpoch, VolumeId,
+    BootId, ClientId, DiskId, FenceToken, Generation, KeyPrint, MapVersion, PoolId, Seq, SessionId, SessionNo, SnapshotId, VolumeEpoch,
+    VolumeId,
 };
 use fusevol_shared::map::{AuMask, MapRun};
 use fusevol_shared::name::Name;
@@ -81,7 +83,7 @@ pub struct ClientEntry {
 #[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
 #[rkyv(derive(Debug))]
 pub struct SessionEntry {
-    /// Short number; the next one of the pool.
+    /// Short number, never reused; its slot is that of no other session in the catalog.
     pub no: SessionNo,
     /// Chosen by the client.
     pub id: SessionId,
@@ -95,10 +97,16 @@ pub struct SessionEntry {
     pub program: String,
     /// Seconds since 1970 UTC.
     pub opened: u64,
+    /// The disks that carry its slot: the first ones of the pool when it was opened, ascending.
+    pub slots: Vec<DiskNo>,
+    /// Of the manager that opened it: the clear SEAL in its slot says so too.
+    pub generation: Generation,
+    /// Its SEAL is set on the disks: it is never taken up again.
+    pub sealed: bool,
 }
 
 /// An attachment: a session on a volume.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
 #[rkyv(derive(Debug))]
 pub struct AttachmentEntry {
     /// Which volume.
@@ -109,10 +117,32 @@ pub struct AttachmentEntry {
     pub token: FenceToken,
     /// Writer or reader.
     pub mode: Mode,
-    /// Last applied change; 0 before the first.
-    pub last: Seq,
-    /// Epoch of the last snapshot that this writer answered a hold for: it writes in no segment of an older epoch. 0 before the first.
+    /// Last append of the journal that is folded; 0 before the first.
+    pub folded: Seq,
+    /// The epoch before the one in which it writes, as far as is folded: its preserve segments are of this one or of a later one.
     pub flipped: VolumeEpoch,
+    /// The writer's journal; none for a reader.
+    pub journal: Option<Journal>,
+    /// What was folded when that journal was granted.
+    pub began: Seq,
+    /// Number of the last grant; 0 before the first.
+    pub grant: u64,
+    /// What it gave.
+    pub granted: Vec<Places>,
+    /// Granted and not bound yet, as far as is folded; ascending.
+    pub reserve: Vec<Places>,
+}
+
+/// A snapshot that is to be taken.
+#[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+#[rkyv(derive(Debug))]
+pub struct SnapshotToBe {
+    /// Its identity.
+    pub id: SnapshotId,
+    /// Its name.
+    pub name: Name,
+    /// Seconds since 1970 UTC.
+    pub created: u64,
 }
 
 /// A volume without its map.
@@ -135,6 +165,10 @@ pub struct VolumeEntry {
     pub version: MapVersion,
     /// Number of the next preserve segment.
     pub next_segment: u32,
+    /// The snapshot that the fold of the current epoch's flip takes.
+    pub pending: Option<SnapshotToBe>,
+    /// What its writer does when there is no space to preserve into.
+    pub when_full: WhenFull,
 }
 
 /// A snapshot without its map.
@@ -157,16 +191,6 @@ pub struct SnapshotEntry {
     pub broken: bool,
 }
 
-/// A preserve segment and the request that it answered.
-#[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
-#[rkyv(derive(Debug))]
-pub struct SegmentEntry {
-    /// The segment.
-    pub segment: Segment,
-    /// The `PreserveSpace` that it answered; none where it came with an attachment or a hold.
-    pub seq: Option<Seq>,
-}
-
 /// AUs that left a map, and who may still read or write them.
 #[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
 #[rkyv(derive(Debug))]
@@ -175,12 +199,24 @@ pub struct LimboEntry {
     pub no: u64,
     /// Whose they were.
     pub volume: VolumeId,
-    /// AUs of the volume that lay there (none for preserve segments), to be told to readers.
+    /// AUs of the volume that lay there, ascending, to be told to readers.
     pub aus: Vec<VolAu>,
     /// The places.
     pub places: Vec<DiskAu>,
     /// Sessions that have not answered yet, ascending.
     pub waits: Vec<SessionNo>,
+}
+
+/// Places that a session has no right to any more, and could still write.
+#[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+#[rkyv(derive(Debug))]
+pub struct QuarantineEntry {
+    /// The next one of the pool.
+    pub no: u64,
+    /// Who could write there, until it is proven drained.
+    pub session: SessionNo,
+    /// The places.
+    pub places: Vec<DiskAu>,
 }
 
 /// Whose map.
@@ -221,23 +257,40 @@ pub enum Record {
     AccessSet { volume: VolumeId, client: ClientId, rights: Rights },
     /// A session begins.
     SessionOpened(SessionEntry),
-    /// A session is over and drained: its attachments, open snapshots and waits go with it.
-    SessionEnded { no: SessionNo },
-    /// A session has a volume, once. A writer gets its first preserve segment where snapshots are.
-    Attached { volume: VolumeId, session: SessionNo, token: FenceToken, mode: Mode, segment: Option<Segment> },
-    /// An attachment is over and drained.
+    /// A session's slot was opened again under another manager, before it was told that it is open.
+    SessionReopened { no: SessionNo, generation: Generation },
+    /// A session's slot is sealed on the disks.
+    SessionSealed { no: SessionNo },
+    /// A session is over and proven drained: its attachments, open snapshots and waits go with it; what it could still write is free. Each of
+    /// its write attachments is folded up to its closing number.
+    SessionEnded { no: SessionNo, closed: Vec<(FenceToken, Seq)> },
+    /// A session has a volume, once. A writer gets a journal, a first reserve, and where snapshots are its first preserve segment.
+    Attached {
+        volume: VolumeId,
+        session: SessionNo,
+        token: FenceToken,
+        mode: Mode,
+        segment: Option<Segment>,
+        journal: Option<Journal>,
+        reserve: Vec<Places>,
+    },
+    /// An attachment is over and drained, and all of it is folded.
     Detached { token: FenceToken },
-    /// AUs got space.
-    Bound { token: FenceToken, seq: Seq, runs: Vec<MapRun> },
-    /// Blocks were written.
-    Reported { token: FenceToken, seq: Seq, written: Vec<AuMask> },
-    /// Blocks read as zeros; `unmapped` left the map. Those of them that no snapshot shares wait in limbo number `limbo` for `waits`.
-    Discarded { token: FenceToken, seq: Seq, cleared: Vec<AuMask>, unmapped: Vec<VolAu>, limbo: u64, waits: Vec<SessionNo> },
-    /// The writer asked for its next preserve segment.
-    SegmentGranted { token: FenceToken, seq: Seq, segment: Segment },
-    /// A hold begins: `epoch` is current from now on, its first preserve segment is granted. The number of the epoch is used up, taken or dropped.
-    EpochBegun { volume: VolumeId, epoch: VolumeEpoch, segment: Segment },
-    /// The map is frozen as a snapshot that closed `epoch`. Without a writer the next epoch begins here.
+    /// The reserve of a writer gets `places`, and gives `back`.
+    Granted { token: FenceToken, no: u64, places: Vec<Places>, back: Vec<Places> },
+    /// Appends of a writer's journal, of which `prev` is the last folded one. AUs that leave every map wait in limbo number `limbo` for `waits`.
+    Folded { token: FenceToken, prev: Seq, appends: Vec<Append>, limbo: u64, waits: Vec<SessionNo> },
+    /// These regions were dirty when the journal of a dead writer ended: all that they hold counts as changed in its epoch.
+    LeftDirty { token: FenceToken, regions: Vec<Region> },
+    /// A writer's journal is closed at this number, which is folded, and goes on elsewhere; the former places are in quarantine.
+    JournalReplaced { token: FenceToken, closing: Seq, journal: Journal },
+    /// A hold begins: `epoch` is current from now on. The fold of its flip takes the snapshot. The number of the epoch is used up, taken or dropped.
+    EpochBegun { volume: VolumeId, epoch: VolumeEpoch, snapshot: SnapshotToBe },
+    /// The snapshot that was to be is not taken.
+    HoldDropped { volume: VolumeId },
+    /// What the writer of a volume does when there is no space to preserve into.
+    WhenFullSet { volume: VolumeId, when_full: WhenFull },
+    /// The map of a volume that nobody writes is frozen as a snapshot that closed `epoch`; the next one begins.
     SnapshotTaken { id: SnapshotId, volume: VolumeId, name: Name, epoch: VolumeEpoch, created: u64 },
     /// A snapshot that nobody has open ends; AUs that nothing else shares wait in limbo number `limbo` for `waits`.
     SnapshotRemoved { id: SnapshotId, limbo: u64, waits: Vec<SessionNo> },
@@ -245,8 +298,6 @@ pub enum Record {
     SnapshotOpened { id: SnapshotId, session: SessionNo },
     /// It has drained and closed it.
     SnapshotClosed { id: SnapshotId, session: SessionNo },
-    /// A snapshot has lost blocks.
-    SnapshotBroken { id: SnapshotId },
     /// Segments that serve no snapshot and that nobody writes are free.
     SegmentsDropped { volume: VolumeId, nos: Vec<u32> },
     /// A holder has drained what names these places.
@@ -274,9 +325,13 @@ pub enum Base {
     /// An attachment.
     Attachment(AttachmentEntry),
     /// A preserve segment.
-    Segment { volume: VolumeId, entry: SegmentEntry },
+    Segment { volume: VolumeId, segment: Segment },
+    /// What changed in an epoch; a part of it.
+    Changed { volume: VolumeId, epoch: VolumeEpoch, masks: Vec<AuMask> },
     /// AUs in limbo.
     Limbo(LimboEntry),
+    /// AUs in quarantine.
+    Quarantine(QuarantineEntry),
     /// The counters; the last part.
-    Counters { session: SessionNo, token: FenceToken, limbo: u64 },
+    Counters { session: SessionNo, token: FenceToken, limbo: u64, quarantine: u64 },
 }

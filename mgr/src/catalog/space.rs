@@ -1,6 +1,6 @@
 //! Which AUs of one disk are taken.
 //!
-//! Invariant: a set bit has exactly one owner in the catalog (a volume with its snapshots, a preserve segment, or limbo);
+//! Invariant: a set bit has exactly one owner in the catalog (see [`super`]);
 //! `take` and `release` check both ends of each change, and AUs outside the data range can never be taken.
 
 use fusevol_shared::units::AuNo;

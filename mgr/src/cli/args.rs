@@ -1,6 +1,7 @@
 //! The command line as it is typed: the tree of verbs with their arguments, and nothing else.
 
 use clap::{Args, Parser, Subcommand};
+use fusevol_shared::change::WhenFull;
 use fusevol_shared::cli::{ListArgs, Yes};
 use fusevol_shared::name::{Name, Target};
 use fusevol_shared::wire::rights::Rights;
@@ -160,6 +161,14 @@ pub enum Volume {
         /// VOL or POOL/VOL
         volume: Target,
     },
+    /// Change a volume's settings
+    Set {
+        /// VOL or POOL/VOL
+        volume: Target,
+        /// What happens when there is no space to preserve blocks of a snapshot: the snapshot breaks, or the writer stops
+        #[arg(long, value_enum, value_name = "WHAT")]
+        when_full: WhenFullArg,
+    },
     /// Remove a volume and its data
     Rm {
         /// VOL or POOL/VOL
@@ -174,6 +183,24 @@ pub enum Volume {
         #[command(flatten)]
         list: ListArgs,
     },
+}
+
+/// `--when-full`
+#[derive(clap::ValueEnum, Clone, Copy, Debug)]
+pub enum WhenFullArg {
+    /// The snapshot breaks and reads as an error; the writer goes on
+    BreakSnapshot,
+    /// The writer gets errors until there is space
+    StopWriter,
+}
+
+impl From<WhenFullArg> for WhenFull {
+    fn from(arg: WhenFullArg) -> Self {
+        match arg {
+            WhenFullArg::BreakSnapshot => WhenFull::BreakSnapshot,
+            WhenFullArg::StopWriter => WhenFull::StopWriter,
+        }
+    }
 }
 
 /// `snapshot ...`

@@ -27,6 +27,11 @@ pub fn run(ctx: &Ctx, verb: Volume) -> Result<()> {
             let volume = get(ctx, &ctx.volume(&volume)?)?;
             ctx.say(&json!({ "volume": volume }), &properties(&volume))
         }
+        Volume::Set { volume, when_full } => {
+            let request = AdminRequest::VolumeSet { name: ctx.volume(&volume)?, when_full: when_full.into() };
+            let volume = pick!(ctx.ask(request)?, Volume)?;
+            ctx.say(&json!({ "volume": volume }), &properties(&volume))
+        }
         Volume::Rm { volume, destroy } => {
             let name = ctx.volume(&volume)?;
             let v = get(ctx, &name)?;
@@ -65,11 +70,14 @@ fn map(ctx: &Ctx, name: &str) -> Result<Vec<MapRun>> {
     Ok(all)
 }
 
+/// A setting as it is typed.
+fn word(value: impl serde::Serialize) -> String {
+    serde_json::to_value(value).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default()
+}
+
 /// Who has it attached, as `host1(write)`.
 fn holders(attached: &[AttachmentView]) -> String {
-    let word = |a: &AttachmentView| {
-        format!("{}({})", a.client, serde_json::to_value(a.mode).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default())
-    };
+    let word = |a: &AttachmentView| format!("{}({})", a.client, word(a.mode));
     attached.iter().map(word).collect::<Vec<_>>().join(",")
 }
 
@@ -111,6 +119,7 @@ fn properties(v: &VolumeView) -> String {
         ("allocated", size::show(v.allocated)),
         ("written", size::show(v.written)),
         ("preserve", size::show(v.preserve)),
+        ("when-full", word(v.when_full)),
         ("epoch", v.epoch.to_string()),
         ("legs", v.legs.to_string()),
         ("created", time::rfc3339(v.created)),
@@ -120,6 +129,10 @@ fn properties(v: &VolumeView) -> String {
         lines.push(("attached", String::new()));
     }
     for a in &v.attached {
+        if !a.journal.is_empty() {
+            let copies = a.journal.join(", ");
+            lines.push(("journal", format!("{copies}; folded up to {}; {} in reserve", a.folded, size::show(a.reserve))));
+        }
         lines.push(("attached", format!("{} on {}, session {}, {:?}, {:?}", a.client, a.host, a.session, a.mode, a.state).to_lowercase()));
     }
     lines.extend(v.notes.iter().map(|n| ("note", n.clone())));

@@ -5,6 +5,7 @@ use super::attach::AUS_PER_PART;
 use super::view::{new_name, snapshot_view};
 use super::{AdminId, AdminReply, AdminRequest, Asker, Core};
 use crate::catalog::record::{DiskEntry, Record};
+use fusevol_shared::change::WhenFull;
 use fusevol_shared::error::{Error, Kind, Result};
 use fusevol_shared::ids::{DiskId, SnapshotId, VolumeId};
 use fusevol_shared::size;
@@ -20,6 +21,7 @@ impl Core {
             AdminRequest::DiskList => Ok(AdminReply::Disks(self.disk_views())),
             AdminRequest::VolumeCreate { name, size } => self.volume_create(&name, size),
             AdminRequest::VolumeList => Ok(AdminReply::Volumes(self.volume_views())),
+            AdminRequest::VolumeSet { name, when_full } => self.volume_set(&name, when_full),
             AdminRequest::VolumeShow { name } => self.named_volume(&name).map(|v| AdminReply::Volume(self.volume_view(v))),
             AdminRequest::VolumeRemove { name } => self.volume_remove(&name),
             AdminRequest::VolumeMap { name, snapshot, from } => self.volume_map(&name, snapshot.as_deref(), from),
@@ -29,6 +31,7 @@ impl Core {
                 let id = self.named_snapshot(&volume, &name)?.entry.id;
                 self.remove_snapshot(id).map(|()| AdminReply::Done)
             }
+            AdminRequest::ClientConfirmDead { name } => return self.client_confirm_dead(&name, from).map(|()| None),
             AdminRequest::Status => self.status().map(AdminReply::Status),
             AdminRequest::Events { after, limit } => Ok(AdminReply::Events(self.notices.after(after, limit))),
             AdminRequest::AuthorityShow => {
@@ -79,6 +82,7 @@ impl Core {
         if self.catalog.volume_named(name.as_str()).is_some() {
             return Err(Error::new(Kind::Exists, format!("a volume is named '{name}' already")).hint("choose another name"));
         }
+        self.check_room_in_catalog()?;
         if self.catalog.volumes().count() >= self.config.limits.volumes {
             return Err(Error::new(Kind::Refused, "the pool has as many volumes as it can"));
         }
@@ -114,6 +118,19 @@ impl Core {
         Ok(AdminReply::Volume(view))
     }
 
+    fn volume_set(&mut self, name: &str, when_full: WhenFull) -> Result<AdminReply> {
+        let v = self.named_volume(name)?;
+        let (volume, former) = (v.entry.id, v.entry.when_full);
+        if former != when_full {
+            self.commit(Record::WhenFullSet { volume, when_full })?;
+        }
+        let mut view = self.volume_view(self.named_volume(name)?);
+        if former != when_full && self.catalog.writer(volume).is_some() {
+            view.notes.push("the writer that has the volume attached now goes by the former setting until it attaches again".to_owned());
+        }
+        Ok(AdminReply::Volume(view))
+    }
+
     fn volume_remove(&mut self, name: &str) -> Result<AdminReply> {
         let v = self.named_volume(name)?;
         let (id, name) = (v.entry.id, v.entry.name.clone());
@@ -121,6 +138,7 @@ impl Core {
             let (s, now) = (a.session, self.now.boot);
             if let Some(l) = self.lives.get_mut(&s).filter(|l| l.may_be_dead()) {
                 l.probe_now(now);
+                l.wanted = true;
             }
             let e = Error::new(Kind::Busy, format!("volume '{name}' is attached by {}", self.who(s)));
             return Err(e.hint("unmount it there first"));

@@ -1,6 +1,6 @@
 //! The administrator's verbs on clients and access.
 
-use super::admin_api::{AccessView, Level, SessionState};
+use super::admin_api::{AccessView, Level};
 use super::view::new_name;
 use super::{AdminReply, AdminRequest, Core};
 use crate::catalog::record::Record;
@@ -15,7 +15,6 @@ impl Core {
             AdminRequest::ClientList => Ok(AdminReply::Clients(self.client_views())),
             AdminRequest::ClientRemove { name } => self.client_remove(&name),
             AdminRequest::ClientRevoke { name } => self.client_revoke(&name),
-            AdminRequest::ClientConfirmDead { name } => self.client_confirm_dead(&name),
             AdminRequest::AccessGrant { volume, client, rights } => {
                 let (v, c) = self.volume_and_client(&volume, &client)?;
                 let all = self.catalog.rights(v, c).or(rights);
@@ -49,13 +48,14 @@ impl Core {
         if self.catalog.clients().count() >= self.config.limits.clients {
             return Err(Error::new(Kind::Refused, "the pool has as many clients as it can"));
         }
+        self.check_room_in_catalog()?;
         let id = ClientId::from_random(self.random.id());
         self.commit(Record::ClientAdded { id, name: name.clone(), print, created: self.now.seconds() })?;
         self.tell(Level::Ok, "client-added", format!("client '{name}' was added"));
         Ok(AdminReply::Client(self.client_view(self.named_client(name.as_str())?)))
     }
 
-    fn sessions_of(&self, client: ClientId) -> Vec<SessionNo> {
+    pub(super) fn sessions_of(&self, client: ClientId) -> Vec<SessionNo> {
         self.catalog.sessions().filter(|s| s.client == client).map(|s| s.no).collect()
     }
 
@@ -80,21 +80,6 @@ impl Core {
         self.recall_beyond_rights(id, None, "the client was revoked");
         for s in self.sessions_of(id) {
             self.doom(s, "its client was revoked");
-        }
-        Ok(AdminReply::Done)
-    }
-
-    fn client_confirm_dead(&mut self, name: &str) -> Result<AdminReply> {
-        let (id, name) = self.named_client(name).map(|c| (c.id, c.name.clone()))?;
-        let lost: Vec<_> = self.sessions_of(id).into_iter().filter(|s| self.session_state(*s) == SessionState::Lapsed).collect();
-        if lost.is_empty() {
-            let e = Error::new(Kind::Refused, format!("no session of client '{name}' has lost its lease"));
-            return Err(e.hint("a lease that is not renewed is over after a few seconds: `fusevol-mgr client ls` shows the state"));
-        }
-        for s in lost {
-            let who = self.who(s);
-            self.end_session(s)?;
-            self.tell(Level::Warning, "session-dead", format!("{who} is dead: the administrator says so"));
         }
         Ok(AdminReply::Done)
     }

@@ -9,6 +9,7 @@ pub use views::{
     StatusView, VolumeView,
 };
 
+use fusevol_shared::change::WhenFull;
 use fusevol_shared::ids::{DiskId, KeyPrint};
 use fusevol_shared::map::MapRun;
 use fusevol_shared::units::{AuNo, VolAu};
@@ -52,6 +53,13 @@ pub enum AdminRequest {
     },
     /// All volumes.
     VolumeList,
+    /// Settings of a volume.
+    VolumeSet {
+        /// Its name.
+        name: String,
+        /// What its writer does when there is no space to preserve into.
+        when_full: WhenFull,
+    },
     /// One volume with its attachments and snapshots.
     VolumeShow {
         /// Its name.
@@ -109,7 +117,7 @@ pub enum AdminRequest {
         /// Its name.
         name: String,
     },
-    /// The administrator's word that the client's lost sessions can write no more.
+    /// The administrator's word that the client's lost sessions can write no more; answered when they are ended.
     ClientConfirmDead {
         /// Its name.
         name: String,

@@ -7,19 +7,26 @@ use super::admin_api::SessionState;
 use super::reader::{Reader, runs_of};
 use super::rights::no_volume;
 use super::{Asker, ConnId, Core};
-use crate::catalog::Catalog;
-use crate::catalog::record::{AttachmentEntry, Mode, Record};
+use crate::catalog::record::{Mode, Record};
+use crate::catalog::{Attachment, Catalog};
+use fusevol_shared::change::{Journal, Places};
 use fusevol_shared::clock::BootTime;
 use fusevol_shared::error::{Error, Kind, Result};
-use fusevol_shared::ids::{FenceToken, SessionNo, VolumeEpoch, VolumeId};
+use fusevol_shared::ids::{FenceToken, SessionNo, VolumeId};
 use fusevol_shared::map::MapEntry;
 use fusevol_shared::mask::BlockMask;
-use fusevol_shared::units::VolAu;
+use fusevol_shared::units::{DiskAu, VolAu};
 use fusevol_shared::wire::messages::{Attached, MapPart, Push, Reply, Segment, SegmentAdded};
 use std::collections::BTreeSet;
 
 /// Most AUs in one part of a map.
 pub(super) const AUS_PER_PART: usize = 4096;
+
+/// One grant takes no more than this part of what is free, unless it is small.
+pub(super) const GRANT_SHARE: u64 = 16;
+/// AUs in the first reserve of a writer: so many if there are, and a sixteenth of what is free up to so many.
+const FIRST_LEAST: u64 = 4;
+const FIRST_MOST: u64 = 16;
 
 /// What a write attachment waits for.
 #[derive(Debug)]
@@ -39,9 +46,10 @@ pub(super) struct Pending {
 }
 
 impl Core {
-    fn attached_reply(&self, a: &AttachmentEntry) -> Result<Reply> {
+    fn attached_reply(&self, token: FenceToken) -> Result<Reply> {
+        let a = self.catalog.attachment(token).ok_or_else(no_volume)?;
         let v = self.catalog.volume(a.volume).ok_or_else(no_volume)?;
-        let first = v.segments.values().find(|s| s.segment.token == a.token).map(|s| s.segment.clone());
+        let first = v.segments.values().find(|s| s.token == a.token).cloned();
         Ok(Reply::Attached(Attached {
             token: a.token,
             size: v.entry.size,
@@ -49,6 +57,10 @@ impl Core {
             version: v.entry.version,
             snapshots: self.snapshot_infos(a.volume),
             segment: first.into_iter().collect(),
+            journal: a.journal.iter().cloned().collect(),
+            reserve: a.reserve.runs(),
+            next_segment: v.entry.next_segment,
+            when_full: v.entry.when_full,
         }))
     }
 
@@ -67,20 +79,20 @@ impl Core {
     }
 
     pub(super) fn attach_read(&mut self, session: SessionNo, volume: VolumeId) -> Result<Reply> {
-        if let Some(a) = self.catalog.attachment_of(volume, session).copied() {
-            return self.attached_reply(&a);
+        if let Some(token) = self.catalog.attachment_of(volume, session).map(|a| a.token) {
+            return self.attached_reply(token);
         }
         if self.pending.contains_key(&(volume, session)) {
             return Err(Error::new(Kind::Busy, "the session is attaching this volume for writing"));
         }
         self.check_holdings(session)?;
         let token = self.catalog.counters().token;
-        self.commit(Record::Attached { volume, session, token, mode: Mode::Read, segment: None })?;
+        let (journal, reserve) = (None, Vec::new());
+        self.commit(Record::Attached { volume, session, token, mode: Mode::Read, segment: None, journal, reserve })?;
         if let Some(l) = self.lives.get_mut(&session) {
             l.readers.insert(volume, Reader::default());
         }
-        let a = self.catalog.attachment(token).copied().ok_or_else(no_volume)?;
-        self.attached_reply(&a)
+        self.attached_reply(token)
     }
 
     pub(super) fn attach_write(&mut self, session: SessionNo, volume: VolumeId, conn: ConnId, id: u64) -> Result<Option<Reply>> {
@@ -90,13 +102,14 @@ impl Core {
             p.asker = asker;
             return Ok(None);
         }
-        if let Some(a) = self.catalog.attachment_of(volume, session).copied() {
-            if a.mode == Mode::Read {
+        if let Some((token, writes)) = self.catalog.attachment_of(volume, session).map(|a| (a.token, a.writes())) {
+            if !writes {
                 let e = Error::new(Kind::Busy, "the session has this volume attached for reading");
                 return Err(e.hint("detach it first: what it reads must be drained"));
             }
-            return self.attached_reply(&a).map(Some);
+            return self.attached_reply(token).map(Some);
         }
+        self.check_room_in_catalog()?;
         if let Some(holder) = self.catalog.writer(volume).map(|a| a.session) {
             self.wait_for_holder(session, volume, holder, asker)?;
             return Ok(None);
@@ -108,7 +121,7 @@ impl Core {
     fn wait_for_holder(&mut self, session: SessionNo, volume: VolumeId, holder: SessionNo, asker: Asker) -> Result<()> {
         let now = self.now.boot;
         let probed = self.is_probed(holder);
-        let Some(life) = self.lives.get_mut(&holder).filter(|l| l.may_be_dead() && probed) else {
+        let Some(life) = self.lives.get_mut(&holder).filter(|l| l.is_ending() || l.may_be_dead() && probed) else {
             return Err(self.busy_with(volume, holder));
         };
         life.probe_now(now);
@@ -124,7 +137,7 @@ impl Core {
         match self.session_state(holder) {
             SessionState::Live => e.hint("unmount it there, or open it read-only"),
             SessionState::Away => e.hint("its connection is lost, its lease is not over yet: try again in a moment"),
-            SessionState::Lapsed => {
+            SessionState::Lapsed | SessionState::Sealed => {
                 let client = self
                     .catalog
                     .session(holder)
@@ -137,36 +150,55 @@ impl Core {
 
     pub(super) fn session_state(&self, no: SessionNo) -> SessionState {
         match self.lives.get(&no) {
+            _ if self.catalog.session(no).is_some_and(|s| s.sealed) => SessionState::Sealed,
             Some(l) if l.lapsed => SessionState::Lapsed,
             Some(l) if l.conn.is_some() => SessionState::Live,
             _ => SessionState::Away,
         }
     }
 
-    /// A segment that may be granted now; preserve segments may use the reserve.
-    pub(super) fn new_segment(&mut self, volume: VolumeId, epoch: VolumeEpoch, token: FenceToken, session: SessionNo) -> Result<Segment> {
+    /// The first preserve segment of a writer where unbroken snapshots are; it may use what is kept from volumes.
+    fn first_segment(&mut self, volume: VolumeId, token: FenceToken, session: SessionNo) -> Result<Option<Segment>> {
+        if self.catalog.snapshots_of(volume).iter().all(|s| s.entry.broken) {
+            return Ok(None);
+        }
         let v = self.catalog.volume(volume).ok_or_else(no_volume)?;
         let places = self.allocator.choose(&self.catalog, v.entry.legs, 1, 0);
         let legs = places.and_then(|mut p| p.pop()).ok_or_else(|| no_space("no room to preserve blocks of snapshots"))?;
-        Ok(Segment { no: v.entry.next_segment, epoch, token, session, legs })
+        Ok(Some(Segment { no: v.entry.next_segment, epoch: Catalog::preserve_epoch(v), token, session, legs }))
+    }
+
+    /// Journal and first reserve of a writer whose first segment lies at these places.
+    fn first_places(&mut self, volume: VolumeId, segment: &[DiskAu]) -> Result<(Journal, Vec<Places>)> {
+        let legs = self.catalog.volume(volume).ok_or_else(no_volume)?.entry.legs;
+        let keep = self.reserve();
+        let allocator = &mut self.allocator;
+        let copies = self.catalog.as_if_taken(segment, |c| allocator.journal(c, &[]));
+        if copies.is_empty() {
+            return Err(no_space("no room for the journal of a writer"));
+        }
+        let journal = Journal { no: 1, copies };
+        let taken: Vec<DiskAu> = segment.iter().copied().chain(journal.places()).collect();
+        let reserve = self.catalog.as_if_taken(&taken, |c| {
+            let room = c.free_aus().saturating_sub(keep) / u64::from(legs.max(1));
+            let want = (room / GRANT_SHARE).clamp(FIRST_LEAST, FIRST_MOST);
+            allocator.grant(c, legs, u32::try_from(want).unwrap_or(0), keep)
+        });
+        Ok((journal, reserve))
     }
 
     fn begin_write(&mut self, session: SessionNo, volume: VolumeId, asker: Asker) -> Result<Option<Reply>> {
         self.check_holdings(session)?;
         let token = self.catalog.counters().token;
-        let v = self.catalog.volume(volume).ok_or_else(no_volume)?;
-        let epoch = Catalog::preserve_epoch(v);
-        let segment = match self.catalog.snapshots_of(volume).is_empty() {
-            true => None,
-            false => Some(self.new_segment(volume, epoch, token, session)?),
-        };
-        self.commit(Record::Attached { volume, session, token, mode: Mode::Write, segment: segment.clone() })?;
+        let segment = self.first_segment(volume, token, session)?;
+        let (journal, reserve) = self.first_places(volume, segment.as_ref().map_or(&[][..], |s| s.legs.as_slice()))?;
+        let (mode, journal) = (Mode::Write, Some(journal));
+        self.commit(Record::Attached { volume, session, token, mode, segment: segment.clone(), journal, reserve })?;
         self.spent.insert(volume);
         self.list_changed(volume);
         let waits = segment.map(|s| self.announce(volume, &s)).unwrap_or_default();
         if waits.is_empty() {
-            let a = self.catalog.attachment(token).copied().ok_or_else(no_volume)?;
-            return self.attached_reply(&a).map(Some);
+            return self.attached_reply(token).map(Some);
         }
         let deadline = self.now.boot.plus(self.config.patience);
         self.pending.insert((volume, session), Pending { asker, wait: Wait::Readers(waits), deadline });
@@ -209,8 +241,8 @@ impl Core {
 
     fn finish_pending(&mut self, (volume, session): (VolumeId, SessionNo)) {
         let Some(p) = self.pending.remove(&(volume, session)) else { return };
-        let result = match self.catalog.attachment_of(volume, session).copied() {
-            Some(a) => self.attached_reply(&a),
+        let result = match self.catalog.attachment_of(volume, session).map(|a| a.token) {
+            Some(token) => self.attached_reply(token),
             None => Err(super::rights::lapsed()),
         };
         self.reply(p.asker, result);
@@ -282,8 +314,8 @@ impl Core {
     ///
     /// # Errors
     /// `Refused` if it has not.
-    pub(super) fn attachment(&self, session: SessionNo, volume: VolumeId) -> Result<AttachmentEntry> {
-        let a = self.catalog.attachment_of(volume, session).copied();
+    pub(super) fn attachment(&self, session: SessionNo, volume: VolumeId) -> Result<&Attachment> {
+        let a = self.catalog.attachment_of(volume, session);
         a.ok_or_else(|| Error::new(Kind::Refused, "the session has not attached this volume"))
     }
 
@@ -307,7 +339,7 @@ impl Core {
         let v = self.catalog.volume(volume).ok_or_else(no_volume)?;
         let snapshots = self.catalog.snapshots_of(volume);
         let need = |au: VolAu, live: &MapEntry| {
-            let shared = snapshots.iter().filter_map(|s| s.map.get(au)).filter(|e| e.legs() == live.legs());
+            let shared = snapshots.iter().filter(|s| !s.entry.broken).filter_map(|s| s.map.get(au)).filter(|e| e.legs() == live.legs());
             shared.fold(BlockMask::NONE, |m, e| m.or(e.written))
         };
         let mut rest = v
@@ -318,6 +350,20 @@ impl Core {
             .filter_map(|(au, n, e)| Some((au, MapEntry::new(e.legs(), n)?)));
         let runs = runs_of(rest.by_ref().take(AUS_PER_PART));
         Ok(Reply::MapPart(MapPart { runs, next: rest.next().map(|(au, _)| au) }))
+    }
+}
+
+impl Core {
+    /// While the catalog is nearly full, nothing is taken up that makes it larger.
+    ///
+    /// # Errors
+    /// `NoSpace`.
+    pub(super) fn check_room_in_catalog(&self) -> Result<()> {
+        if self.tight {
+            let e = Error::new(Kind::NoSpace, "the catalog is full");
+            return Err(e.hint("remove snapshots or volumes: `fusevol-mgr snapshot ls`, `fusevol-mgr volume ls`"));
+        }
+        Ok(())
     }
 }
 

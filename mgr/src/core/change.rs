@@ -1,142 +1,123 @@
-//! The writer's changes: each has a number within its attachment, and is applied once.
+//! What a writer is given: space ahead of its writes, and a fresh journal where its own has failed.
 //!
-//! One whose number was passed already is answered from what stands: it was sent again because its answer was lost.
+//! A grant has a number within its attachment; the last one is kept, so that it is answered alike when its answer was lost.
+//!
+//! How much: at most what is asked, [`AUS_PER_GRANT`], and what the reserve may hold ([`RESERVE_MAX`]). What is kept from volumes stays free.
+//! Beyond [`SMALL`] AUs, at most a sixteenth of what is free besides: many writers shall find something. Where that gives nothing, and the
+//! volume has unbroken snapshots, what is kept is used to fill a reserve up to [`PRESERVE_LOW`] AUs: so that preserving goes on.
 
-use super::attach::no_space;
-use super::reader::runs_of;
+use super::Core;
+use super::attach::{GRANT_SHARE, no_space};
 use super::rights::no_volume;
-use super::{ConnId, Core};
-use crate::catalog::record::{AttachmentEntry, Mode, Record};
+use crate::catalog::record::Record;
+use crate::catalog::{Attachment, RESERVE_MAX};
+use fusevol_shared::change::{Journal, Places};
 use fusevol_shared::error::{Error, Kind, Result};
-use fusevol_shared::ids::{FenceToken, Seq, SessionNo, VolumeId};
-use fusevol_shared::map::{AuMask, Leg, MapEntry};
-use fusevol_shared::mask::BlockMask;
-use fusevol_shared::units::VolAu;
-use fusevol_shared::wire::messages::{
-    AUS_PER_BIND, AUS_PER_MESSAGE, Bind, Bound, Discard, Discarded, PreserveSpace, Reply, Report, SegmentGranted,
-};
-use std::collections::{BTreeMap, BTreeSet};
+use fusevol_shared::ids::{FenceToken, SessionNo, VolumeId};
+use fusevol_shared::sentence::{Tag, holds};
+use fusevol_shared::units::DiskNo;
+use fusevol_shared::wire::messages::{AUS_PER_GRANT, Grant, Granted, JournalGranted, NewJournal, Reply};
 
 /// AUs that volumes leave to preserve segments.
-const RESERVE_MIN: u64 = 4;
-const RESERVE_SHARE: u64 = 100;
+const KEPT_MIN: u64 = 4;
+const KEPT_SHARE: u64 = 100;
+/// A grant of so few AUs may be the last there are.
+const SMALL: u64 = 16;
+/// AUs up to which a reserve is filled from what is kept.
+const PRESERVE_LOW: u64 = 4;
 
-fn refused(what: &str) -> Error {
+pub(super) fn refused(what: &str) -> Error {
     Error::new(Kind::Refused, what)
 }
 
 impl Core {
-    /// AUs kept from `Bind`, so that snapshots still work in a full pool: 1 %, at least 4.
+    /// AUs kept from volumes, so that snapshots still work in a full pool: 1 %, at least 4.
     pub(super) fn reserve(&self) -> u64 {
-        RESERVE_MIN.max(self.catalog.total_aus() / RESERVE_SHARE)
+        KEPT_MIN.max(self.catalog.total_aus() / KEPT_SHARE)
     }
 
-    /// The attachment of a change; and whether it is to be applied, not only answered again.
-    fn change(&mut self, session: SessionNo, volume: VolumeId, token: FenceToken, seq: Seq) -> Result<(AttachmentEntry, bool)> {
+    /// The attachment under which a session says something of its writes.
+    ///
+    /// # Errors
+    /// `Refused`.
+    pub(super) fn writing(&self, session: SessionNo, volume: VolumeId, token: FenceToken) -> Result<&Attachment> {
         let a = self.attachment(session, volume)?;
-        if a.mode != Mode::Write || a.token != token {
+        if !a.writes() || a.token != token {
             return Err(refused("the session has not attached this volume for writing under this token"));
         }
         if self.pending.contains_key(&(volume, session)) {
             return Err(refused("the attachment was not answered yet"));
         }
-        if seq.0 == 0 || seq.0 == u64::MAX {
-            return Err(refused("a change has no number"));
-        }
-        if let Some(h) = self.holds.get_mut(&volume) {
-            h.seen = h.seen.max(seq);
-        }
-        Ok((a, seq > a.last))
+        Ok(a)
     }
 
-    pub(super) fn bind(&mut self, session: SessionNo, m: &Bind) -> Result<Reply> {
-        let (_, new) = self.change(session, m.volume, m.token, m.seq)?;
-        let v = self.catalog.volume(m.volume).ok_or_else(no_volume)?;
-        let end = self.catalog.au_size().aus_for(v.entry.size).unwrap_or(0);
-        if m.aus.len() > AUS_PER_BIND || m.aus.iter().any(|au| au.0 >= end) {
-            return Err(refused("space for too many AUs, or beyond the end of the volume"));
+    pub(super) fn grant(&mut self, session: SessionNo, m: &Grant) -> Result<Reply> {
+        let a = self.writing(session, m.volume, m.token)?;
+        if m.no > 0 && m.no == a.grant {
+            return Ok(Reply::Granted(Granted { places: a.granted.clone() }));
         }
-        let aus: BTreeSet<VolAu> = m.aus.iter().copied().collect();
-        let missing: Vec<VolAu> = aus.iter().copied().filter(|au| v.map.get(*au).is_none()).collect();
-        if !missing.is_empty() {
-            let full = || no_space("the pool is full");
-            if !new {
-                return Err(full());
-            }
-            let (legs, reserve) = (v.entry.legs, self.reserve());
-            let count = u32::try_from(missing.len()).map_err(|_| full())?;
-            let places = self.allocator.choose(&self.catalog, legs, count, reserve).ok_or_else(full)?;
-            let entries = missing.iter().zip(places).filter_map(|(au, legs)| {
-                let legs: Vec<Leg> = legs.into_iter().map(Leg::single).collect();
-                Some((*au, MapEntry::new(&legs, BlockMask::NONE)?))
-            });
-            let runs = runs_of(entries);
-            self.commit(Record::Bound { token: m.token, seq: m.seq, runs })?;
-            self.map_changed(m.volume, Some(session), missing);
+        if a.grant.checked_add(1) != Some(m.no) {
+            return Err(refused("a grant has a number that is not the next"));
         }
-        let v = self.catalog.volume(m.volume).ok_or_else(no_volume)?;
-        let runs = runs_of(aus.iter().filter_map(|au| Some((*au, v.map.get(*au)?))));
-        Ok(Reply::Bound(Bound { runs }))
+        let back = crate::catalog::reserve::spots(&m.back, RESERVE_MAX);
+        let given = back.filter(|b| b.iter().all(|l| a.reserve.has(l)));
+        let given = given.ok_or_else(|| refused("places are given back that are not in the reserve"))?.len();
+        let held = a.reserve.len() - given;
+        self.check_room_in_catalog()?;
+        let places = self.grantable(m.volume, m.want, held)?;
+        self.commit(Record::Granted { token: m.token, no: m.no, places: places.clone(), back: m.back.clone() })?;
+        Ok(Reply::Granted(Granted { places }))
     }
 
-    pub(super) fn report(&mut self, session: SessionNo, m: &Report) -> Result<()> {
-        let (_, new) = self.change(session, m.volume, m.token, m.seq)?;
-        if !new {
-            return Ok(());
+    /// Places for a reserve that holds so many.
+    fn grantable(&mut self, volume: VolumeId, want: u32, held: usize) -> Result<Vec<Places>> {
+        let want = u64::from(want.min(AUS_PER_GRANT));
+        if want == 0 {
+            return Ok(Vec::new());
         }
-        let v = self.catalog.volume(m.volume).ok_or_else(no_volume)?;
-        if m.written.len() > AUS_PER_MESSAGE {
-            return Err(refused("a report of too many AUs"));
+        let room = (RESERVE_MAX - held.min(RESERVE_MAX)) as u64;
+        if room == 0 {
+            return Err(Error::new(Kind::Busy, "the reserve is as large as it can be").hint("fold what was bound out of it first"));
         }
-        if m.written.iter().any(|w| v.map.get(w.au).is_none()) {
-            return Err(refused("a report of blocks that have no space"));
+        let v = self.catalog.volume(volume).ok_or_else(no_volume)?;
+        let (legs, keep) = (v.entry.legs, self.reserve());
+        let free = |keep: u64| self.catalog.free_aus().saturating_sub(keep) / u64::from(legs.max(1));
+        let most = free(keep).min((free(keep) / GRANT_SHARE).max(SMALL));
+        let count = want.min(most).min(room);
+        let places = self.allocator.grant(&self.catalog, legs, u32::try_from(count).unwrap_or(0), keep);
+        if !places.is_empty() {
+            return Ok(places);
         }
-        if m.written.is_empty() {
-            return Ok(());
-        }
-        self.commit(Record::Reported { token: m.token, seq: m.seq, written: m.written.clone() })?;
-        let aus: Vec<VolAu> = m.written.iter().map(|w| w.au).collect();
-        self.map_changed(m.volume, Some(session), aus);
-        Ok(())
+        let preserves = self.catalog.snapshots_of(volume).iter().any(|s| !s.entry.broken);
+        let low = if preserves { PRESERVE_LOW.saturating_sub(held as u64).min(want) } else { 0 };
+        let places = self.allocator.grant(&self.catalog, legs, u32::try_from(low).unwrap_or(0), 0);
+        if places.is_empty() { Err(no_space("the pool is full")) } else { Ok(places) }
     }
 
-    pub(super) fn discard(&mut self, session: SessionNo, m: &Discard) -> Result<Reply> {
-        let (_, new) = self.change(session, m.volume, m.token, m.seq)?;
-        if m.cleared.len() > AUS_PER_MESSAGE {
-            return Err(refused("a discard of too many AUs"));
+    /// The failed journal is closed at a number that is folded; a fresh one lies elsewhere.
+    pub(super) fn new_journal(&mut self, session: SessionNo, m: &NewJournal) -> Result<Reply> {
+        let a = self.writing(session, m.volume, m.token)?;
+        let journal = a.journal.clone().ok_or_else(|| refused("a reader has no journal"))?;
+        if m.failed.checked_add(1) == Some(journal.no) {
+            return Ok(Reply::JournalGranted(JournalGranted { journal }));
         }
-        let v = self.catalog.volume(m.volume).ok_or_else(no_volume)?;
-        let mut gone: BTreeMap<VolAu, BlockMask> = BTreeMap::new();
-        for c in m.cleared.iter().filter(|c| v.map.get(c.au).is_some()) {
-            let mask = gone.entry(c.au).or_default();
-            *mask = mask.or(c.blocks);
+        if m.failed != journal.no {
+            return Err(refused("a journal has failed that is not the last one"));
         }
-        if new && !gone.is_empty() {
-            let cleared: Vec<AuMask> = gone.iter().map(|(au, blocks)| AuMask { au: *au, blocks: *blocks }).collect();
-            let unmapped = cleared.iter().filter(|c| c.blocks == BlockMask::ALL).map(|c| c.au).collect();
-            let waits = self.users(m.volume, Some(session));
-            let limbo = self.catalog.counters().limbo;
-            self.commit(Record::Discarded { token: m.token, seq: m.seq, cleared, unmapped, limbo, waits: waits.clone() })?;
-            self.map_changed(m.volume, Some(session), gone.into_keys().collect::<Vec<_>>());
-            self.limbo_entered(m.volume, &waits);
+        if m.closing != a.folded && holds(Tag::F1) {
+            return Err(refused("the journal is not folded up to its closing number").hint("fold what counts first"));
         }
-        let v = self.catalog.volume(m.volume).ok_or_else(no_volume)?;
-        let asked: BTreeSet<VolAu> = m.cleared.iter().map(|c| c.au).collect();
-        let unmapped = asked.into_iter().filter(|au| v.map.get(*au).is_none()).collect();
-        Ok(Reply::Discarded(Discarded { unmapped }))
-    }
-
-    pub(super) fn preserve_space(&mut self, session: SessionNo, conn: ConnId, m: &PreserveSpace) -> Result<Reply> {
-        let (a, new) = self.change(session, m.volume, m.token, m.seq)?;
-        let v = self.catalog.volume(m.volume).ok_or_else(no_volume)?;
-        if !new {
-            let same = v.segments.values().find(|s| s.segment.token == m.token && s.seq == Some(m.seq));
-            let segment = same.map(|s| s.segment.clone()).ok_or_else(|| no_space("no room to preserve blocks of snapshots"))?;
-            return Ok(Reply::SegmentGranted(SegmentGranted { segment }));
+        let failed: Vec<DiskNo> = journal.copies.iter().map(|c| c.first.disk).collect();
+        let copies = self.allocator.journal(&self.catalog, &failed);
+        if copies.is_empty() {
+            return Err(no_space("no room for the journal of a writer"));
         }
-        let epoch = self.epoch_of_segment(m.volume, conn);
-        let segment = self.new_segment(m.volume, epoch, m.token, a.session)?;
-        self.commit(Record::SegmentGranted { token: m.token, seq: m.seq, segment: segment.clone() })?;
-        Ok(Reply::SegmentGranted(SegmentGranted { segment }))
+        let no = journal.no.checked_add(1).ok_or_else(|| refused("the journal has failed too often"))?;
+        let journal = Journal { no, copies };
+        self.commit(Record::JournalReplaced { token: m.token, closing: m.closing, journal: journal.clone() })?;
+        let who = self.who(session);
+        let what = format!("a copy of the journal of {who} has failed; it goes on elsewhere");
+        self.tell(super::admin_api::Level::Warning, "journal-replaced", what);
+        Ok(Reply::JournalGranted(JournalGranted { journal }))
     }
 }

@@ -2,8 +2,8 @@
 
 use super::admin_api::{AdminReply, AdminRequest, Notice};
 use crate::catalog::record::Record;
-use fusevol_shared::clock::{BootTime, Clock};
 use fusevol_shared::change::Journal;
+use fusevol_shared::clock::{BootTime, Clock};
 use fusevol_shared::error::WireError;
 use fusevol_shared::format::journal::Tail;
 use fusevol_shared::ids::{FenceToken, KeyPrint, Seq, SessionId, SessionNo, VolumeId};

@@ -1,25 +1,24 @@
-//! Snapshots taken: hold, flip, release (PROTOCOL.md, H1).
+//! Snapshots taken: hold, flip, fold, release (PROTOCOL.md, H1).
 //!
 //! ```text
 //!  nobody writes: frozen at once
-//!  a writer:      EpochBegun is durable -> Hold -> (drains, flushes, reports) -> Held{seq} -> everything up to seq is applied,
-//!                 and nothing above it -> SnapshotTaken -> Release{taken}
-//!                 deadline, failure, lapse, a later change applied before Held was read -> dropped -> Release{dropped}
-//!                 the writer gives the volume back or is dead and drained -> frozen at once, in a fresh epoch
+//!  a writer:      EpochBegun is durable, with the snapshot to be -> Hold -> (drains, flushes, appends all and the flip) -> Held, and
+//!                 the fold of the append that has the flip takes the snapshot, at exactly that point -> Release{taken}
+//!                 deadline, failure, lapse before that fold -> HoldDropped is durable -> Release{dropped}; a flip that comes later takes nothing
+//!                 the writer gives the volume back or is dead and drained -> its fold took it, or it is frozen at once, in a fresh epoch
 //! ```
 //! The number of the epoch is used up when the hold begins, whatever comes of it: the writer may have gone on in it already, and what it
-//! preserved under that number would belong to an earlier moment than a later snapshot of the same number. After a restart of the
-//! manager a hold that was not committed is dropped; the asker asks again with the same identity.
+//! preserved under that number would belong to an earlier moment than a later snapshot of the same number. A hold that a restarted
+//! manager finds in the catalog is dropped before anything else; the asker asks again with the same identity.
 
 use super::admin_api::Level;
 use super::rights::no_volume;
 use super::view::snapshot_view;
-use super::{AdminReply, Asker, ConnId, Core};
-use crate::catalog::Catalog;
-use crate::catalog::record::{AttachmentEntry, Record};
+use super::{AdminReply, Asker, Core};
+use crate::catalog::record::{Record, SnapshotToBe};
 use fusevol_shared::clock::BootTime;
 use fusevol_shared::error::{Error, Kind, Result};
-use fusevol_shared::ids::{Seq, SessionNo, SnapshotId, VolumeEpoch, VolumeId};
+use fusevol_shared::ids::{FenceToken, SessionNo, SnapshotId, VolumeEpoch, VolumeId};
 use fusevol_shared::name::Name;
 use fusevol_shared::wire::messages::{Ack, Hold, Push, Release, Reply, SnapshotTaken};
 
@@ -29,18 +28,13 @@ pub(super) struct Holding {
     id: SnapshotId,
     name: Name,
     asker: Asker,
-    writer: AttachmentEntry,
-    /// The epoch that ends.
-    closing: VolumeEpoch,
+    session: SessionNo,
     push: u64,
-    /// On which connection the writer was told, if it was.
-    conn: Option<ConnId>,
-    began: BootTime,
     pub deadline: BootTime,
-    /// Highest number of a change that came since, applied or refused.
-    pub seen: Seq,
-    /// The writer's answer, while a change below it is missing.
-    held: Option<Seq>,
+    /// The writer has answered: so long were writes held, microseconds.
+    held_us: Option<u64>,
+    /// The fold of the flip has taken it.
+    taken: bool,
 }
 
 impl Core {
@@ -68,71 +62,66 @@ impl Core {
         if others.len() >= self.config.limits.snapshots_per_volume {
             return Err(Error::new(Kind::Refused, "the volume has too many snapshots").hint("remove some with `snapshot rm`"));
         }
-        match self.catalog.writer(volume).copied() {
-            None => self.freeze(volume, id, name, 0).map(Some),
-            Some(writer) => self.hold(volume, id, name, writer, asker).map(|()| None),
+        if self.catalog.pending_of(id).is_some() {
+            return Err(Error::new(Kind::Refused, "the identity of the snapshot is used already"));
+        }
+        self.check_room_in_catalog()?;
+        match self.catalog.writer(volume).map(|a| (a.session, a.token)) {
+            None => self.freeze(volume, id, name).map(Some),
+            Some((session, token)) => self.hold(volume, id, name, session, token, asker).map(|()| None),
         }
     }
 
     /// Nobody writes: the map is frozen as it stands.
-    fn freeze(&mut self, volume: VolumeId, id: SnapshotId, name: Name, held_us: u64) -> Result<SnapshotTaken> {
+    fn freeze(&mut self, volume: VolumeId, id: SnapshotId, name: Name) -> Result<SnapshotTaken> {
         let epoch = self.catalog.volume(volume).ok_or_else(no_volume)?.entry.epoch;
-        self.snapshot_committed(volume, id, name, epoch, held_us)
-    }
-
-    fn snapshot_committed(
-        &mut self,
-        volume: VolumeId,
-        id: SnapshotId,
-        name: Name,
-        epoch: VolumeEpoch,
-        held_us: u64,
-    ) -> Result<SnapshotTaken> {
-        self.commit(Record::SnapshotTaken { id, volume, name: name.clone(), epoch, created: self.now.seconds() })?;
-        self.held_us.insert(id, held_us);
+        self.commit(Record::SnapshotTaken { id, volume, name, epoch, created: self.now.seconds() })?;
         self.spent.insert(volume);
         self.list_changed(volume);
+        self.taken(volume, id, 0)
+    }
+
+    /// A snapshot stands: it is told, and this is its answer.
+    fn taken(&mut self, volume: VolumeId, id: SnapshotId, held_us: u64) -> Result<SnapshotTaken> {
+        let name = self.catalog.snapshot(id).ok_or_else(super::rights::no_snapshot)?.entry.name.clone();
+        self.held_us.insert(id, held_us);
         let of = self.catalog.volume(volume).map_or_else(String::new, |v| v.entry.name.to_string());
         self.tell(Level::Ok, "snapshot-taken", format!("snapshot '{of}@{name}' was taken; writes were held for {held_us} us"));
         let s = self.catalog.snapshot(id).ok_or_else(super::rights::no_snapshot)?;
         Ok(SnapshotTaken { snapshot: self.snapshot_info(s), held_us })
     }
 
-    fn hold(&mut self, volume: VolumeId, id: SnapshotId, name: Name, writer: AttachmentEntry, asker: Asker) -> Result<()> {
-        let session = writer.session;
+    fn hold(&mut self, volume: VolumeId, id: SnapshotId, name: Name, session: SessionNo, token: FenceToken, asker: Asker) -> Result<()> {
         let now = self.now.boot;
         if self.pending.contains_key(&(volume, session)) {
             return Err(Error::new(Kind::Busy, "the volume is being attached").hint("try again in a moment"));
         }
         let probed = self.is_probed(session);
-        let life = self.lives.get_mut(&session).filter(|l| !l.lapsed);
-        let Some(life) = life else {
+        if self.lives.get(&session).is_none_or(|l| l.lapsed || l.doomed || l.is_ending()) {
             if let Some(l) = self.lives.get_mut(&session).filter(|_| probed) {
                 l.probe_now(now);
             }
             return Err(self.busy_with(volume, session));
-        };
-        let conn = life.conn;
+        }
         let closing = self.catalog.volume(volume).ok_or_else(no_volume)?.entry.epoch;
-        let epoch = VolumeEpoch(closing.0 + 1);
-        let segment = self.new_segment(volume, closing, writer.token, session)?;
-        self.commit(Record::EpochBegun { volume, epoch, segment: segment.clone() })?;
+        let epoch = VolumeEpoch(closing.0.checked_add(1).ok_or_else(no_volume)?);
+        let snapshot = SnapshotToBe { id, name: name.clone(), created: self.now.seconds() };
+        self.commit(Record::EpochBegun { volume, epoch, snapshot })?;
         let deadline_ms = u32::try_from(self.config.hold.as_millis()).unwrap_or(u32::MAX);
-        let body = Hold { volume, token: writer.token, snapshot: id, epoch, segment, deadline_ms };
-        let push = self.push(session, Push::Hold(body)).ok_or_else(|| self.busy_with(volume, session))?;
+        let body = Hold { volume, token, snapshot: id, epoch, deadline_ms };
+        let Some(push) = self.push(session, Push::Hold(body)) else {
+            self.commit(Record::HoldDropped { volume })?;
+            return Err(self.busy_with(volume, session));
+        };
         let deadline = now.plus(self.config.hold);
-        let holding = Holding { id, name, asker, writer, closing, push, conn, began: now, deadline, seen: writer.last, held: None };
-        self.holds.insert(volume, holding);
+        self.holds.insert(volume, Holding { id, name, asker, session, push, deadline, held_us: None, taken: false });
         Ok(())
     }
 
     pub(super) fn hold_answered(&mut self, volume: VolumeId, snapshot: SnapshotId, push: u64, ack: &Ack) {
         let Some(h) = self.holds.get_mut(&volume).filter(|h| h.id == snapshot && h.push == push) else { return };
         match ack {
-            Ack::Held { seq } => {
-                // Judged when the step is settled.
-                h.held = Some(*seq);
-            }
+            Ack::Held { held_us, .. } => h.held_us = Some(*held_us),
             Ack::Done => self.drop_hold(volume, "the writer answered without its sequence"),
             Ack::Failed(e) => {
                 let why = format!("the writer could not hold: {}", e.message);
@@ -141,44 +130,57 @@ impl Core {
         }
     }
 
-    /// A change that an answer waits for may have come.
-    pub(super) fn holds_go_on(&mut self) {
-        let waiting: Vec<VolumeId> = self.holds.iter().filter(|(_, h)| h.held.is_some()).map(|(v, _)| *v).collect();
-        for v in waiting {
-            self.hold_goes_on(v);
+    /// The fold of a flip has taken the snapshot that was to be.
+    pub(super) fn snapshot_folded(&mut self, volume: VolumeId, id: SnapshotId) {
+        self.list_changed(volume);
+        if let Some(h) = self.holds.get_mut(&volume).filter(|h| h.id == id) {
+            h.taken = true;
         }
     }
 
-    /// Commits the snapshot once everything that the writer did before the flip is applied, and nothing after it.
-    fn hold_goes_on(&mut self, volume: VolumeId) {
-        let Some((h, held)) = self.holds.get(&volume).and_then(|h| Some((h, h.held?))) else { return };
-        let Some(last) = self.catalog.attachment(h.writer.token).map(|a| a.last) else { return };
-        if last > held {
-            return self.drop_hold(volume, "the writer had gone on before its answer was read");
+    /// What is taken is answered for once the writer has said how long it held; a writer that is not there is not waited for.
+    pub(super) fn holds_go_on(&mut self) {
+        let there = |h: &Holding| h.held_us.is_none() && self.lives.get(&h.session).is_some_and(|l| l.conn.is_some());
+        let done: Vec<VolumeId> = self.holds.iter().filter(|(_, h)| h.taken && !there(h)).map(|(v, _)| *v).collect();
+        for v in done {
+            self.finish_hold(v);
         }
-        if last.max(h.seen) < held {
-            return;
-        }
+    }
+
+    fn finish_hold(&mut self, volume: VolumeId) {
         let Some(h) = self.holds.remove(&volume) else { return };
-        let held_us = u64::try_from(self.now.boot.since(h.began).as_micros()).unwrap_or(u64::MAX);
-        let result = self.snapshot_committed(volume, h.id, h.name.clone(), h.closing, held_us);
-        self.release(volume, &h, result.is_ok());
+        let result = self.taken(volume, h.id, h.held_us.unwrap_or(0));
+        self.release(volume, &h, true);
         self.answer_snapshot(h.asker, result);
     }
 
     /// Tells the writer how a hold ended. The last word of a volume replaces those that were not answered.
     fn release(&mut self, volume: VolumeId, h: &Holding, taken: bool) {
-        let session = h.writer.session;
+        let session = h.session;
         self.unpush(session, |p| matches!(p, Push::Release(r) if r.volume == volume) || matches!(p, Push::Hold(r) if r.volume == volume));
         self.push(session, Push::Release(Release { volume, snapshot: h.id, taken }));
     }
 
+    /// Dropped in the catalog before anybody is told: a flip that comes later takes nothing. What is taken already stays.
     fn drop_hold(&mut self, volume: VolumeId, why: &str) {
+        if self.holds.get(&volume).is_some_and(|h| h.taken) {
+            return self.finish_hold(volume);
+        }
         let Some(h) = self.holds.remove(&volume) else { return };
+        self.commit_or_tell(Record::HoldDropped { volume });
         self.release(volume, &h, false);
         self.tell(Level::Warning, "snapshot-dropped", format!("snapshot '{}' was not taken: {why}", h.name));
         let e = Error::new(Kind::Busy, format!("the snapshot was not taken: {why}")).hint("try again");
         self.answer_snapshot(h.asker, Err(e));
+    }
+
+    /// A manager that has just begun knows of no asker: what was to be is dropped.
+    pub(super) fn drop_old_holds(&mut self) {
+        let old: Vec<_> = self.catalog.volumes().filter_map(|v| Some((v.entry.id, v.entry.pending.clone()?))).collect();
+        for (volume, p) in old {
+            self.commit_or_tell(Record::HoldDropped { volume });
+            self.tell(Level::Warning, "snapshot-dropped", format!("snapshot '{}' was not taken: the manager ended meanwhile", p.name));
+        }
     }
 
     fn answer_snapshot(&mut self, asker: Asker, result: Result<SnapshotTaken>) {
@@ -194,20 +196,23 @@ impl Core {
         }
     }
 
-    /// The writer has given the volume back, or is dead and drained. Its answer to a hold will not come; what it did is all applied, and
-    /// the map stands still: it is frozen, in the epoch that is current now.
+    /// The writer has given the volume back, or is dead and drained, and all that it did is folded: either that has taken the snapshot, or
+    /// the map stands still and is frozen, in the epoch that is current now.
     pub(super) fn writer_gone(&mut self, volume: VolumeId) {
         if self.catalog.writer(volume).is_some() {
             return;
         }
+        if self.holds.get(&volume).is_some_and(|h| h.taken) {
+            return self.finish_hold(volume);
+        }
         let Some(h) = self.holds.remove(&volume) else { return };
-        let result = self.freeze(volume, h.id, h.name, 0);
+        let result = self.commit(Record::HoldDropped { volume }).and_then(|()| self.freeze(volume, h.id, h.name));
         self.answer_snapshot(h.asker, result);
     }
 
     /// The writer's lease is over: what it does now is not known in time.
     pub(super) fn drop_holds_of(&mut self, session: SessionNo) {
-        let lost: Vec<VolumeId> = self.holds.iter().filter(|(_, h)| h.writer.session == session).map(|(v, _)| *v).collect();
+        let lost: Vec<VolumeId> = self.holds.iter().filter(|(_, h)| h.session == session).map(|(v, _)| *v).collect();
         for v in lost {
             self.drop_hold(v, "the lease of the writer is over");
         }
@@ -219,17 +224,5 @@ impl Core {
         for v in due {
             self.drop_hold(v, "the writer did not answer in time");
         }
-    }
-
-    /// The epoch of a preserve segment that is asked for now. What is asked on the connection on which the writer was told of a hold, before
-    /// its answer, is asked before the flip: what goes there belongs to the epoch before. On any other connection it cannot
-    /// be known whether the writer has flipped: the hold is dropped.
-    pub(super) fn epoch_of_segment(&mut self, volume: VolumeId, conn: ConnId) -> VolumeEpoch {
-        let before = self.holds.get(&volume).filter(|h| h.conn == Some(conn) && h.held.is_none()).map(|h| h.closing);
-        if let Some(closing) = before {
-            return VolumeEpoch(closing.0.saturating_sub(1));
-        }
-        self.drop_hold(volume, "the writer lost its connection while it was held");
-        self.catalog.volume(volume).map_or(VolumeEpoch(0), Catalog::preserve_epoch)
     }
 }

@@ -4,13 +4,16 @@
 //!         Hello                 connection lost               lease and margin over
 //! (none) -------> live <-----------------------------> away -----------------------> lapsed
 //!                  |            Hello{resume}            ^------- Hello{resume} --------'
-//!                  '--- Goodbye, or proven drained (byte lock free, confirm-dead) in any state ---> ended
+//!                  '--- Goodbye, or proven drained (byte lock free, confirm-dead) in any state ---> ending -> ended
 //! ```
 //! A lapsed session keeps what it holds until it is ended: nothing was given away, so it may be taken up again,
-//! unless it is *doomed* (its client was revoked, or it did not answer): then it is never renewed.
+//! unless it is *doomed* (its client was revoked, or it did not answer): then it is never renewed, and its slot is sealed (`seal`).
+//! One that is *ending* is drained; its journals are being read (`death`).
 
 use super::ConnId;
+use super::death::Closing;
 use super::reader::Reader;
+use super::seal::{Seal, Watch};
 use fusevol_shared::clock::BootTime;
 use fusevol_shared::ids::VolumeId;
 use fusevol_shared::wire::messages::Push;
@@ -47,6 +50,15 @@ pub(super) struct Life {
     /// The list of its volumes has changed since it was told.
     pub volumes_changed: bool,
     pub probe: Probe,
+    /// Somebody wants what it reads.
+    pub wanted: bool,
+    /// Its heartbeat is being watched.
+    pub watch: Option<Watch>,
+    pub seal: Seal,
+    /// The administrator's word: it writes no more once its lease is over.
+    pub confirmed: bool,
+    /// Journals that are being read.
+    pub closing: Option<Closing>,
 }
 
 impl Life {
@@ -68,12 +80,27 @@ impl Life {
             recalled: BTreeMap::new(),
             volumes_changed: false,
             probe: Probe { next: now.plus(PROBE_FIRST), wait: PROBE_FIRST, asked: false },
+            wanted: false,
+            watch: None,
+            seal: Seal::Open,
+            confirmed: false,
+            closing: None,
         }
     }
 
     /// Whether a free byte lock proves it drained: only one that may be dead is asked about.
     pub fn may_be_dead(&self) -> bool {
         self.conn.is_none() || self.lapsed
+    }
+
+    /// Whether it is drained, and only its journals are to be read.
+    pub fn is_ending(&self) -> bool {
+        self.closing.as_ref().is_some_and(|c| c.whole)
+    }
+
+    /// Whether its SEAL may be set on the disks.
+    pub fn is_sealed(&self) -> bool {
+        !matches!(self.seal, Seal::Open)
     }
 
     /// Looks at the lock at once, and then at growing intervals.

@@ -6,7 +6,8 @@
 //! What is durable is the catalog's ([`crate::catalog`]); what is here besides is rebuilt after a restart or is lost without harm:
 //! connections, leases, pushes that wait for their answer, holds that are under way, requests that wait.
 //!
-//! - [`rights`]: who may ask what. - `session`: sessions, leases, lapse, proof of drain. - `attach`: attachments. - `change`: the writer's changes.
+//! - [`rights`]: who may ask what. - `session`: sessions, leases, lapse, proof of drain. - `death`: journals of the drained. - `seal`, `confirm`:
+//!   the ladder for those of whom no proof comes. - `attach`: attachments. - `change`: space ahead of writes. - `fold`: the writer's changes.
 //! - `reader`: what readers are told, limbo. - `hold`: snapshots taken. - `snapshot`: snapshots read and removed. - `admin*`: the verbs.
 //!
 //! Invariants: each record that is put out has been applied here; each request is answered once; nothing leaves limbo that a
@@ -18,7 +19,10 @@ pub mod admin_api;
 mod attach;
 mod change;
 mod config;
+mod confirm;
+mod death;
 mod event;
+mod fold;
 mod hold;
 mod life;
 mod list;
@@ -27,6 +31,7 @@ mod push;
 mod reader;
 mod recall;
 mod rights;
+mod seal;
 mod session;
 mod settle;
 mod snapshot;
@@ -44,6 +49,7 @@ use crate::catalog::Catalog;
 use crate::catalog::alloc::Allocator;
 use crate::catalog::record::{Mode, Record};
 use attach::Pending;
+use confirm::Confirm;
 use fusevol_shared::clock::BootTime;
 use fusevol_shared::error::{Error, Kind, Result, WireError};
 use fusevol_shared::ids::{Generation, KeyPrint, SessionNo, SnapshotId, VolumeId};
@@ -87,9 +93,12 @@ pub struct Core {
     spent: BTreeSet<VolumeId>,
     /// Something in limbo may be free.
     limbo_moved: bool,
-    /// Test only: what left a map is free at once, whoever may still read it (R1 switched off).
-    #[cfg(test)]
-    skip_waits: bool,
+    /// Administrators that wait for the end of sessions.
+    confirms: Vec<Confirm>,
+    /// The catalog is nearly full.
+    tight: bool,
+    /// No step was made yet.
+    fresh: bool,
 }
 
 impl Core {
@@ -123,8 +132,27 @@ impl Core {
             notices,
             spent,
             limbo_moved: true,
-            #[cfg(test)]
-            skip_waits: false,
+            confirms: Vec::new(),
+            tight: false,
+            fresh: true,
+        }
+    }
+
+    /// Whether the catalog is nearly full: then nothing is taken up that makes it larger. Said before each step.
+    pub fn set_tight(&mut self, tight: bool) {
+        self.tight = tight;
+    }
+
+    /// The first step of a life puts right what the former one left half done.
+    fn begin(&mut self) {
+        self.drop_old_holds();
+        self.sealed_before();
+        let clients: Vec<_> = self.catalog.clients().map(|c| (c.id, c.revoked)).collect();
+        for (client, revoked) in clients {
+            self.recall_beyond_rights(client, None, "the right to it was taken away");
+            if revoked {
+                self.sessions_of(client).into_iter().for_each(|s| self.doom(s, "its client was revoked"));
+            }
         }
     }
 
@@ -132,6 +160,9 @@ impl Core {
     pub fn step(&mut self, now: Now, event: Event, out: &mut Output) {
         self.now = now;
         std::mem::swap(&mut self.out, out);
+        if std::mem::take(&mut self.fresh) {
+            self.begin();
+        }
         match event {
             Event::Connected { conn, print } => self.connected(conn, print),
             Event::Disconnected { conn } => self.disconnected(conn),
@@ -147,6 +178,9 @@ impl Core {
                 }
             }
             Event::LockProbed { session, held } => self.lock_probed(session, held),
+            Event::Sealed { session, done } => self.sealed(session, done),
+            Event::SlotRead { session, beat } => self.slot_read(session, beat),
+            Event::JournalsRead { session, tails } => self.journals_read(session, tails),
             Event::Tick => {}
         }
         self.settle();
@@ -203,17 +237,16 @@ impl Core {
         match request {
             Request::Hello(_) => Err(rights::no_session()),
             Request::Renew(_) => self.renew(session).map(Some),
-            Request::Goodbye(_) => done(self.goodbye(session)),
+            Request::Goodbye(_) => self.goodbye(session, asker).map(|()| None),
             Request::ListVolumes(_) => Ok(Some(self.list_volumes(caller.client))),
             Request::AttachWrite(m) => self.attach_write(session, m.volume, conn, id),
             Request::AttachRead(m) => self.attach_read(session, m.volume).map(Some),
             Request::Detach(m) => done(self.detach(session, m.volume)),
             Request::GetMap(m) => self.get_map(session, m.volume, m.from).map(Some),
             Request::GetNeed(m) => self.get_need(session, m.volume, m.from).map(Some),
-            Request::Bind(m) => self.bind(session, m).map(Some),
-            Request::Report(m) => done(self.report(session, m)),
-            Request::Discard(m) => self.discard(session, m).map(Some),
-            Request::PreserveSpace(m) => self.preserve_space(session, conn, m).map(Some),
+            Request::Grant(m) => self.grant(session, m).map(Some),
+            Request::Fold(m) => self.fold(session, m).map(Some),
+            Request::NewJournal(m) => self.new_journal(session, m).map(Some),
             Request::CreateSnapshot(m) => self.create_snapshot(m.volume, m.id, &m.name, asker).map(|s| s.map(Reply::SnapshotTaken)),
             Request::RemoveSnapshot(m) => done(self.remove_snapshot(m.snapshot)),
             Request::OpenSnapshot(m) => self.open_snapshot(session, m.snapshot).map(Some),

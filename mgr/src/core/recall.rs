@@ -34,9 +34,16 @@ impl Core {
         self.push(session, Push::Recall(Recall { volume, reason: reason.to_owned() }));
     }
 
-    /// What was recalled is drained and reported: the attachment is over.
+    /// What was recalled is drained: the attachment is over. A client that is revoked could not fold what it had appended: its journal is read.
     pub(super) fn recall_answered(&mut self, session: SessionNo, volume: VolumeId) {
-        let Some(token) = self.catalog.attachment_of(volume, session).map(|a| a.token) else { return };
+        let Some((token, writes)) = self.catalog.attachment_of(volume, session).map(|a| (a.token, a.writes())) else { return };
+        if let Some(life) = self.lives.get_mut(&session) {
+            life.recalled.remove(&volume);
+        }
+        let client = self.catalog.session(session).and_then(|s| self.catalog.client(s.client));
+        if writes && client.is_none_or(|c| c.revoked) {
+            return self.close_attachment(session, token);
+        }
         if let Err(e) = self.end_attachment(token) {
             self.tell(Level::Critical, "internal", e.to_string());
         }
@@ -44,14 +51,16 @@ impl Core {
 
     /// Ends an attachment that is drained, and what depends on it.
     pub(super) fn end_attachment(&mut self, token: fusevol_shared::ids::FenceToken) -> fusevol_shared::error::Result<()> {
-        let Some(gone) = self.catalog.attachment(token).copied() else { return Ok(()) };
+        let Some((volume, session, writes)) = self.catalog.attachment(token).map(|a| (a.volume, a.session, a.writes())) else {
+            return Ok(());
+        };
         self.commit(Record::Detached { token })?;
         self.limbo_moved = true;
-        self.spent.insert(gone.volume);
-        self.reader_gone(gone.session, gone.volume);
-        self.pending.remove(&(gone.volume, gone.session));
-        if gone.mode == Mode::Write {
-            self.writer_gone(gone.volume);
+        self.spent.insert(volume);
+        self.reader_gone(session, volume);
+        self.pending.remove(&(volume, session));
+        if writes {
+            self.writer_gone(volume);
         }
         Ok(())
     }

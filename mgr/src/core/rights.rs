@@ -1,9 +1,9 @@
 //! The one place where it is decided who may ask what. Deny by default.
 //!
 //! - An unknown or revoked key: denied, whatever it asks.
-//! - All but `Hello` need a session on the connection; one whose lease is over may only say `Goodbye`.
+//! - All but `Hello` need a session on the connection; one that is sealed, or whose lease is over, may only say `Goodbye`.
 //! - A volume or snapshot on which the client has no right at all is not there for it: the same answer as for one that is not.
-//! - Giving back needs no right, only the holding: `Detach`, `CloseSnapshot`, and `Report` while a recall is under way.
+//! - Giving back needs no right, only the holding: `Detach`, `CloseSnapshot`, and `Fold` while a recall is under way.
 
 use super::{ConnId, Core};
 use fusevol_shared::error::{Error, Kind, Result};
@@ -53,7 +53,7 @@ impl Core {
             return Ok(caller);
         }
         let session = session.ok_or_else(no_session)?;
-        let alive = self.lives.get(&session).is_some_and(|l| !l.lapsed);
+        let alive = self.lives.get(&session).is_some_and(|l| !l.lapsed && !l.is_ending() && !l.is_sealed());
         let known = self.catalog.session(session).is_some_and(|s| s.client == client.id);
         if !known || !alive && !matches!(request, Request::Goodbye(_)) {
             return Err(lapsed());
@@ -84,7 +84,7 @@ impl Core {
     fn gives_back(&self, session: SessionNo, volume: VolumeId, request: &Request) -> bool {
         match request {
             Request::Detach(_) => self.catalog.attachment_of(volume, session).is_some(),
-            Request::Report(_) => self.lives.get(&session).is_some_and(|l| l.recalled.contains_key(&volume)),
+            Request::Fold(_) => self.lives.get(&session).is_some_and(|l| l.recalled.contains_key(&volume)),
             Request::CloseSnapshot(m) => self.catalog.is_open(m.snapshot, session),
             _ => false,
         }

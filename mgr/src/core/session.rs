@@ -3,10 +3,11 @@
 use super::admin_api::Level;
 use super::life::Life;
 use super::rights::lapsed;
-use super::{Conn, ConnId, Core, Effect};
+use super::{Asker, Conn, ConnId, Core, Effect};
 use crate::catalog::record::{Record, SessionEntry};
 use fusevol_shared::error::{Error, Kind, Result};
 use fusevol_shared::ids::{ClientId, KeyPrint, SessionNo};
+use fusevol_shared::sentence::{Tag, holds};
 use fusevol_shared::wire::messages::{DiskInfo, Hello, PROTOCOL, Renewed, Reply, Welcome};
 
 /// Longest host or program text that is kept, bytes.
@@ -65,6 +66,9 @@ impl Core {
         let no = match known {
             Some((no, of)) if of == client => {
                 self.resume(conn, no)?;
+                if !m.resume {
+                    self.reopen(no)?;
+                }
                 no
             }
             Some(_) => return Err(Error::new(Kind::Denied, "the session is another client's")),
@@ -80,10 +84,21 @@ impl Core {
         if of_client >= limits.sessions_per_client || self.catalog.sessions().count() >= limits.sessions {
             return Err(Error::new(Kind::Busy, "too many sessions").hint("`fusevol-mgr client ls` shows them"));
         }
-        let no = self.catalog.counters().session;
-        let (host, program) = (clean(&m.host), clean(&m.program));
-        let entry = SessionEntry { no, id: m.session, client, boot: m.boot, host, program, opened: self.now.seconds() };
+        let no = self.catalog.next_session().ok_or_else(|| Error::new(Kind::Busy, "all slots of sessions are taken"))?;
+        let entry = SessionEntry {
+            no,
+            id: m.session,
+            client,
+            boot: m.boot,
+            host: clean(&m.host),
+            program: clean(&m.program),
+            opened: self.now.seconds(),
+            slots: self.catalog.slot_disks(),
+            generation: self.generation,
+            sealed: false,
+        };
         self.commit(Record::SessionOpened(entry))?;
+        self.open_slot(no);
         self.lives.insert(no, Life::live(conn, self.until(), self.generation.0 << 32, self.now.boot));
         self.leave(conn);
         if let Some(c) = self.conns.get_mut(&conn) {
@@ -92,6 +107,22 @@ impl Core {
         let who = self.who(no);
         self.tell(Level::Ok, "session-opened", format!("{who} opened a session"));
         Ok(no)
+    }
+
+    /// The answer to the first `Hello` was lost, perhaps with the manager that had opened the session: the clear SEAL is this one's now.
+    fn reopen(&mut self, no: SessionNo) -> Result<()> {
+        let generation = self.generation;
+        if self.catalog.session(no).is_some_and(|s| s.generation != generation) {
+            self.commit(Record::SessionReopened { no, generation })?;
+        }
+        self.open_slot(no);
+        Ok(())
+    }
+
+    fn open_slot(&mut self, session: SessionNo) {
+        if let Some((id, slots)) = self.slot_of(session) {
+            self.out.effects.push(Effect::OpenSlot { session, id, slots });
+        }
     }
 
     /// The connection stands for no session any more.
@@ -110,7 +141,7 @@ impl Core {
             self.leave(conn);
         }
         let life = self.lives.get_mut(&no).ok_or_else(lapsed)?;
-        if life.doomed {
+        if life.doomed || life.is_ending() {
             // It may still say that it has drained.
             if let Some(c) = self.conns.get_mut(&conn) {
                 c.session = Some(no);
@@ -121,6 +152,7 @@ impl Core {
         life.until = until;
         life.lapsed = false;
         life.probe.asked = false;
+        (life.wanted, life.watch) = (false, None);
         if let Some(old) = former {
             // A half-open connection: what still comes on it is nobody's.
             if let Some(c) = self.conns.get_mut(&old) {
@@ -131,12 +163,14 @@ impl Core {
         if let Some(c) = self.conns.get_mut(&conn) {
             c.session = Some(no);
         }
+        self.confirm_returns(no);
         self.push_again(no);
         Ok(())
     }
 
     fn welcome(&mut self, no: SessionNo) -> Result<Reply> {
         let pool = self.catalog.pool().ok_or_else(|| Error::new(Kind::Internal, "a manager without a pool"))?;
+        let session = self.catalog.session(no).ok_or_else(lapsed)?;
         let lease_ms = u32::try_from(self.config.lease.as_millis()).unwrap_or(u32::MAX);
         let disks =
             self.catalog.disks().map(|d| DiskInfo { no: d.entry.no, id: d.entry.id, aus: d.entry.aus, paths: d.entry.paths.clone() });
@@ -148,55 +182,34 @@ impl Core {
             lease_ms,
             generation: self.generation,
             disks: disks.collect(),
+            slots: session.slots.clone(),
+            opened: session.generation,
         }))
     }
 
     pub(super) fn renew(&mut self, no: SessionNo) -> Result<Reply> {
         let until = self.until();
-        let life = self.lives.get_mut(&no).filter(|l| !l.doomed && !l.lapsed).ok_or_else(lapsed)?;
+        let life = self.lives.get_mut(&no).filter(|l| !l.doomed && !l.lapsed && !l.is_ending()).ok_or_else(lapsed)?;
         life.until = until;
         Ok(Reply::Renewed(Renewed {}))
     }
 
-    pub(super) fn goodbye(&mut self, no: SessionNo) -> Result<()> {
-        let who = self.who(no);
-        self.end_session(no)?;
-        self.tell(Level::Ok, "session-ended", format!("{who} ended its session"));
-        Ok(())
-    }
-
-    /// A session is over and drained: what it held is free for others.
-    pub(super) fn end_session(&mut self, no: SessionNo) -> Result<()> {
-        let held: Vec<_> = self.catalog.attachments().filter(|a| a.session == no).map(|a| a.volume).collect();
-        self.commit(Record::SessionEnded { no })?;
-        self.lives.remove(&no);
-        for c in self.conns.values_mut().filter(|c| c.session == Some(no)) {
-            c.session = None;
-        }
-        self.limbo_moved = true;
-        self.spent.extend(held.iter().copied());
-        self.pending_session_gone(no);
-        for volume in held {
-            self.writer_gone(volume);
-        }
-        Ok(())
+    /// It is drained by its own word. What it may have appended and not folded is read from its journals first.
+    pub(super) fn goodbye(&mut self, no: SessionNo, asker: Asker) -> Result<()> {
+        self.begin_end(no, String::new(), Some(asker))
     }
 
     /// The lock of a session was looked at.
     pub(super) fn lock_probed(&mut self, no: SessionNo, held: bool) {
         let Some(life) = self.lives.get_mut(&no).filter(|l| l.probe.asked) else { return };
         life.probe.asked = false;
-        if held || !life.may_be_dead() {
+        // The end of a process proves nothing: its last I/O may be in flight. Its lock is held until that has landed.
+        if held && holds(Tag::K1) || !life.may_be_dead() {
             return self.pending_holder_stays(no);
         }
-        let who = self.who(no);
-        match self.end_session(no) {
-            Ok(()) => self.tell(
-                Level::Warning,
-                "session-dead",
-                format!("{who} is dead: its locks on the disks are free, so its last I/O has landed"),
-            ),
-            Err(e) => self.tell(Level::Critical, "internal", e.to_string()),
+        let why = "its locks on the disks are free, so its last I/O has landed";
+        if let Err(e) = self.begin_end(no, why.to_owned(), None) {
+            self.tell(Level::Critical, "internal", e.to_string());
         }
     }
 

@@ -14,22 +14,29 @@ impl Core {
             self.pending_due();
             self.probes_due();
         }
+        self.seals_begin();
+        self.seals_due();
+        self.closings_due();
         self.holds_go_on();
         self.free_limbo();
         self.drop_segments();
         self.tell_readers();
         self.tell_lists();
+        self.confirms_go_on();
     }
 
     /// When something is due next.
     pub(super) fn next_due(&self) -> Option<BootTime> {
         let lives = self.lives.iter().flat_map(|(no, l)| {
             let lease = (!l.lapsed).then_some(l.until);
-            let probe = (l.may_be_dead() && !l.probe.asked && self.is_probed(*no)).then_some(l.probe.next);
-            let recall = if l.doomed { None } else { l.recalled.values().min().copied() };
-            [lease, probe, recall].into_iter().flatten()
+            let probe = (l.may_be_dead() && !l.probe.asked && !l.is_ending() && self.is_probed(*no)).then_some(l.probe.next);
+            let recall = if l.is_sealed() { None } else { l.recalled.values().min().copied() };
+            let watch = l.watch.and_then(|w| w.due());
+            let closing = l.closing.as_ref().and_then(|c| c.due());
+            [lease, probe, recall, watch, l.seal.due(), closing].into_iter().flatten()
         });
-        lives.chain(self.holds.values().map(|h| h.deadline)).chain(self.pending.values().map(|p| p.deadline)).min()
+        let confirms = self.confirms.iter().map(|c| c.deadline);
+        lives.chain(self.holds.values().map(|h| h.deadline)).chain(self.pending.values().map(|p| p.deadline)).chain(confirms).min()
     }
 
     fn sessions_due(&mut self) {
@@ -51,7 +58,7 @@ impl Core {
         let due: Vec<SessionNo> = self
             .lives
             .iter()
-            .filter(|(no, l)| l.may_be_dead() && !l.probe.asked && l.probe.next <= now && self.is_probed(**no))
+            .filter(|(no, l)| l.may_be_dead() && !l.probe.asked && !l.is_ending() && l.probe.next <= now && self.is_probed(**no))
             .map(|(no, _)| *no)
             .collect();
         for session in due {

@@ -18,8 +18,8 @@ impl Core {
         }
         let s = self.catalog.snapshot(id).ok_or_else(no_snapshot)?;
         let volume = self.catalog.volume(s.entry.volume).ok_or_else(no_snapshot)?;
-        // A hold that is under way has its segment already: its writer names it on disk.
-        let segments = volume.segments.values().map(|e| &e.segment).filter(|g| g.epoch >= s.entry.epoch).cloned().collect();
+        // A segment that is not folded yet is named on disk by the one before it.
+        let segments = volume.segments.values().filter(|g| g.epoch >= s.entry.epoch).cloned().collect();
         Ok(Reply::SnapshotOpened(SnapshotOpened { volume: s.entry.volume, info: self.snapshot_info(s), segments }))
     }
 
@@ -57,6 +57,7 @@ impl Core {
             for r in readers {
                 if let Some(l) = self.lives.get_mut(&r).filter(|l| l.may_be_dead()) {
                     l.probe_now(now);
+                    l.wanted = true;
                 }
             }
             return Err(e.hint("close it there, then try again"));

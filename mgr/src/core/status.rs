@@ -3,6 +3,7 @@
 use super::Core;
 use super::admin_api::{Finding, Level, SessionState, StatusView};
 use fusevol_shared::error::Result;
+use fusevol_shared::ids::SessionNo;
 use fusevol_shared::size;
 
 impl Core {
@@ -10,6 +11,7 @@ impl Core {
         let mut findings = self.space_findings();
         findings.extend(self.session_findings());
         findings.extend(self.snapshot_findings());
+        findings.extend(self.catalog_findings());
         findings.sort_by_key(|f| std::cmp::Reverse(f.level));
         let clients = self.client_views().into_iter().filter(|c| !c.sessions.is_empty()).collect();
         Ok(StatusView {
@@ -25,7 +27,7 @@ impl Core {
     fn space_findings(&self) -> Vec<Finding> {
         let s = self.space_view();
         let add = "fusevol-mgr disk add DISK".to_owned();
-        if s.free <= s.reserve {
+        if s.free <= s.kept {
             let text = format!("the pool is full: {} free of {}; writes that need space fail", size::show(s.free), size::show(s.total));
             return vec![Finding { level: Level::Critical, text, action: add }];
         }
@@ -37,14 +39,36 @@ impl Core {
     }
 
     fn session_findings(&self) -> Vec<Finding> {
-        let lapsed = self.catalog.sessions().filter(|s| self.session_state(s.no) == SessionState::Lapsed);
-        lapsed
-            .map(|s| {
-                let name = self.catalog.client(s.client).map_or_else(String::new, |c| c.name.to_string());
-                let text = format!("the lease of {} is over; what it holds stays held until it is proven drained", self.who(s.no));
-                Finding { level: Level::Warning, text, action: format!("fusevol-mgr client confirm-dead {name}") }
-            })
-            .collect()
+        self.catalog.sessions().filter_map(|s| self.session_finding(s.no)).chain(self.quarantine_finding()).collect()
+    }
+
+    fn session_finding(&self, no: SessionNo) -> Option<Finding> {
+        let life = self.lives.get(&no)?;
+        if let Some(text) = life.closing.as_ref().and_then(|c| c.damaged.clone()) {
+            return Some(Finding { level: Level::Critical, text, action: "fusevol-mgr disk ls".to_owned() });
+        }
+        let who = self.who(no);
+        let text = match self.session_state(no) {
+            SessionState::Live | SessionState::Away => return None,
+            SessionState::Lapsed => format!("the lease of {who} is over; what it holds stays held until it is proven drained"),
+            SessionState::Sealed => format!("{who} is sealed; what it could still write stays held until it is proven drained"),
+        };
+        let client = self.catalog.session(no).and_then(|s| self.catalog.client(s.client)).map_or_else(String::new, |c| c.name.to_string());
+        Some(Finding { level: Level::Warning, text, action: format!("fusevol-mgr client confirm-dead {client}") })
+    }
+
+    /// Quarantine of a session that lives is free when it ends; nothing is to be done.
+    fn quarantine_finding(&self) -> Option<Finding> {
+        let held = self.space_view().quarantine;
+        let text =
+            || format!("{} are in quarantine: journals that have failed, until their sessions are over and drained", size::show(held));
+        (held > 0).then(|| Finding { level: Level::Warning, text: text(), action: String::new() })
+    }
+
+    fn catalog_findings(&self) -> Vec<Finding> {
+        let text = "the catalog is full: no volume, snapshot, client or writer can be added, no space be granted".to_owned();
+        let full = Finding { level: Level::Critical, text, action: "fusevol-mgr snapshot ls".to_owned() };
+        if self.tight { vec![full] } else { Vec::new() }
     }
 
     fn snapshot_findings(&self) -> Vec<Finding> {

@@ -58,16 +58,23 @@ impl Core {
     pub(super) fn space_view(&self) -> SpaceView {
         let c = &self.catalog;
         let limbo: u64 = c.limbo().map(|l| l.places.len() as u64).sum();
-        let preserve: u64 = c.volumes().flat_map(|v| v.segments.values()).map(|s| s.segment.legs.len() as u64).sum();
+        let preserve: u64 = c.volumes().flat_map(|v| v.segments.values()).map(|s| s.legs.len() as u64).sum();
+        let reserve: u64 = c.attachments().map(|a| a.reserve.places().count() as u64).sum();
+        let journals: u64 = c.attachments().filter_map(|a| a.journal.as_ref()).map(|j| j.places().len() as u64).sum();
+        let quarantine: u64 = c.quarantine().map(|q| q.places.len() as u64).sum();
+        let others = limbo + preserve + reserve + journals + quarantine;
         let (total, free) = (c.total_aus(), c.free_aus());
         SpaceView {
             total: self.bytes(total),
             free: self.bytes(free),
             limbo: self.bytes(limbo),
             preserve: self.bytes(preserve),
-            mapped: self.bytes(total.saturating_sub(free + limbo + preserve)),
+            reserve: self.bytes(reserve),
+            journals: self.bytes(journals),
+            quarantine: self.bytes(quarantine),
+            mapped: self.bytes(total.saturating_sub(free + others)),
             promised: c.volumes().fold(0u64, |sum, v| sum.saturating_add(v.entry.size)),
-            reserve: self.bytes(self.reserve()),
+            kept: self.bytes(self.reserve()),
         }
     }
 
@@ -97,9 +104,12 @@ impl Core {
                 token: a.token,
                 mode: a.mode,
                 state: self.session_state(a.session),
+                reserve: self.bytes(a.reserve.places().count() as u64),
+                journal: a.journal.iter().flat_map(|j| &j.copies).map(|c| format!("{} {}", c.first, c.second)).collect(),
+                folded: a.folded,
             })
         });
-        let preserve: u64 = v.segments.values().map(|s| s.segment.legs.len() as u64).sum();
+        let preserve: u64 = v.segments.values().map(|s| s.legs.len() as u64).sum();
         VolumeView {
             id: v.entry.id,
             name: v.entry.name.clone(),
@@ -112,6 +122,7 @@ impl Core {
             attached: attached.collect(),
             snapshots: self.catalog.snapshots_of(v.entry.id).into_iter().map(|s| snapshot_view(self, s)).collect(),
             preserve: self.bytes(preserve),
+            when_full: v.entry.when_full,
             notes: Vec::new(),
         }
     }

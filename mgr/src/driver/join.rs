@@ -71,7 +71,13 @@ impl Clients for Connections {
             Effect::Reply { conn, id, result } => self.reply(conn, id, result),
             Effect::Push { conn, push, body } => self.push(conn, push, body),
             Effect::Close { conn } => self.close(conn, "ended by the manager"),
-            Effect::AdminReply { .. } | Effect::ProbeLock { .. } | Effect::Notice(_) => {}
+            Effect::AdminReply { .. }
+            | Effect::ProbeLock { .. }
+            | Effect::OpenSlot { .. }
+            | Effect::SealSlot { .. }
+            | Effect::ReadSlot { .. }
+            | Effect::ReadJournals { .. }
+            | Effect::Notice(_) => {}
         }
     }
 }

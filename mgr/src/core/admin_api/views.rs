@@ -1,7 +1,8 @@
 //! What administrators are shown, as JSON.
 
 use crate::catalog::record::Mode;
-use fusevol_shared::ids::{ClientId, DiskId, FenceToken, Generation, PoolId, SessionNo, SnapshotId, VolumeEpoch, VolumeId};
+use fusevol_shared::change::WhenFull;
+use fusevol_shared::ids::{ClientId, DiskId, FenceToken, Generation, PoolId, Seq, SessionNo, SnapshotId, VolumeEpoch, VolumeId};
 use fusevol_shared::name::Name;
 use fusevol_shared::units::{AuSize, DiskNo};
 use fusevol_shared::wire::rights::Rights;
@@ -18,12 +19,18 @@ pub struct SpaceView {
     pub limbo: u64,
     /// In preserve segments.
     pub preserve: u64,
-    /// In maps, live and snapshots.
+    /// Granted to writers, not bound yet as far as is folded.
+    pub reserve: u64,
+    /// In the writers' journals.
+    pub journals: u64,
+    /// What lost sessions could still write, and have no right to any more.
+    pub quarantine: u64,
+    /// In maps, live and snapshots. With those above it makes up `total`.
     pub mapped: u64,
     /// Sum of the volumes' sizes.
     pub promised: u64,
-    /// Kept from volumes, for snapshots.
-    pub reserve: u64,
+    /// Of what is free, kept from volumes, for snapshots.
+    pub kept: u64,
 }
 
 /// The pool.
@@ -91,6 +98,12 @@ pub struct AttachmentView {
     pub mode: Mode,
     /// Of its session.
     pub state: SessionState,
+    /// Bytes of its reserve.
+    pub reserve: u64,
+    /// Where its journal lies: the halves of each copy, as `disk:au`.
+    pub journal: Vec<String>,
+    /// Last append that is folded.
+    pub folded: Seq,
 }
 
 /// A volume.
@@ -118,6 +131,8 @@ pub struct VolumeView {
     pub snapshots: Vec<SnapshotView>,
     /// Bytes in its preserve segments.
     pub preserve: u64,
+    /// What its writer does when there is no space to preserve into.
+    pub when_full: WhenFull,
     /// What the asker should know: rounded, more than the pool holds.
     pub notes: Vec<String>,
 }
@@ -159,6 +174,8 @@ pub enum SessionState {
     Away,
     /// Lease over, not proven drained.
     Lapsed,
+    /// Its slot is sealed: it is never taken up again; not proven drained.
+    Sealed,
 }
 
 /// A session.
