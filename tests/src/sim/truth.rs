@@ -158,7 +158,7 @@ impl Truth {
         self.tick += 1;
         for s in begun.sectors.clone() {
             if let Some(o) = self.sectors[s].ops.iter_mut().find(|o| o.n == begun.n) {
-                o.answered = self.tick;
+                (o.answered, o.flushes) = (self.tick, true);
             }
         }
     }
@@ -233,6 +233,20 @@ impl Truth {
         for (i, chunk) in bytes.chunks(SECTOR).enumerate() {
             let n = self.judge(from + i, chunk, &image.sectors[from + i])?;
             image.sectors[from + i] = Set::one(n);
+        }
+        Ok(())
+    }
+
+    /// These bytes are zeros, or what some operation on this volume put there, whole.
+    ///
+    /// # Errors
+    /// What a sector is.
+    pub fn plausible(&self, from: usize, bytes: &[u8]) -> Result<(), String> {
+        for (i, chunk) in bytes.chunks(SECTOR).enumerate() {
+            match self.parse(from + i, chunk).map_err(|e| format!("sector {}: {e}", from + i))? {
+                Found::Of(n) if n as usize >= self.zeros.len() => return Err(format!("sector {}: operation {n} was never begun", from + i)),
+                Found::Zeros | Found::Of(_) => {}
+            }
         }
         Ok(())
     }
