@@ -1,13 +1,14 @@
 //! What the manager does on the shared disks for its sessions: it opens, seals and reads their slots, and reads the journals of the
 //! dead to their ends. It decides nothing: what follows from an answer is the core's.
 //!
-//! Each request to a disk is bounded in time, and a disk that was silent once is not asked again by the same [`SessionIo`]: a hung disk
-//! holds nobody up for longer than one limit.
+//! Each request to a disk is bounded in time, and a disk that was [`Silent`] is left alone for a while: a hung disk holds nobody up for
+//! longer than one limit.
 //!
 //! Invariants: a SEAL counts as written when a majority of the slot disks has it durably; a journal whose end cannot be known for
 //! certain is an error, never a shorter journal: none of its copies could be read, or an append that counted is damaged on all.
 
 use crate::core::{JournalRef, Tails};
+use fusevol_shared::clock::{BootTime, Clock, SystemClock};
 use fusevol_shared::disk::buf::IoBuf;
 use fusevol_shared::disk::{Answer, Disk, DiskError, DiskResult, ring};
 use fusevol_shared::error::{Error, Kind, Result, WireError};
@@ -18,9 +19,9 @@ use fusevol_shared::format::slot::{Heartbeat, SlotAt, SlotSeal, majority};
 use fusevol_shared::ids::{DiskId, Generation, PoolId, Seq, SessionId, SessionNo};
 use fusevol_shared::units::{AuSize, DiskAu, DiskNo, DiskOff, PAGE};
 use futures_util::future::{Either, join_all, pending, select};
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::pin::pin;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 #[cfg(test)]
@@ -28,6 +29,8 @@ mod tests;
 
 /// How long a disk may take for one request, unless it is said otherwise.
 pub const LIMIT: Duration = Duration::from_secs(5);
+/// How long a disk that did not answer is left alone.
+const PAUSE: Duration = Duration::from_secs(30);
 
 /// An open disk of the pool: its number, what its label says, and itself.
 pub type Member<D> = (DiskNo, DiskId, D);
@@ -38,8 +41,21 @@ pub struct SessionIo<'a, D> {
     au_size: AuSize,
     disks: &'a [Member<D>],
     limit: Duration,
-    /// Disks that have not answered in time.
-    silent: Mutex<BTreeSet<DiskNo>>,
+    silent: Arc<Silent>,
+}
+
+/// Disks that have not answered in time, each until when it is left alone.
+#[derive(Default, Debug)]
+pub struct Silent(Mutex<BTreeMap<DiskNo, BootTime>>);
+
+impl Silent {
+    fn is(&self, no: DiskNo) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&no).is_some_and(|until| SystemClock.now() < *until)
+    }
+
+    fn was(&self, no: DiskNo) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(no, SystemClock.now().plus(PAUSE));
+    }
 }
 
 /// Whose slot.
@@ -57,7 +73,13 @@ impl<'a, D: Disk> SessionIo<'a, D> {
     /// For the pool with these disks; `limit` as [`LIMIT`]. Outside of a ring nothing is bounded.
     #[must_use]
     pub fn new(pool: PoolId, au_size: AuSize, disks: &'a [Member<D>], limit: Duration) -> Self {
-        Self { pool, au_size, disks, limit, silent: Mutex::default() }
+        Self { pool, au_size, disks, limit, silent: Arc::default() }
+    }
+
+    /// The same, with what is known of disks that do not answer.
+    #[must_use]
+    pub fn knowing(self, silent: &Arc<Silent>) -> Self {
+        Self { silent: silent.clone(), ..self }
     }
 
     /// Writes the clear SEAL of a session that this generation opens, durable. Gives the disks that have it not, each with a sentence: there
@@ -192,7 +214,7 @@ impl<'a, D: Disk> SessionIo<'a, D> {
     async fn bounded<T>(&self, no: DiskNo, request: impl AsyncFnOnce(&'a D) -> DiskResult<T>) -> Result<T> {
         let (_, _, disk) = self.member(no)?;
         let late = || DiskError { answer: Answer::NotReturned, errno: libc::ETIMEDOUT, what: format!("no answer in {:?}", self.limit) };
-        if self.silent().contains(&no) {
+        if self.silent.is(no) {
             return Err(Error::new(Kind::Io, format!("disk {no}")).because(late()));
         }
         let time = async {
@@ -203,15 +225,11 @@ impl<'a, D: Disk> SessionIo<'a, D> {
         let result = match select(pin!(request(disk)), pin!(time)).await {
             Either::Left((result, _)) => result,
             Either::Right(_) => {
-                self.silent().insert(no);
+                self.silent.was(no);
                 Err(late())
             }
         };
         result.map_err(|e| Error::new(Kind::Io, format!("disk {no}")).because(e))
-    }
-
-    fn silent(&self) -> std::sync::MutexGuard<'_, BTreeSet<DiskNo>> {
-        self.silent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -3,11 +3,12 @@
 use crate::catalog::Catalog;
 use crate::catalog::record::Record;
 use crate::core::admin_api::Level;
-use crate::core::{AdminRequest, Effect, Notice};
+use crate::core::{AdminRequest, Effect, Event, Notice};
 use crate::listen::Connections;
 use fusevol_shared::disk::file::FileDisk;
 use fusevol_shared::error::Result;
-use fusevol_shared::ids::{DiskId, SessionNo};
+use fusevol_shared::ids::{DiskId, SessionId, SessionNo};
+use fusevol_shared::units::DiskNo;
 use std::time::Duration;
 
 /// A disk that shall join the pool, open and looked at.
@@ -42,8 +43,19 @@ pub trait Log {
     /// Any ends the manager.
     fn check(&mut self) -> Result<()>;
 
+    /// Whether what makes the catalog larger is to be refused.
+    fn is_tight(&self) -> bool;
+
     /// Whether a session's byte lock is held on any disk; what cannot be asked counts as held.
     fn lock_held(&self, session: SessionNo) -> bool;
+
+    /// Writes the clear SEAL of a session that is about to be welcomed, within a short time. Where too few disks take it, or one that the
+    /// session can read did not, the session finds it out by itself and does not begin.
+    fn open_slot(&mut self, session: SessionNo, id: SessionId, slots: &[DiskNo]);
+
+    /// Begins a `SealSlot`, `ReadSlot` or `ReadJournals`; others are passed over. It never waits: the answer comes as an event, through the
+    /// driver's queue. One that cannot be begun is answered by the event that is given back.
+    fn begin(&mut self, effect: Effect) -> Option<Event>;
 
     /// Labels a disk, and gives the request that makes it the pool's: until the catalog has it, it counts for nothing.
     ///
@@ -71,13 +83,8 @@ impl Clients for Connections {
             Effect::Reply { conn, id, result } => self.reply(conn, id, result),
             Effect::Push { conn, push, body } => self.push(conn, push, body),
             Effect::Close { conn } => self.close(conn, "ended by the manager"),
-            Effect::AdminReply { .. }
-            | Effect::ProbeLock { .. }
-            | Effect::OpenSlot { .. }
-            | Effect::SealSlot { .. }
-            | Effect::ReadSlot { .. }
-            | Effect::ReadJournals { .. }
-            | Effect::Notice(_) => {}
+            Effect::AdminReply { .. } | Effect::ProbeLock { .. } | Effect::Notice(_) => {}
+            Effect::OpenSlot { .. } | Effect::SealSlot { .. } | Effect::ReadSlot { .. } | Effect::ReadJournals { .. } => {}
         }
     }
 }

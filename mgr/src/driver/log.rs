@@ -1,11 +1,14 @@
 //! The store on the pool's disks as the driver's log. Each call drives the disks' I/O on the calling thread's own ring.
 
+use super::Input;
+use super::helper::{Helper, Job};
 use super::join::{Joining, Log};
 use crate::admin::config::Config;
 use crate::admin::disks::Member;
 use crate::catalog::Catalog;
 use crate::catalog::record::{DiskEntry, Record};
-use crate::core::AdminRequest;
+use crate::core::{AdminRequest, Effect, Event};
+use crate::session_io::{self, SessionIo, Silent, SlotOf};
 use crate::store::{self, Candidate, HostDoor, NewDisk, NewPool, Options, Store, Takeover, Who};
 use fusevol_shared::clock::{Clock, SystemClock};
 use fusevol_shared::disk::Disk;
@@ -13,11 +16,12 @@ use fusevol_shared::disk::file::FileDisk;
 use fusevol_shared::disk::ring::{self, block_on};
 use fusevol_shared::error::{Context, Error, Kind, Result};
 use fusevol_shared::format::layout::{Layout, MANAGER_LOCK};
-use fusevol_shared::ids::{DiskId, Generation, SessionNo};
+use fusevol_shared::ids::{DiskId, Generation, PoolId, SessionId, SessionNo};
 use fusevol_shared::random::{Random, SystemRandom};
 use fusevol_shared::units::{AuSize, DiskNo};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::mpsc;
 
 /// Between two signs of life; the store's `watch` is longer.
 const HEARTBEAT: Duration = Duration::from_secs(2);
@@ -26,19 +30,27 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// How often its locks are tried.
 const RETRY: Duration = Duration::from_millis(50);
 
-type File = Arc<FileDisk>;
+/// How long the welcome of a new session waits for a slot disk: the driver does nothing else meanwhile.
+const OPEN_LIMIT: Duration = Duration::from_secs(2);
+
+pub(super) type File = Arc<FileDisk>;
 
 /// A pool that this process serves.
 pub struct StoreLog {
+    /// Ends before the store does: nothing of it is in flight then.
+    helper: Helper,
     store: Store<File, HostDoor>,
-    disks: Vec<(DiskId, File)>,
+    disks: Vec<session_io::Member<File>>,
+    pool: PoolId,
     au_size: AuSize,
+    silent: Arc<Silent>,
 }
 
 /// A generation that was won, not serving yet.
 pub struct Won {
     takeover: Takeover<File, HostDoor>,
-    disks: Vec<(DiskId, File)>,
+    disks: Vec<session_io::Member<File>>,
+    pool: PoolId,
     au_size: AuSize,
     /// What the catalog is folded from.
     pub records: Vec<Record>,
@@ -104,8 +116,8 @@ pub fn open(members: &[Member]) -> Result<Won> {
         }
     })?;
     takeover.warnings().iter().for_each(|w| tracing::warn!("{w}"));
-    let disks = members.iter().map(|m| (m.label.disk, Arc::clone(&m.disk))).collect();
-    Ok(Won { takeover, disks, au_size: label.au_size, records })
+    let disks = members.iter().map(|m| (m.label.no, m.label.disk, Arc::clone(&m.disk))).collect();
+    Ok(Won { takeover, disks, pool: label.pool, au_size: label.au_size, records })
 }
 
 fn candidates(members: &[Member]) -> Vec<Candidate<File>> {
@@ -113,17 +125,19 @@ fn candidates(members: &[Member]) -> Vec<Candidate<File>> {
 }
 
 impl Won {
-    /// Writes the catalog into an area of its own, and serves from then on.
+    /// Writes the catalog into an area of its own, and serves from then on. What is done on the disks for sessions is answered to `to`.
     ///
     /// # Errors
-    /// The store's.
-    pub fn start(self, catalog: &Catalog) -> Result<StoreLog> {
+    /// The store's; `Internal` without a thread.
+    pub fn start(self, catalog: &Catalog, to: mpsc::Sender<Input>) -> Result<StoreLog> {
         let mut store = block_on(self.takeover.start(&catalog.dump()))?;
         store.take_warnings().iter().for_each(|w| tracing::warn!("{w}"));
         if let Some(pool) = catalog.pool() {
             store.set_lease(Duration::from_millis(pool.lease_ms.into()));
         }
-        Ok(StoreLog { store, disks: self.disks, au_size: self.au_size })
+        let silent = Arc::default();
+        let helper = Helper::start(self.pool, self.au_size, &silent, to)?;
+        Ok(StoreLog { helper, store, disks: self.disks, pool: self.pool, au_size: self.au_size, silent })
     }
 }
 
@@ -137,7 +151,7 @@ impl StoreLog {
     /// Where a disk of the pool was found.
     #[must_use]
     pub fn path(&self, id: DiskId) -> Option<String> {
-        self.disks.iter().find(|(i, _)| *i == id).map(|(_, d)| d.path().display().to_string())
+        self.disks.iter().find(|(_, i, _)| *i == id).map(|(.., d)| d.path().display().to_string())
     }
 
     fn warn(&mut self) {
@@ -168,9 +182,23 @@ impl Log for StoreLog {
         done
     }
 
+    fn is_tight(&self) -> bool {
+        self.store.room().is_tight()
+    }
+
+    fn open_slot(&mut self, session: SessionNo, id: SessionId, slots: &[DiskNo]) {
+        let io = SessionIo::new(self.pool, self.au_size, &self.disks, OPEN_LIMIT).knowing(&self.silent);
+        let (_, failed) = block_on(io.open_slot(SlotOf { session, id, slots }, self.store.generation()));
+        failed.iter().for_each(|why| tracing::warn!("the slot of session {session} could not be opened: {why}"));
+    }
+
+    fn begin(&mut self, effect: Effect) -> Option<Event> {
+        self.helper.begin(Job { effect, disks: self.disks.clone(), generation: self.store.generation() })
+    }
+
     fn lock_held(&self, session: SessionNo) -> bool {
         let byte = MANAGER_LOCK + 1 + u64::from(session.0);
-        self.disks.iter().any(|(_, d)| d.lock_held_by_other(byte).unwrap_or(true))
+        self.disks.iter().any(|(.., d)| d.lock_held_by_other(byte).unwrap_or(true))
     }
 
     fn label(&mut self, new: Joining, catalog: &Catalog) -> Result<AdminRequest> {
@@ -187,11 +215,12 @@ impl Log for StoreLog {
         let disk = Arc::new(disk);
         let member = NewDisk { disk: Arc::clone(&disk), path: path.clone(), id, no };
         block_on(self.store.add_disk(member, was.is_some()))?;
-        self.disks.push((id, disk));
+        self.disks.push((no, id, disk));
         Ok(AdminRequest::DiskAdd { id, aus: layout.aus, first_data: layout.first_data, end_data: layout.end_data, paths: vec![path] })
     }
 
     fn close(self) -> Result<()> {
+        drop(self.helper);
         block_on(self.store.close())
     }
 }

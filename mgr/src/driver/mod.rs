@@ -7,10 +7,14 @@
 //! States: *serving*; *ended*: a failed commit, a SEAL seen, or a stop asked for. There is no way back from a failed
 //! commit: memory is ahead of the disk then, and the process ends; the next manager reads what is durable.
 //!
-//! Invariants: the effects of a batch follow its commit; every event is stepped once, in the order in which it came from
+//! Slots and journals of sessions are on the disks, too. A clear SEAL is written at once, before the welcome that follows it; sealing and
+//! reading go to a thread of their own ([`helper`]), so that a disk that hangs keeps no lease from being renewed.
+//!
+//! Invariants: the effects of a batch follow its commit, or where it had no records, a look at the own SEAL if they grant a lease or write a slot; every event is stepped once, in the order in which it came from
 //! its source; queue and batch are bounded, and a full queue makes the sources wait.
 
 mod handle;
+mod helper;
 mod join;
 pub mod log;
 pub mod serve;
@@ -43,11 +47,12 @@ type Asker = oneshot::Sender<std::result::Result<AdminReply, WireError>>;
 
 /// The loop and what it owns.
 pub struct Driver<L, C> {
+    /// Before the log, whose helper sends here and is waited for.
+    inputs: mpsc::Receiver<Input>,
     core: Core,
     log: L,
     clients: C,
     clock: Box<dyn Clock>,
-    inputs: mpsc::Receiver<Input>,
     /// Events that effects have led to; taken before the queue.
     own: VecDeque<Event>,
     asking: HashMap<AdminId, Asker>,
@@ -80,6 +85,13 @@ impl<L: Log, C: Clients> Driver<L, C> {
     /// # Errors
     /// Why it cannot go on: a failed commit, or another manager has taken over.
     pub fn run(mut self, runtime: &Runtime) -> Result<()> {
+        let served = self.serve(runtime);
+        // Nothing is taken any more: who still sends does not wait.
+        self.inputs.close();
+        served.and_then(|()| self.log.close())
+    }
+
+    fn serve(&mut self, runtime: &Runtime) -> Result<()> {
         while !self.stopping {
             let first = if self.own.is_empty() { self.wait(runtime) } else { None };
             let effects = self.batch(first)?;
@@ -92,7 +104,7 @@ impl<L: Log, C: Clients> Driver<L, C> {
                 self.heartbeat_at = now.plus(self.log.heartbeat_every());
             }
         }
-        self.log.close()
+        Ok(())
     }
 
     /// Waits for an input, until the core or the heartbeat wants to be called.
@@ -174,11 +186,11 @@ impl<L: Log, C: Clients> Driver<L, C> {
         self.core.step(Now::of(self.clock.as_ref()), event, out);
     }
 
-    /// Makes the records durable. Where there are none but a lease is to be granted, the own SEAL is read all the same:
-    /// a manager that was superseded must not keep its clients going (PROTOCOL.md, L1).
+    /// Makes the records durable. Where there are none but a lease is to be granted or a slot to be written, the own SEAL is read all
+    /// the same: a manager that was superseded must neither keep its clients going nor end another's (PROTOCOL.md, L1).
     fn commit(&mut self, out: &Output) -> Result<()> {
         if out.records.is_empty() {
-            return if out.effects.iter().any(grants_lease) { self.log.check() } else { Ok(()) };
+            return if out.effects.iter().any(|e| grants_lease(e) || writes_slot(e)) { self.log.check() } else { Ok(()) };
         }
         let catalog = self.core.catalog();
         self.log.commit(&out.records, || catalog.dump())
@@ -196,6 +208,10 @@ impl<L: Log, C: Clients> Driver<L, C> {
                 let held = self.log.lock_held(session);
                 self.own.push_back(Event::LockProbed { session, held });
             }
+            Effect::OpenSlot { session, id, slots } => self.log.open_slot(session, id, &slots),
+            errand @ (Effect::SealSlot { .. } | Effect::ReadSlot { .. } | Effect::ReadJournals { .. }) => {
+                self.own.extend(self.log.begin(errand));
+            }
             Effect::Notice(notice) => join::log_notice(&notice),
             to_client => self.clients.carry_out(to_client),
         }
@@ -205,4 +221,9 @@ impl<L: Log, C: Clients> Driver<L, C> {
 /// Whether an effect tells a client that its lease goes on.
 fn grants_lease(effect: &Effect) -> bool {
     matches!(effect, Effect::Reply { result: Ok(Reply::Welcome(_) | Reply::Renewed(_)), .. })
+}
+
+/// Whether an effect writes a session's SEAL.
+fn writes_slot(effect: &Effect) -> bool {
+    matches!(effect, Effect::OpenSlot { .. } | Effect::SealSlot { .. })
 }

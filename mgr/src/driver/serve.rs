@@ -5,7 +5,7 @@
 //! has landed: its successor waits for that a little, and says who is in the way if it lasts.
 
 use super::log::{self, StoreLog};
-use super::{Driver, Handle, QUEUE_MAX};
+use super::{Driver, Handle, Input, QUEUE_MAX};
 use crate::admin::config::Config as Settings;
 use crate::admin::dir::{Dir, DirLock};
 use crate::admin::disks;
@@ -36,7 +36,8 @@ pub fn serve(dir: &Dir, ready: impl FnOnce() -> Result<()>) -> Result<()> {
     let mut settings = Settings::load(dir)?;
     let authority = Authority::load(dir.root(), settings.pool_id)?;
     let boot = boot_id()?;
-    let (log, catalog) = open(dir, &mut settings)?;
+    let (to, inputs) = mpsc::channel(QUEUE_MAX);
+    let (log, catalog) = open(dir, &mut settings, &to)?;
     let news = news(&settings, &catalog, &log);
     let pool = catalog.pool().ok_or_else(|| Error::new(Kind::Damaged, "the catalog does not say which pool it is of"))?.clone();
     let lease = Duration::from_millis(pool.lease_ms.into());
@@ -44,7 +45,6 @@ pub fn serve(dir: &Dir, ready: impl FnOnce() -> Result<()>) -> Result<()> {
 
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build();
     let runtime = runtime.context(Kind::Io, || "the runtime")?;
-    let (to, inputs) = mpsc::channel(QUEUE_MAX);
     let addresses: Vec<String> = settings.listen.iter().map(ToString::to_string).collect();
     let listener = runtime.block_on(Listener::bind(&addresses, authority.tls()?, ListenLimits::default(), to.clone()))?;
     let driver = Driver::new(core, log, listener.connections(), Box::new(SystemClock), inputs);
@@ -71,7 +71,7 @@ pub fn serve(dir: &Dir, ready: impl FnOnce() -> Result<()>) -> Result<()> {
 
 /// Opens the disks and wins a generation on them. Disks that the configuration does not know are written down, and the
 /// pool is won again with all of them.
-fn open(dir: &Dir, settings: &mut Settings) -> Result<(StoreLog, Catalog)> {
+fn open(dir: &Dir, settings: &mut Settings, to: &mpsc::Sender<Input>) -> Result<(StoreLog, Catalog)> {
     let mut members = disks::find(settings, OpenMode::ReadWrite)?;
     let mut won = log::open(&members)?;
     let mut catalog = Catalog::fold(&won.records)?;
@@ -81,7 +81,7 @@ fn open(dir: &Dir, settings: &mut Settings) -> Result<(StoreLog, Catalog)> {
         catalog = Catalog::fold(&won.records)?;
         settings.save(dir)?;
     }
-    Ok((won.start(&catalog)?, catalog))
+    Ok((won.start(&catalog, to.clone())?, catalog))
 }
 
 /// What this host knows better than the catalog: where the disks are, and where clients find the manager.

@@ -3,14 +3,15 @@
 use super::*;
 use crate::catalog::Catalog;
 use crate::catalog::record::{PoolEntry, Record};
-use crate::core::Config;
+use crate::core::{Config, ConnId};
 use fusevol_shared::clock::SystemClock;
 use fusevol_shared::disk::file::{FileDisk, OpenMode};
 use fusevol_shared::error::{Error, Kind};
-use fusevol_shared::ids::{BootId, Generation, KeyPrint, PoolId, SessionNo};
+use fusevol_shared::ids::{BootId, Generation, KeyPrint, PoolId, SessionId, SessionNo};
 use fusevol_shared::name::Name;
 use fusevol_shared::random::SeededRandom;
-use fusevol_shared::units::AuSize;
+use fusevol_shared::units::{AuSize, DiskNo};
+use fusevol_shared::wire::messages::Done;
 use std::sync::{Arc, Mutex};
 
 #[derive(Clone, Default)]
@@ -51,8 +52,19 @@ impl Log for MemLog {
         self.seen.note("check");
         Ok(())
     }
+    fn is_tight(&self) -> bool {
+        false
+    }
     fn lock_held(&self, _session: SessionNo) -> bool {
         true
+    }
+    fn open_slot(&mut self, session: SessionNo, _id: SessionId, slots: &[DiskNo]) {
+        self.seen.note(format!("open slot {session} on {}", slots.len()));
+    }
+    fn begin(&mut self, effect: Effect) -> Option<Event> {
+        let Effect::SealSlot { session, .. } = effect else { return None };
+        self.seen.note(format!("seal slot {session}"));
+        Some(Event::Sealed { session, done: false })
     }
     fn label(&mut self, _disk: Joining, _catalog: &Catalog) -> Result<AdminRequest> {
         Err(Error::new(Kind::Refused, "it carries an xfs filesystem"))
@@ -162,4 +174,33 @@ fn waiting_events_share_one_commit() {
     effects.into_iter().for_each(|e| driver.carry_out(e));
     assert!(answers.iter_mut().all(|a| matches!(a.try_recv(), Ok(Ok(AdminReply::Client(_))))));
     assert_eq!(seen.all(), [format!("commit {BATCH_MAX}")]);
+}
+
+fn slot_effects() -> (Effect, Effect, Effect) {
+    let (session, id, slots) = (SessionNo(7), SessionId([1; 16]), vec![DiskNo(0), DiskNo(1)]);
+    let open = Effect::OpenSlot { session, id, slots: slots.clone() };
+    let seal = Effect::SealSlot { session, id, slots };
+    (open, seal, Effect::Reply { conn: ConnId(3), id: 1, result: Ok(Reply::Done(Done {})) })
+}
+
+#[test]
+fn a_slot_is_written_only_by_who_still_has_the_pool_and_before_the_answer() {
+    let (mut driver, _to, seen) = driver(0, 10, HOUR);
+    let (open, seal, reply) = slot_effects();
+    let out = Output { effects: vec![open, reply.clone()], ..Output::default() };
+    driver.commit(&out).expect("clear");
+    out.effects.into_iter().for_each(|e| driver.carry_out(e));
+    assert_eq!(seen.all(), ["check", "open slot 7 on 2", "reply 3"]);
+    driver.commit(&Output { effects: vec![seal], ..Output::default() }).expect("clear");
+    driver.commit(&Output { effects: vec![reply], ..Output::default() }).expect("nothing to look at");
+    assert_eq!(seen.all()[3..], ["check"]);
+}
+
+#[test]
+fn what_cannot_be_begun_is_answered_as_an_own_event() {
+    let (mut driver, _to, seen) = driver(0, 10, HOUR);
+    let (_, seal, _) = slot_effects();
+    driver.carry_out(seal);
+    assert_eq!(driver.own, [Event::Sealed { session: SessionNo(7), done: false }]);
+    assert_eq!(seen.all(), ["seal slot 7"]);
 }

@@ -115,6 +115,7 @@ where
         quarantine: [None; AREAS as usize],
         area,
         grow: false,
+        outgrown: false,
         warnings: Vec::new(),
         over: false,
     };

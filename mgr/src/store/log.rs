@@ -42,6 +42,8 @@ pub struct Store<D, W> {
     pub(super) area: Area,
     /// A disk is there that could hold a further copy.
     pub(super) grow: bool,
+    /// The last checkpoint that was to be written fits no area.
+    pub(super) outgrown: bool,
     pub(super) warnings: Vec<String>,
     pub(super) over: bool,
 }
@@ -55,13 +57,16 @@ pub struct Room {
     pub checkpoint: u64,
     /// Pages in use, the checkpoint included.
     pub used: u64,
+    /// The last try to move to another area failed: the state is too large for one.
+    pub outgrown: bool,
 }
 
 impl Room {
-    /// Whether what makes the catalog larger should be refused: the last checkpoint takes three quarters of an area.
+    /// Whether what makes the catalog larger should be refused: the last checkpoint takes three quarters of an area, or the next one
+    /// would not fit in one. Then the reserve takes what makes it smaller, until it fits again.
     #[must_use]
     pub fn is_tight(&self) -> bool {
-        self.checkpoint > self.pages / 4 * 3
+        self.outgrown || self.checkpoint > self.pages / 4 * 3
     }
 }
 
@@ -91,7 +96,7 @@ impl<D: Disk, W: Door<D>> Store<D, W> {
     /// How full the catalog is.
     #[must_use]
     pub fn room(&self) -> Room {
-        Room { pages: self.area.pages, checkpoint: self.area.checkpoint, used: self.area.next }
+        Room { pages: self.area.pages, checkpoint: self.area.checkpoint, used: self.area.next, outgrown: self.outgrown }
     }
 
     /// The lease under which the manager serves from now on; its owner record says it at the next heartbeat.
@@ -160,8 +165,11 @@ impl<D: Disk, W: Door<D>> Store<D, W> {
         let loggable = blocks <= UNIT_BLOCKS;
         if self.grow || !loggable || !self.area.fits(blocks) {
             match self.switch(&pack_pieces(&checkpoint())?).await {
-                Err(e) if e.kind() == Kind::NoSpace && loggable && self.area.fits_in_reserve(blocks) => {}
-                done => return done,
+                Err(e) if e.kind() == Kind::NoSpace && loggable && self.area.fits_in_reserve(blocks) => self.outgrown = true,
+                done => {
+                    self.outgrown &= done.is_err();
+                    return done;
+                }
             }
         }
         let piece = Piece { role: Role::Transaction, bytes: &bytes };

@@ -73,6 +73,7 @@ impl<D: Disk, W: Door<D>> Takeover<D, W> {
             quarantine,
             area: Area::fresh(pointer.area, pointer.first_seq, won.replay.next_unit, largest),
             grow: false,
+            outgrown: false,
             warnings,
             over: false,
             group,

@@ -1,0 +1,122 @@
+//! The thread that seals and reads the slots of sessions and reads the journals of the dead, on its own ring: these may take as long as
+//! the disks let them, and the driver goes on meanwhile. Jobs are done one after the other; each is answered by its event.
+//!
+//! Invariants: at most [`JOBS_MAX`] jobs wait; when this is dropped, no job is begun any more, and none is in flight once it is gone.
+
+use super::Input;
+use super::log::File;
+use crate::core::{Effect, Event};
+use crate::session_io::{LIMIT, Member, SessionIo, Silent, SlotOf};
+use fusevol_shared::disk::Disk;
+use fusevol_shared::disk::ring::block_on;
+use fusevol_shared::error::{Context, Error, Kind, Result, WireError};
+use fusevol_shared::ids::{Generation, PoolId};
+use fusevol_shared::units::AuSize;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+use tokio::sync::mpsc;
+
+/// Most jobs that wait: a few for each slot.
+const JOBS_MAX: usize = 8192;
+
+/// One errand, with the disks as they are now.
+pub(super) struct Job {
+    pub effect: Effect,
+    pub disks: Vec<Member<File>>,
+    pub generation: Generation,
+}
+
+/// The driver's end of the thread.
+pub(super) struct Helper {
+    jobs: Option<SyncSender<Job>>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Helper {
+    /// Starts the thread; it answers to `to`.
+    ///
+    /// # Errors
+    /// `Internal` without a thread.
+    pub fn start(pool: PoolId, au_size: AuSize, silent: &Arc<Silent>, to: mpsc::Sender<Input>) -> Result<Self> {
+        let (jobs, todo) = sync_channel(JOBS_MAX);
+        let (stop, silent) = (Arc::new(AtomicBool::new(false)), silent.clone());
+        let stopped = stop.clone();
+        let work = move || {
+            run(&todo, &stopped, &to, |job| {
+                let io = SessionIo::new(pool, au_size, &job.disks, LIMIT).knowing(&silent);
+                block_on(carry_out(&io, &job.effect, job.generation))
+            })
+        };
+        let thread = std::thread::Builder::new().name("session-io".to_owned()).spawn(work).context(Kind::Internal, || "no thread")?;
+        Ok(Self { jobs: Some(jobs), stop, thread: Some(thread) })
+    }
+
+    /// Hands a job over. Gives its answer where that cannot be.
+    pub fn begin(&self, job: Job) -> Option<Event> {
+        let Some(jobs) = &self.jobs else { return not_done(&job.effect) };
+        jobs.try_send(job).err().and_then(|e| match e {
+            std::sync::mpsc::TrySendError::Full(job) | std::sync::mpsc::TrySendError::Disconnected(job) => not_done(&job.effect),
+        })
+    }
+}
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::SeqCst);
+        self.jobs = None;
+        // A panic of it was reported where it happened.
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
+}
+
+fn run(todo: &Receiver<Job>, stop: &AtomicBool, to: &mpsc::Sender<Input>, work: impl Fn(&Job) -> Option<Event>) {
+    while let Ok(job) = todo.recv() {
+        if stop.load(Ordering::SeqCst) {
+            return;
+        }
+        if let Some(event) = work(&job)
+            && to.blocking_send(Input::Event(event)).is_err()
+        {
+            return;
+        }
+    }
+}
+
+/// Does one errand, and gives its answer; none for an effect that is no errand.
+pub async fn carry_out<D: Disk>(io: &SessionIo<'_, D>, effect: &Effect, generation: Generation) -> Option<Event> {
+    match effect {
+        Effect::SealSlot { session, id, slots } => {
+            let (done, failed) = io.seal_slot(SlotOf { session: *session, id: *id, slots }, generation).await;
+            failed.iter().for_each(|why| tracing::warn!("the slot of session {session} could not be sealed: {why}"));
+            Some(Event::Sealed { session: *session, done })
+        }
+        Effect::ReadSlot { session, id, slots } => {
+            let beat = io.read_slot(SlotOf { session: *session, id: *id, slots }).await;
+            Some(Event::SlotRead { session: *session, beat })
+        }
+        Effect::ReadJournals { session, journals } => {
+            Some(Event::JournalsRead { session: *session, tails: io.read_journals(journals).await })
+        }
+        _ => None,
+    }
+}
+
+/// The answer to an errand that was not done.
+fn not_done(effect: &Effect) -> Option<Event> {
+    match effect {
+        Effect::SealSlot { session, .. } => Some(Event::Sealed { session: *session, done: false }),
+        Effect::ReadSlot { session, .. } => Some(Event::SlotRead { session: *session, beat: None }),
+        Effect::ReadJournals { session, journals } => {
+            let busy = WireError::from(&Error::new(Kind::Busy, "too much is being read from the disks"));
+            let tails = journals.iter().map(|j| (j.token, Err(busy.clone()))).collect();
+            Some(Event::JournalsRead { session: *session, tails })
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests;
