@@ -16,6 +16,7 @@
 //! and perhaps not in the other; what a later durable write covers comes back no more.
 
 use super::sched::{ProcId, Sched};
+use crate::crash::Observer;
 use fusevol_shared::disk::buf::{IoBuf, IoBytes};
 use fusevol_shared::disk::mem::MemDisk;
 use fusevol_shared::disk::{Answer, Disk, DiskError, DiskResult, admit};
@@ -83,6 +84,8 @@ struct Flight {
     dropped: bool,
     /// Sectors that land; all where empty.
     torn: Vec<bool>,
+    /// Its number with the observer.
+    seen: Option<usize>,
 }
 
 /// A write in the cache.
@@ -105,6 +108,8 @@ struct State {
     locks: BTreeMap<(Boot, u64), ProcId>,
     /// Processes that are dead.
     dead: Vec<ProcId>,
+    /// Who records what is done.
+    observer: Option<Observer>,
 }
 
 struct Shared {
@@ -131,6 +136,7 @@ impl Medium {
             faults: Faults::default(),
             locks: BTreeMap::new(),
             dead: Vec::new(),
+            observer: None,
         };
         Self(Arc::new(Shared { sched, number, size: content.size(), state: Mutex::new(state) }))
     }
@@ -148,6 +154,11 @@ impl Medium {
     /// What goes wrong from now on.
     pub fn set_faults(&self, faults: Faults) {
         self.state().faults = faults;
+    }
+
+    /// Records from now on. Only for a disk without faults, whose processes live.
+    pub fn observe(&self, observer: Observer) {
+        self.state().observer = Some(observer);
     }
 
     /// What reads see now, as a disk of its own.
@@ -285,6 +296,11 @@ impl Medium {
             _ => 0,
         };
         let land = 20 * MICRO + dice.below(300 * MICRO) + slow;
+        let seen = s.observer.as_ref().and_then(|o| match &kind {
+            Kind::Read { .. } => None,
+            Kind::Write { data, durable } => Some(o.write_begun(at, data.clone(), *durable)),
+            Kind::Flush { .. } => Some(o.flush_begun()),
+        });
         let flight = Flight {
             proc,
             at,
@@ -297,6 +313,7 @@ impl Medium {
             waker: None,
             dropped: false,
             torn: Vec::new(),
+            seen,
         };
         s.flying.insert(id, flight);
         drop(s);
@@ -459,6 +476,11 @@ impl State {
             c.answered = result.is_ok();
         }
         let f = self.flying.get_mut(&id)?;
+        match (&self.observer, f.seen, &f.kind) {
+            (Some(o), Some(n), Kind::Write { .. }) => o.write_done(n),
+            (Some(o), Some(n), Kind::Flush { .. }) => o.flush_done(n),
+            _ => {}
+        }
         if f.dropped {
             self.flying.remove(&id);
             return None;

@@ -105,6 +105,14 @@ impl Watch {
         self.serving.borrow().as_ref().map(|s| s.0)
     }
 
+    /// Whether a session stands of one of these hosts, as the manager that served last knows it.
+    #[must_use]
+    pub fn has_session(&self, of: impl Fn(&str) -> bool) -> bool {
+        let serving = self.serving.borrow();
+        let Some((_, core)) = serving.as_ref() else { return true };
+        core.borrow().catalog().sessions().any(|s| of(&s.host))
+    }
+
     /// What sessions hold, as the manager that served last knows it; none where there was none. Empty: nothing.
     #[must_use]
     pub fn held(&self) -> Option<String> {

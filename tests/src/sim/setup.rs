@@ -101,8 +101,8 @@ impl Template {
         let new = disks.iter().zip(&entries);
         let new = new.map(|((id, d), e)| NewDisk { disk: d.clone(), path: format!("d{}", e.no), id: *id, no: e.no });
         let who = Who { instance: Instance([1; 16]), boot: BootId([9; 16]), host: "first".into(), pid: 1 };
-        let made = store::create(new.collect(), &NewPool { pool, name, au_size, lease }, &who, NoLocks::default(), false, &catalog.dump());
-        block_on(made).expect("a pool");
+        let (new_pool, records) = (NewPool { pool, name, au_size, lease }, catalog.dump());
+        block_on(store::create(new.collect(), &new_pool, &who, NoLocks::default(), false, &records)).expect("a pool");
         let volumes = catalog.volumes().map(|v| (v.entry.id, v.entry.name.to_string(), v.entry.size)).collect();
         Self { pool, au_size, lease, disks, volumes }
     }

@@ -204,6 +204,17 @@ impl Truth {
         Image { sectors: self.sectors.iter().map(Sector::live).collect() }
     }
 
+    /// What it may be after a crash now.
+    #[must_use]
+    pub fn crash_image(&self) -> Image {
+        let may = |s: &Sector| {
+            let mut set = s.base.clone();
+            s.ops.iter().for_each(|o| set.add(o.n));
+            set
+        };
+        Image { sectors: self.sectors.iter().map(may).collect() }
+    }
+
     /// Takes what was read from sector `from` on; where nothing is under way (`settled`) it stays so.
     ///
     /// # Errors

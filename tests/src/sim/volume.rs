@@ -52,6 +52,8 @@ pub struct Vol {
     holding: RefCell<BTreeMap<SnapshotId, ProcId>>,
     /// Its snapshots.
     pub shots: RefCell<BTreeMap<SnapshotId, Shot>>,
+    /// Told before and after each change of what it may hold.
+    on_change: RefCell<Option<Box<dyn Fn()>>>,
 }
 
 impl Vol {
@@ -67,7 +69,33 @@ impl Vol {
             turns: Cell::new(0),
             holding: RefCell::default(),
             shots: RefCell::default(),
+            on_change: RefCell::new(None),
         }
+    }
+
+    /// `f` is called after each change of what it may hold; what a request may do is there before it is asked for.
+    pub fn on_change(&self, f: impl Fn() + 'static) {
+        *self.on_change.borrow_mut() = Some(Box::new(f));
+    }
+
+    fn changed(&self) {
+        if let Some(f) = &*self.on_change.borrow() {
+            f();
+        }
+    }
+
+    /// What it may hold after a crash.
+    #[must_use]
+    pub fn crash_image(&self) -> Image {
+        self.truth.borrow().crash_image()
+    }
+
+    /// Judges bytes by an image.
+    ///
+    /// # Errors
+    /// What a sector is, and what it may be.
+    pub fn judge(&self, image: &mut Image, from: usize, bytes: &[u8]) -> Result<(), String> {
+        self.truth.borrow().read_image(image, from, bytes)
     }
 
     /// Its sectors.
@@ -122,6 +150,7 @@ impl Vol {
             None => self.truth.borrow_mut().crashed(),
         }
         self.gone();
+        self.changed();
     }
 
     /// The process is dead.
@@ -146,6 +175,8 @@ impl Vol {
         let mut t = self.truth.borrow_mut();
         let begun = t.begin(sectors, zeros);
         let bytes = if zeros { Vec::new() } else { t.bytes(&begun) };
+        drop(t);
+        self.changed();
         (begun, bytes)
     }
 
@@ -165,6 +196,7 @@ impl Vol {
         if well {
             self.must_stand(attachment, "a flush");
             self.truth.borrow_mut().flushed(tick);
+            self.changed();
         } else if self.stands(attachment) {
             self.truth.borrow_mut().flush_failed();
         }
@@ -202,11 +234,20 @@ impl Vol {
         if shot.image.is_none() && still {
             shot.image = Some(self.truth.borrow().image());
         }
+        drop(shots);
+        self.changed();
     }
 
     /// The writer holds for it.
     pub fn holding(&self, id: SnapshotId, proc: ProcId) {
         self.holding.borrow_mut().insert(id, proc);
+        self.changed();
+    }
+
+    /// Whether somebody holds for this snapshot now.
+    #[must_use]
+    pub fn is_holding(&self, id: SnapshotId) -> bool {
+        self.holding.borrow().contains_key(&id)
     }
 
     /// The hold has ended: this is what it froze.
@@ -216,6 +257,7 @@ impl Vol {
             shot.image = Some(self.truth.borrow().image());
             shot.flipped = flipped;
         }
+        self.changed();
     }
 
     /// Bytes of it were read.

@@ -300,23 +300,23 @@ impl Shared {
         while !self.over.get() {
             self.exec.sleep(Duration::from_millis(1500)).await;
             let landed = |p: &ProcId| self.pool.media.iter().all(|(_, m)| m.in_flight(*p) == 0);
-            let clients: Vec<usize> = self.dead.borrow().iter().filter(|(p, _)| landed(p)).map(|(_, n)| *n).collect();
-            for n in clients {
+            for n in 0..=CLIENTS {
                 let frozen = self.living.borrow().iter().any(|(p, l)| l.role == Role::Client(n) && self.sched().frozen(*p));
                 let undrained = self.dead.borrow().iter().any(|(p, m)| *m == n && !landed(p));
                 if frozen || undrained {
+                    continue;
+                }
+                if !self.watch.has_session(|host| self.dead.borrow().iter().any(|(p, m)| *m == n && self.sched().name(*p) == host)) {
+                    self.dead.borrow_mut().retain(|_, m| *m != n);
                     continue;
                 }
                 self.confirming.set(Some(n));
                 let name = format!("client{n}");
                 let answer = self.watch.ask(&self.exec, &self.net, &ADDRESSES, AdminRequest::ClientConfirmDead { name }).await;
                 self.confirming.set(None);
-                match answer {
-                    Some(Ok(_)) => self.sched().say(WORLD, format_args!("client{n} is given up")),
-                    Some(Err(e)) => self.sched().say(WORLD, format_args!("client{n} is not given up: {e}")),
-                    None => {}
+                if let Some(Err(e)) = answer {
+                    self.sched().say(WORLD, format_args!("client{n} is not given up: {e}"));
                 }
-                self.dead.borrow_mut().retain(|p, m| *m != n || !landed(p));
             }
         }
     }
