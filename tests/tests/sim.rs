@@ -4,6 +4,7 @@
 //! `FUSEVOL_SEED=n` runs that seed alone and prints its trace; `FUSEVOL_LONG=n` runs n times as many. A seed that ever failed stays in [`REGRESSIONS`].
 
 use fusevol_tests::sim::setup::Template;
+use fusevol_shared::sentence::{Tag, without};
 use fusevol_tests::sim::world::{Done, run};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -59,4 +60,36 @@ fn the_same_seed_is_the_same_world() {
         assert_eq!(run(&template, seed, false), run(&template, seed, false), "seed {seed}");
     }
     assert_ne!(run(&template, 1, false).hash, run(&template, 2, false).hash);
+}
+
+/// Runs worlds with a sentence switched off until one breaks a promise; gives how many it took.
+fn broken_without(tag: Tag, most: u64) -> Option<u64> {
+    let template = template();
+    (1..=most).find(|seed| catch_unwind(AssertUnwindSafe(|| without(tag, || run(&template, *seed, false)))).is_err())
+}
+
+/// Each sentence that a world can see, and how many worlds are tried at most.
+const SENTENCES: [(Tag, u64); 11] = [
+    (Tag::K1, 1500),
+    (Tag::T3, 1500),
+    (Tag::J1, 1500),
+    (Tag::J2, 1500),
+    (Tag::F1, 1500),
+    (Tag::F2, 1500),
+    (Tag::R1, 1500),
+    (Tag::L1, 1500),
+    (Tag::S1, 1500),
+    (Tag::H1, 1500),
+    (Tag::W1, 1500),
+];
+
+#[test]
+fn without_a_sentence_some_world_breaks_a_promise() {
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| {}));
+    let found: Vec<(Tag, Option<u64>)> = SENTENCES.iter().map(|(tag, most)| (*tag, broken_without(*tag, *most))).collect();
+    std::panic::set_hook(hook);
+    println!("broken at seed: {found:?}");
+    let kept: Vec<Tag> = found.iter().filter(|(_, seed)| seed.is_none()).map(|(tag, _)| *tag).collect();
+    assert!(kept.is_empty(), "no world sees that these are switched off: {kept:?}");
 }

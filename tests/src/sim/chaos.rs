@@ -50,9 +50,12 @@ pub async fn run(shared: &Rc<Shared>) {
     let total: u64 = weights.iter().sum();
     disks(shared);
     let n = 2 + sched.below(9);
+    while shared.watch.serving().is_none() {
+        shared.exec.sleep(Duration::from_millis(10)).await;
+    }
     shared.exec.sleep(Duration::from_millis(sched.below(300))).await;
     for _ in 0..n {
-        let gap = if sched.one_in(4) { 4_000 } else { 250 };
+        let gap = if sched.one_in(4) { 3_000 } else { 300 };
         shared.exec.sleep(Duration::from_millis(1 + sched.below(gap))).await;
         if total == 0 {
             continue;

@@ -28,6 +28,7 @@ struct Inner {
     sched: Sched,
     tasks: RefCell<BTreeMap<TaskId, Task>>,
     parked: RefCell<BTreeMap<ProcId, Vec<TaskId>>>,
+    mourners: RefCell<BTreeMap<ProcId, Vec<Waker>>>,
     steps: Cell<u64>,
 }
 
@@ -91,7 +92,7 @@ impl Exec {
     /// For this world.
     #[must_use]
     pub fn new(sched: Sched) -> Self {
-        Self(Rc::new(Inner { sched, tasks: RefCell::default(), parked: RefCell::default(), steps: Cell::new(0) }))
+        Self(Rc::new(Inner { sched, tasks: RefCell::default(), parked: RefCell::default(), mourners: RefCell::default(), steps: Cell::new(0) }))
     }
 
     /// Clock, dice and trace.
@@ -132,6 +133,20 @@ impl Exec {
         let dropped: Vec<Option<Task>> = ids.iter().map(|id| self.0.tasks.borrow_mut().remove(id)).collect();
         drop(dropped);
         self.0.parked.borrow_mut().remove(&proc);
+        let mourners = self.0.mourners.borrow_mut().remove(&proc).unwrap_or_default();
+        mourners.into_iter().for_each(Waker::wake);
+    }
+
+    /// Waits for the death of a process.
+    pub async fn death(&self, proc: ProcId) {
+        std::future::poll_fn(|cx| {
+            if !self.0.sched.alive(proc) {
+                return Poll::Ready(());
+            }
+            self.0.mourners.borrow_mut().entry(proc).or_default().push(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
     }
 
     /// A frozen process goes on.

@@ -59,6 +59,7 @@ struct State {
     failing_wakers: Vec<Waker>,
     kicked: bool,
     closed: bool,
+    opening: Option<Waker>,
 }
 
 /// What a link works with.
@@ -128,18 +129,17 @@ impl Link {
     /// # Errors
     /// The manager's refusal.
     pub async fn opened(&self) -> Result<Welcome> {
-        loop {
-            {
-                let s = self.state();
-                if let Some(e) = &s.ended {
-                    return Err(e.clone().into());
-                }
-                if let Some(w) = &s.welcome {
-                    return Ok(w.clone());
-                }
+        std::future::poll_fn(|cx| {
+            let mut s = self.state();
+            match (&s.ended, &s.welcome) {
+                (Some(e), _) => return Poll::Ready(Err(e.clone().into())),
+                (None, Some(w)) => return Poll::Ready(Ok(w.clone())),
+                (None, None) => {}
             }
-            self.sched.sleep(self.proc, Duration::from_millis(5)).await;
-        }
+            s.opening = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await
     }
 
     /// Makes a new connection.
@@ -224,7 +224,12 @@ impl Link {
         }
         let (lease, generation) = (Duration::from_millis(u64::from(welcome.lease_ms)), welcome.generation);
         self.events.put(SessionEvent::Welcomed { sent, lease, generation });
-        self.state().welcome.get_or_insert(welcome);
+        let opening = {
+            let mut s = self.state();
+            s.welcome.get_or_insert(welcome);
+            s.opening.take()
+        };
+        opening.into_iter().for_each(Waker::wake);
         let mut last_heard = self.now();
         loop {
             self.send(conn);
@@ -283,7 +288,8 @@ impl Link {
                 c.answer.get_or_insert(Err(e.clone().into()));
                 c.waker.take()
             };
-            s.calls.values_mut().filter_map(end).collect()
+            let opening = s.opening.take();
+            s.calls.values_mut().filter_map(end).chain(opening).collect()
         };
         wakers.into_iter().for_each(Waker::wake);
         self.events.put(SessionEvent::Ended { kind: e.kind, sentence: e.message.clone() });

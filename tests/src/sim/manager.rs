@@ -286,6 +286,7 @@ impl Serving {
             }
             return Ok(out.effects);
         }
+        self.m.sched().detail(self.m.proc, || format!("commits {:?}", out.records));
         self.store.commit(&out.records, || core.borrow().catalog().dump()).await?;
         self.committed();
         Ok(out.effects)
@@ -308,7 +309,10 @@ impl Serving {
     async fn carry_out(&self, effect: Effect) {
         let m = &self.m;
         match effect {
-            Effect::Reply { conn, id, result } => m.net.reply(conn, FromManager::Reply { id, result }),
+            Effect::Reply { conn, id, result } => {
+                m.sched().detail(m.proc, || format!("answers {}: {result:?}", conn.0));
+                m.net.reply(conn, FromManager::Reply { id, result });
+            }
             Effect::Push { conn, push, body } => m.net.reply(conn, FromManager::Push { push, body }),
             Effect::Close { conn } => m.net.close(conn),
             Effect::AdminReply { to, result } => m.watch.answered(to, result),

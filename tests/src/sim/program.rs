@@ -7,7 +7,7 @@
 use super::client::{Client, Reader, Start, Volume};
 use super::exec::Exec;
 use super::sched::{ProcId, Sched};
-use super::truth::SECTOR;
+use super::truth::{Begun, SECTOR};
 use super::volume::{Attachment, Vol};
 use super::world::Shared;
 use fusevol::control::Control;
@@ -115,7 +115,7 @@ impl Program {
         let attachment = self.shared.next_attachment();
         vol.attached(self.proc, attachment);
         self.say(format_args!("writes {} under attachment {attachment}", vol.name));
-        let rounds = 1 + self.sched().below(3);
+        let rounds = 1 + self.sched().below(5);
         for _ in 0..rounds {
             let lanes: Vec<_> = (0..LANES).map(|lane| self.lane(lane, &vol, &volume, attachment)).collect();
             for lane in lanes {
@@ -146,7 +146,7 @@ impl Program {
             volume: volume.clone(),
             attachment,
             sectors: lane * share..if lane + 1 == LANES { vol.sectors() } else { (lane + 1) * share },
-            left: Cell::new(4 + self.sched().below(12)),
+            left: Cell::new(8 + self.sched().below(30)),
         };
         self.exec.spawn(self.proc, async move { lane.run().await })
     }
@@ -170,7 +170,7 @@ impl Program {
         for _ in 0..2 + self.sched().below(5) {
             let (from, n) = range(self.sched(), &(0..vol.sectors()));
             match reader.read((from * SECTOR) as u64, n * SECTOR).await {
-                Ok(bytes) => vol.read_shot(id, from, &bytes),
+                Ok(bytes) => vol.read_shot(id, reader.info().epoch, from, &bytes),
                 Err(e) => self.failed("read of a snapshot", &e),
             }
             self.pause(10).await;
@@ -249,8 +249,8 @@ impl Lane {
                 90..97 => self.snapshot().await,
                 _ => self.remove().await,
             }
-            if self.sched().one_in(3) {
-                let time = Duration::from_micros(self.sched().below(20_000));
+            if self.sched().one_in(4) {
+                let time = Duration::from_micros(self.sched().below(8_000));
                 self.sched().sleep(self.proc, time).await;
             }
         }
@@ -264,8 +264,9 @@ impl Lane {
     async fn write(&self) {
         let (from, n) = range(self.sched(), &self.sectors);
         let (begun, bytes) = self.vol.begin(from..from + n, false);
+        self.sched().detail(self.proc, || format!("writes {} {:?} as {}", self.vol.name, begun.sectors, begun.n));
         match self.volume.write((from * SECTOR) as u64, IoBuf::copy_of(&bytes).freeze()).await {
-            Ok(()) => self.vol.answered(self.attachment, &begun),
+            Ok(()) => self.done("wrote", &begun),
             Err(e) => self.failed("write", &e),
         }
     }
@@ -280,14 +281,21 @@ impl Lane {
         }
         let (begun, _) = self.vol.begin(from..from + n, true);
         match self.volume.discard((from * SECTOR) as u64, (n * SECTOR) as u64).await {
-            Ok(()) => self.vol.answered(self.attachment, &begun),
+            Ok(()) => self.done("discarded", &begun),
             Err(e) => self.failed("discard", &e),
         }
     }
 
+    fn done(&self, what: &str, begun: &Begun) {
+        self.sched().detail(self.proc, || format!("{what} {} {:?} as {}", self.vol.name, begun.sectors, begun.n));
+        self.vol.answered(self.attachment, begun);
+    }
+
     async fn flush(&self) {
         let tick = self.vol.flush_begun();
+        self.sched().detail(self.proc, || format!("flush of {} begins", self.vol.name));
         let done = self.volume.flush().await;
+        self.sched().detail(self.proc, || format!("flush of {}: {done:?}", self.vol.name));
         self.vol.flushed(self.attachment, tick, done.is_ok());
         if let Err(e) = done {
             self.failed("flush", &e);
@@ -310,9 +318,9 @@ impl Lane {
         let idle = self.vol.asked(id);
         let name = format!("s{}", self.shared.count());
         match self.client.engine.control.call(CreateSnapshot { volume: self.vol.id, id, name }).await {
-            Ok(_) => {
+            Ok(done) => {
                 self.sched().say(self.proc, format_args!("snapshot {id} of {} is taken", self.vol.name));
-                self.vol.taken(id, idle);
+                self.vol.taken(id, done.snapshot.epoch, idle);
             }
             Err(e) => self.failed("snapshot", &e),
         }

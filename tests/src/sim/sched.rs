@@ -183,6 +183,14 @@ impl Sched {
         s.lines.push_back(line);
     }
 
+    /// Something for who reads all of it: made only then, and no part of the hash.
+    pub fn detail(&self, who: ProcId, text: impl FnOnce() -> String) {
+        if self.state().print {
+            let (name, now) = (self.name(who), self.now());
+            eprintln!("{:>14.6} {name}: {}", seconds(now), text());
+        }
+    }
+
     /// Hash and number of all that happened.
     #[must_use]
     pub fn digest(&self) -> (u64, u64) {

@@ -5,6 +5,8 @@ use fusevol_mgr::catalog::record::{DiskEntry, PoolEntry, Record};
 use fusevol_mgr::core::{AdminReply, AdminRequest, Config, Core, Effect, Event, Now, Output};
 use fusevol_mgr::core::AdminId;
 use fusevol_mgr::store::{self, NewDisk, NewPool, Who};
+use super::disk::Boot;
+use super::manager::boot_id;
 use crate::catalog::NoLocks;
 use fusevol_shared::clock::BootTime;
 use fusevol_shared::disk::mem::MemDisk;
@@ -100,7 +102,8 @@ impl Template {
         let catalog = genesis(&entries, PoolEntry { id: pool, name: name.clone(), au_size, lease_ms, created: 1 }, volumes, CLIENTS + 1);
         let new = disks.iter().zip(&entries);
         let new = new.map(|((id, d), e)| NewDisk { disk: d.clone(), path: format!("d{}", e.no), id: *id, no: e.no });
-        let who = Who { instance: Instance([1; 16]), boot: BootId([9; 16]), host: "first".into(), pid: 1 };
+        // As if made on the first host of the world, in its boot: who comes there need not wait for it.
+        let who = Who { instance: Instance([1; 16]), boot: boot_id(Boot(1)), host: "first".into(), pid: 1 };
         let (new_pool, records) = (NewPool { pool, name, au_size, lease }, catalog.dump());
         block_on(store::create(new.collect(), &new_pool, &who, NoLocks::default(), false, &records)).expect("a pool");
         let volumes = catalog.volumes().map(|v| (v.entry.id, v.entry.name.to_string(), v.entry.size)).collect();

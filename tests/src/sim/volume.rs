@@ -10,7 +10,7 @@
 
 use super::sched::ProcId;
 use super::truth::{Begun, Image, Truth};
-use fusevol_shared::ids::{SnapshotId, VolumeId};
+use fusevol_shared::ids::{SnapshotId, VolumeEpoch, VolumeId};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
@@ -26,11 +26,10 @@ enum Writer {
 }
 
 /// What is known of a snapshot.
+#[derive(Clone, Default)]
 pub struct Shot {
-    /// What it holds; none where that is not known.
-    pub image: Option<Image>,
-    /// The writer had flipped for it.
-    flipped: bool,
+    /// What it holds, if it closes the epoch before this one: it may be asked for again, of another manager, and be held for anew.
+    pub images: BTreeMap<VolumeEpoch, (Image, bool)>,
     /// It was acknowledged.
     pub taken: bool,
     /// It was removed, or that was asked for.
@@ -49,7 +48,7 @@ pub struct Vol {
     writer: Cell<Writer>,
     /// Attachments so far, by which an idle time is known.
     turns: Cell<u64>,
-    holding: RefCell<BTreeMap<SnapshotId, ProcId>>,
+    holding: RefCell<BTreeMap<(SnapshotId, VolumeEpoch), ProcId>>,
     /// Its snapshots.
     pub shots: RefCell<BTreeMap<SnapshotId, Shot>>,
     /// Told before and after each change of what it may hold.
@@ -155,8 +154,8 @@ impl Vol {
 
     /// The process is dead.
     pub fn died(&self, proc: ProcId) {
-        let held: Vec<SnapshotId> = self.holding.borrow().iter().filter(|(_, p)| **p == proc).map(|(s, _)| *s).collect();
-        held.iter().for_each(|s| self.held(*s, false));
+        let held: Vec<_> = self.holding.borrow().iter().filter(|(_, p)| **p == proc).map(|(s, _)| *s).collect();
+        held.iter().for_each(|(s, epoch)| self.held(*s, *epoch, false));
         if matches!(self.writer.get(), Writer::Writes(p, _) | Writer::Leaves(p, ..) if p == proc) {
             self.truth.borrow_mut().crashed();
             self.gone();
@@ -221,55 +220,56 @@ impl Vol {
 
     /// A snapshot is asked for. Gives what is needed to know later whether anybody wrote meanwhile.
     pub fn asked(&self, id: SnapshotId) -> Option<u64> {
-        self.shots.borrow_mut().insert(id, Shot { image: None, flipped: false, taken: false, removed: false });
+        self.shots.borrow_mut().insert(id, Shot::default());
         (self.writer.get() == Writer::None).then(|| self.turns.get())
     }
 
-    /// It is acknowledged.
-    pub fn taken(&self, id: SnapshotId, idle: Option<u64>) {
+    /// It is acknowledged: it closes this epoch.
+    pub fn taken(&self, id: SnapshotId, epoch: VolumeEpoch, idle: Option<u64>) {
         let still = self.writer.get() == Writer::None && idle == Some(self.turns.get());
-        let mut shots = self.shots.borrow_mut();
-        let shot = shots.get_mut(&id).expect("asked for before it is taken");
-        shot.taken = true;
-        if shot.image.is_none() && still {
-            shot.image = Some(self.truth.borrow().image());
+        if let Some(shot) = self.shots.borrow_mut().get_mut(&id) {
+            shot.taken = true;
+            if still {
+                shot.images.entry(VolumeEpoch(epoch.0 + 1)).or_insert_with(|| (self.truth.borrow().image(), true));
+            }
         }
-        drop(shots);
         self.changed();
     }
 
-    /// The writer holds for it.
-    pub fn holding(&self, id: SnapshotId, proc: ProcId) {
-        self.holding.borrow_mut().insert(id, proc);
+    /// The writer holds for it, to begin this epoch.
+    pub fn holding(&self, id: SnapshotId, epoch: VolumeEpoch, proc: ProcId) {
+        self.holding.borrow_mut().insert((id, epoch), proc);
         self.changed();
     }
 
-    /// Whether somebody holds for this snapshot now.
+    /// The holds that are under way.
     #[must_use]
-    pub fn is_holding(&self, id: SnapshotId) -> bool {
-        self.holding.borrow().contains_key(&id)
+    pub fn holds(&self) -> Vec<(SnapshotId, VolumeEpoch)> {
+        self.holding.borrow().keys().copied().collect()
     }
 
-    /// The hold has ended: this is what it froze.
-    pub fn held(&self, id: SnapshotId, flipped: bool) {
-        self.holding.borrow_mut().remove(&id);
-        if let Some(shot) = self.shots.borrow_mut().get_mut(&id).filter(|s| !s.flipped) {
-            shot.image = Some(self.truth.borrow().image());
-            shot.flipped = flipped;
+    /// The hold has ended: this is what it froze. Where it failed it may have, too.
+    pub fn held(&self, id: SnapshotId, epoch: VolumeEpoch, flipped: bool) {
+        self.holding.borrow_mut().remove(&(id, epoch));
+        if let Some(shot) = self.shots.borrow_mut().get_mut(&id) {
+            let known = shot.images.get(&epoch).is_some_and(|(_, flipped)| *flipped);
+            if !known {
+                shot.images.insert(epoch, (self.truth.borrow().image(), flipped));
+            }
         }
         self.changed();
     }
 
-    /// Bytes of it were read.
-    pub fn read_shot(&self, id: SnapshotId, from: usize, bytes: &[u8]) {
+    /// Bytes of it, which closes this epoch, were read.
+    pub fn read_shot(&self, id: SnapshotId, epoch: VolumeEpoch, from: usize, bytes: &[u8]) {
         let mut shots = self.shots.borrow_mut();
         let truth = self.truth.borrow();
-        let result = match shots.get_mut(&id).and_then(|s| s.image.as_mut()) {
-            Some(image) => truth.read_image(image, from, bytes),
+        let result = match shots.get_mut(&id).and_then(|s| s.images.get_mut(&VolumeEpoch(epoch.0 + 1))) {
+            Some((image, _)) => truth.read_image(image, from, bytes),
             None => truth.plausible(from, bytes),
         };
         if let Err(e) = result {
-            panic!("{} snapshot {id}: {e}", self.name);
+            panic!("{} snapshot {id} of epoch {epoch}: {e}", self.name);
         }
     }
 }

@@ -23,8 +23,10 @@ use fusevol_mgr::core::AdminRequest;
 use fusevol_shared::error::Kind;
 use fusevol_shared::ids::{SnapshotId, VolumeId};
 use fusevol_shared::wire::messages::Hold;
+use futures_util::future::{Either, select};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -91,7 +93,7 @@ pub struct Shared {
     next_boot: Cell<u32>,
     /// Who lives.
     pub living: RefCell<BTreeMap<ProcId, Living>>,
-    /// Clients' processes that are dead and perhaps not drained: which client.
+    /// Clients' processes that are dead: which client. A session of one may still come up: its `Hello` was under way.
     dead: RefCell<BTreeMap<ProcId, usize>>,
     /// The administrator waits for the end of this client's sessions.
     pub confirming: Cell<Option<usize>>,
@@ -233,14 +235,9 @@ impl Shared {
 
     /// Waits for a process's task; none where the process was killed.
     async fn outlive<T: 'static>(&self, proc: ProcId, task: Joined<T>) -> Option<T> {
-        loop {
-            if task.done() {
-                return Some(task.await);
-            }
-            if !self.sched().alive(proc) {
-                return None;
-            }
-            self.exec.sleep(Duration::from_millis(20)).await;
+        match select(task, pin!(self.exec.death(proc))).await {
+            Either::Left((end, _)) => Some(end),
+            Either::Right(_) => None,
         }
     }
 
@@ -302,12 +299,9 @@ impl Shared {
             let landed = |p: &ProcId| self.pool.media.iter().all(|(_, m)| m.in_flight(*p) == 0);
             for n in 0..=CLIENTS {
                 let frozen = self.living.borrow().iter().any(|(p, l)| l.role == Role::Client(n) && self.sched().frozen(*p));
-                let undrained = self.dead.borrow().iter().any(|(p, m)| *m == n && !landed(p));
-                if frozen || undrained {
-                    continue;
-                }
-                if !self.watch.has_session(|host| self.dead.borrow().iter().any(|(p, m)| *m == n && self.sched().name(*p) == host)) {
-                    self.dead.borrow_mut().retain(|_, m| *m != n);
+                let dead = || self.dead.borrow().iter().filter(|(_, m)| **m == n).map(|(p, _)| *p).collect::<Vec<_>>();
+                let standing = self.watch.has_session(|host| dead().iter().any(|p| self.sched().name(*p) == host));
+                if frozen || !standing || !dead().iter().all(landed) {
                     continue;
                 }
                 self.confirming.set(Some(n));
@@ -386,7 +380,7 @@ impl Shared {
             Err(e) => panic!("snapshot {id} of {} cannot be opened in the end: {e}", vol.name),
         };
         let bytes = reader.read(0, vol.sectors() * SECTOR).await.unwrap_or_else(|e| panic!("snapshot {id} cannot be read in the end: {e}"));
-        vol.read_shot(id, 0, &bytes);
+        vol.read_shot(id, reader.info().epoch, 0, &bytes);
         client.close_snapshot(id).await.expect("closed");
     }
 
@@ -408,11 +402,11 @@ impl Shared {
 
 impl Onlooker for Shared {
     fn holding(&self, proc: ProcId, hold: &Hold) {
-        self.volume(hold.volume).holding(hold.snapshot, proc);
+        self.volume(hold.volume).holding(hold.snapshot, hold.epoch, proc);
     }
 
     fn held(&self, _: ProcId, hold: &Hold, flipped: bool) {
-        self.volume(hold.volume).held(hold.snapshot, flipped);
+        self.volume(hold.volume).held(hold.snapshot, hold.epoch, flipped);
     }
 
     fn recalled(&self, proc: ProcId, volume: VolumeId, done: Option<bool>) {
