@@ -11,7 +11,7 @@
 use super::admin_api::Level;
 use super::{Asker, Core, Effect, JournalRef, Tails};
 use crate::catalog::record::Record;
-use fusevol_shared::change::{Append, Region};
+use fusevol_shared::change::{Append, Entry, Region};
 use fusevol_shared::clock::BootTime;
 use fusevol_shared::error::{Error, Kind, Result};
 use fusevol_shared::format::journal::Tail;
@@ -187,8 +187,13 @@ impl Core {
         if tail.last < a.folded {
             return Err(damaged("a journal ends before what is folded of it"));
         }
-        let missing = tail.appends.iter().filter(|x| x.seq > a.folded).map(|x| x.seq.0).ne(a.folded.0 + 1..=tail.last.0);
-        if missing { Err(damaged("appends are missing in a journal")) } else { Ok(()) }
+        let new = || tail.appends.iter().filter(|x| x.seq > a.folded);
+        if new().map(|x| x.seq.0).ne(a.folded.0 + 1..=tail.last.0) {
+            return Err(damaged("appends are missing in a journal"));
+        }
+        let flip = |e: &Entry| if let Entry::Flipped { epoch, .. } = e { Some(*epoch) } else { None };
+        let end = new().flat_map(|x| &x.entries).filter_map(flip).last().unwrap_or(a.epoch());
+        if end == tail.epoch { Ok(()) } else { Err(damaged("a journal ends in another epoch than its appends say")) }
     }
 
     /// Folds a tail in parts; what it weighs, or nothing where it weighs more than there is room for: then a part of it is folded.
@@ -215,10 +220,6 @@ impl Core {
             }
             used += part.iter().map(Append::weight).sum::<usize>();
             self.fold_appends(token, prev, part)?;
-        }
-        let epoch = self.catalog.attachment(token).map(crate::catalog::Attachment::epoch);
-        if tail.last.0 > 0 && epoch != Some(tail.epoch) {
-            return Err(damaged("a journal ends in another epoch than its appends say"));
         }
         Ok(Some(used))
     }

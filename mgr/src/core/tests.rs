@@ -2,10 +2,14 @@
 
 mod attach;
 mod data;
+mod death;
+mod grants;
 mod harness;
 mod hold;
 mod matrix;
 mod people;
 mod random;
+mod seal;
 mod sessions;
 mod verbs;
+mod writer;

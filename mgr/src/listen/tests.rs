@@ -132,5 +132,7 @@ fn welcome() -> Welcome {
         lease_ms: 10_000,
         generation: Generation(1),
         disks: vec![],
+        slots: vec![],
+        opened: Generation(1),
     }
 }

@@ -3,11 +3,9 @@
 use super::harness::*;
 use crate::core::AdminRequest;
 use fusevol_shared::error::Kind;
-use fusevol_shared::ids::{Seq, SnapshotId};
-use fusevol_shared::map::AuMask;
-use fusevol_shared::mask::BlockMask;
+use fusevol_shared::ids::SnapshotId;
 use fusevol_shared::units::VolAu;
-use fusevol_shared::wire::messages::{Ack, AttachWrite, Bind, CloseSnapshot, Detach, GetMap, GetNeed, OpenSnapshot, Push, Report};
+use fusevol_shared::wire::messages::{Ack, AttachWrite, CloseSnapshot, Detach, GetMap, GetNeed, Grant, OpenSnapshot, Push};
 
 #[test]
 fn one_writer_any_readers_and_each_asked_twice_is_done_once() {
@@ -46,7 +44,7 @@ fn a_new_preserve_log_is_known_to_every_reader_before_the_writer_may_begin() {
     let (id, answer) = w.send(a, AttachWrite { volume: v });
     assert_eq!(answer, None);
     assert_eq!(
-        w.refused(a, Bind { volume: v, token: w.shadow.writer(v).expect("stands").token, seq: Seq(1), aus: vec![VolAu(0)] }),
+        w.refused(a, Grant { volume: v, token: w.shadow.writer(v).expect("stands").token, no: 1, want: 1, back: vec![] }),
         Kind::Refused
     );
     // A reader that opens meanwhile learns of it in its answer.
@@ -83,17 +81,17 @@ fn a_reader_that_does_not_answer_does_not_stop_a_writer_for_ever() {
 }
 
 #[test]
-fn access_taken_away_is_recalled_with_a_last_report() {
+fn access_taken_away_is_recalled_with_a_last_fold() {
     let mut w = World::new(1, 64);
     let v = w.volume("db", 1 << 30);
     w.client(1, "db", "read,write");
     let a = w.open(1, 1);
-    let token = w.attach(a, v).token;
-    w.ok(a, Bind { volume: v, token, seq: Seq(1), aus: vec![VolAu(0)] });
+    let mut wr = w.attach(a, v);
+    wr.bind(&mut w, 0..1);
     w.admin(AdminRequest::AccessRevoke { volume: "db".into(), client: "host1".into(), rights: None });
     let (push, ()) = w.find(a, |p| matches!(p, Push::Recall(_)).then_some(())).expect("recalled");
-    assert_eq!(w.refused(a, Bind { volume: v, token, seq: Seq(2), aus: vec![VolAu(1)] }), Kind::NotFound);
-    w.ok(a, Report { volume: v, token, seq: Seq(2), written: vec![AuMask { au: VolAu(0), blocks: BlockMask(7) }] });
+    assert_eq!(w.refused(a, wr.grant_request(1)), Kind::NotFound);
+    wr.write(&mut w, 0, 7);
     w.ack(a, push, Ack::Done);
     assert!(w.shadow.writer(v).is_none());
     assert_eq!(w.shadow.volume(v).expect("there").map.written_blocks(), 3);
@@ -105,10 +103,10 @@ fn the_writer_is_told_what_snapshots_need() {
     let v = w.volume("db", 1 << 30);
     w.client(1, "db", "all");
     let a = w.open(1, 1);
-    let token = w.attach(a, v).token;
-    w.ok(a, Bind { volume: v, token, seq: Seq(1), aus: vec![VolAu(3), VolAu(4)] });
-    w.ok(a, Report { volume: v, token, seq: Seq(2), written: vec![AuMask { au: VolAu(3), blocks: BlockMask(0b11) }] });
-    w.ok(a, Detach { volume: v });
+    let mut wr = w.attach(a, v);
+    wr.bind(&mut w, 3..5);
+    wr.write(&mut w, 3, 0b11);
+    wr.detach(&mut w);
     w.snapshot(a, v, 9).1.expect("at once").expect("taken");
     w.attach(a, v);
     let need = w.ok(a, GetNeed { volume: v, from: VolAu(0) });

@@ -1,103 +1,158 @@
-//! The writer's changes, idempotence, limbo, a full pool.
+//! The writer's changes: folded in order and once; limbo, readers, a full pool.
 
 use super::harness::*;
-use crate::core::{AdminRequest, Event};
+use super::writer::{Writer, mask};
+use crate::core::{AdminRequest, ConnId, Event};
+use fusevol_shared::change::{Append, Entry};
 use fusevol_shared::error::Kind;
-use fusevol_shared::ids::{FenceToken, Seq, SessionNo, VolumeId};
-use fusevol_shared::map::AuMask;
+use fusevol_shared::ids::{FenceToken, Seq, SessionNo, SnapshotId, VolumeEpoch, VolumeId};
 use fusevol_shared::mask::BlockMask;
+use fusevol_shared::sentence::{Tag, without};
 use fusevol_shared::units::VolAu;
-use fusevol_shared::wire::messages::{
-    AUS_PER_BIND, Ack, Bind, Detach, Discard, GetMap, Goodbye, MapChanged, OpenSnapshot, PreserveSpace, Push, Report,
-};
+use fusevol_shared::wire::messages::{Ack, Detach, Fold, Folded, GetMap, Goodbye, MapChanged, OpenSnapshot, Push};
 
-fn bind(w: &mut World, c: crate::core::ConnId, volume: VolumeId, token: FenceToken, seq: u64, aus: std::ops::Range<u32>) {
-    w.ok(c, Bind { volume, token, seq: Seq(seq), aus: aus.map(VolAu).collect() });
-}
-
-fn discard(volume: VolumeId, token: FenceToken, seq: u64, au: u32, blocks: BlockMask) -> Discard {
-    Discard { volume, token, seq: Seq(seq), cleared: vec![AuMask { au: VolAu(au), blocks }] }
-}
-
-fn changed(w: &World, c: crate::core::ConnId) -> Option<(u64, MapChanged)> {
+fn changed(w: &World, c: ConnId) -> Option<(u64, MapChanged)> {
     w.find(c, |p| if let Push::MapChanged(m) = p { Some(m.clone()) } else { None })
 }
 
 /// A writer (key 1) and a reader (key 2) of volume `db`.
-fn pair(aus: u32) -> (World, VolumeId, crate::core::ConnId, FenceToken, crate::core::ConnId) {
+fn pair(aus: u32) -> (World, VolumeId, Writer, ConnId) {
     let mut w = World::new(1, aus);
     let v = w.volume("db", 1 << 30);
     w.client(1, "db", "all");
     w.client(2, "db", "all");
     let (a, b) = (w.open(1, 1), w.open(2, 2));
-    let token = w.attach(a, v).token;
+    let wr = w.attach(a, v);
     w.read(b, v);
-    (w, v, a, token, b)
+    (w, v, wr, b)
+}
+
+fn written(w: &World, v: VolumeId, au: u32) -> Option<u64> {
+    w.shadow.volume(v).expect("there").map.get(VolAu(au)).map(|e| e.written.0)
 }
 
 #[test]
-fn a_change_is_applied_once() {
-    let (mut w, v, a, token, _) = pair(64);
-    let m = Bind { volume: v, token, seq: Seq(1), aus: vec![VolAu(5), VolAu(6), VolAu(5)] };
-    let first = w.ok(a, m.clone());
-    assert_eq!(first.runs.len(), 1, "neighbours in the volume are neighbours on disk");
-    assert_eq!(w.ok(a, m), first);
-    let written = vec![AuMask { au: VolAu(5), blocks: BlockMask(1) }];
+fn appends_are_folded_in_order_and_each_once() {
+    let (mut w, v, mut wr, _) = pair(64);
+    wr.fill(&mut w, 2);
+    let entry = wr.bound([5, 6]);
+    wr.append(&mut w, vec![entry]);
+    wr.append(&mut w, vec![Entry::Written { masks: vec![mask(5, 3)] }]);
+    let two = wr.fold_request().expect("two");
+    wr.fold(&mut w);
+    assert_eq!(written(&w, v, 5), Some(3));
+    // The answer was lost: the same again does nothing, also to another manager.
     let log = w.log.len();
-    w.ok(a, Report { volume: v, token, seq: Seq(3), written: written.clone() });
-    w.ok(a, Report { volume: v, token, seq: Seq(3), written });
-    assert_eq!(w.log.len(), log + 1);
-    let m = PreserveSpace { volume: v, token, seq: Seq(4) };
-    let granted = w.ok(a, m.clone());
-    assert_eq!(w.ok(a, m.clone()), granted);
-    let gone = w.ok(a, discard(v, token, 6, 5, BlockMask::ALL));
-    assert_eq!(gone.unmapped, [VolAu(5)]);
-    assert_eq!(w.ok(a, discard(v, token, 6, 5, BlockMask::ALL)), gone);
-    // The same again after a restart: the numbers are durable.
+    assert_eq!(w.ok(wr.conn, two.clone()), Folded { seq: Seq(2) });
     w.restart();
-    let a = w.resume(1, 1);
-    assert_eq!(w.ok(a, m), granted);
-    assert_eq!(w.ok(a, discard(v, token, 6, 5, BlockMask::ALL)), gone);
-    assert_eq!(
-        w.refused(a, Bind { volume: v, token, seq: Seq(1), aus: vec![VolAu(5)] }),
-        Kind::NoSpace,
-        "passed, and not there: never bound by a replay"
-    );
+    wr.conn = w.resume(1, 1);
+    assert_eq!(w.ok(wr.conn, two.clone()), Folded { seq: Seq(2) });
+    assert_eq!(w.log.len(), log);
+    // Some of them again, and more.
+    wr.append(&mut w, vec![Entry::Discarded { cleared: vec![mask(5, 1)] }]);
+    let third = wr.unfolded[0].clone();
+    let overlap = Fold { appends: vec![two.appends[1].clone(), third.clone()], prev: Seq(1), ..two.clone() };
+    assert_eq!(w.ok(wr.conn, overlap), Folded { seq: Seq(3) });
+    assert_eq!(written(&w, v, 5), Some(2));
+    // A gap, appends out of order, a number that is none: nothing happens.
+    let gap = Append { seq: Seq(5), entries: vec![] };
+    assert_eq!(w.refused(wr.conn, Fold { appends: vec![gap.clone()], prev: Seq(4), ..two.clone() }), Kind::Refused);
+    assert_eq!(w.refused(wr.conn, Fold { appends: vec![third, gap], prev: Seq(2), ..two.clone() }), Kind::Refused);
+    let last = Append { seq: Seq(u64::MAX), entries: vec![] };
+    assert_eq!(w.refused(wr.conn, Fold { appends: vec![last], prev: Seq(u64::MAX), ..two.clone() }), Kind::Refused);
+    assert_eq!(w.refused(wr.conn, Fold { token: FenceToken(99), ..two }), Kind::Refused);
 }
 
 #[test]
-fn only_what_the_writer_may_do() {
-    let (mut w, v, a, token, b) = pair(64);
-    assert_eq!(w.refused(b, Bind { volume: v, token, seq: Seq(1), aus: vec![VolAu(0)] }), Kind::Refused);
-    assert_eq!(w.refused(a, Bind { volume: v, token: FenceToken(99), seq: Seq(1), aus: vec![VolAu(0)] }), Kind::Refused);
-    assert_eq!(w.refused(a, Bind { volume: v, token, seq: Seq(1), aus: vec![VolAu(1024)] }), Kind::Refused, "beyond the end");
-    assert_eq!(w.refused(a, Bind { volume: v, token, seq: Seq(1), aus: vec![VolAu(0); AUS_PER_BIND + 1] }), Kind::Refused);
-    assert_eq!(w.refused(a, Bind { volume: v, token, seq: Seq(0), aus: vec![VolAu(0)] }), Kind::Refused);
-    let hole = vec![AuMask { au: VolAu(0), blocks: BlockMask(1) }];
-    assert_eq!(w.refused(a, Report { volume: v, token, seq: Seq(1), written: hole }), Kind::Refused);
-    assert_eq!(w.ok(a, discard(v, token, 1, 0, BlockMask::ALL)).unmapped, [VolAu(0)], "a hole is discarded already");
+fn a_switch_shows_that_the_folded_number_keeps_a_change_from_being_applied_again() {
+    let story = || {
+        let (mut w, v, mut wr, _) = pair(64);
+        wr.bind(&mut w, 5..6);
+        wr.append(&mut w, vec![Entry::Written { masks: vec![mask(5, 3)] }]);
+        let first = wr.fold_request().expect("one");
+        wr.fold(&mut w);
+        wr.change(&mut w, vec![Entry::Discarded { cleared: vec![mask(5, 1)] }]);
+        // The first fold is sent again: its answer was lost.
+        w.ok(wr.conn, first);
+        written(&w, v, 5)
+    };
+    assert_eq!(story(), Some(2), "what was discarded reads as zeros");
+    assert_eq!(without(Tag::F2, story), Some(3), "what was discarded is readable again");
 }
 
 #[test]
-fn a_discard_in_part_keeps_the_space() {
-    let (mut w, v, a, token, _) = pair(64);
-    bind(&mut w, a, v, token, 1, 0..1);
-    w.ok(a, Report { volume: v, token, seq: Seq(2), written: vec![AuMask { au: VolAu(0), blocks: BlockMask(3) }] });
-    let kept = w.ok(a, discard(v, token, 3, 0, BlockMask(3))).unmapped;
-    assert!(kept.is_empty(), "the writer may hold blocks that it has not reported");
-    assert_eq!(w.shadow.volume(v).expect("there").map.get(VolAu(0)).expect("kept").written, BlockMask::NONE);
+fn an_au_may_be_bound_discarded_and_bound_again_within_one_fold() {
+    let (mut w, v, mut wr, b) = pair(64);
+    wr.fill(&mut w, 2);
+    let places: Vec<_> = wr.reserve.iter().take(2).map(|l| l[0]).collect();
+    let entries = |wr: &mut Writer| {
+        let first = wr.bound([7]);
+        let gone = Entry::Discarded { cleared: vec![mask(7, u64::MAX)] };
+        let second = wr.bound([7]);
+        vec![first, Entry::Written { masks: vec![mask(7, 1)] }, gone.clone(), second, Entry::Written { masks: vec![mask(7, 6)] }]
+    };
+    let e = entries(&mut wr);
+    wr.change(&mut w, e);
+    let entry = w.shadow.volume(v).expect("there").map.get(VolAu(7)).expect("bound");
+    assert_eq!((entry.legs()[0].at, entry.written), (places[1], BlockMask(6)));
+    let limbo: Vec<_> = w.shadow.limbo().cloned().collect();
+    assert_eq!((limbo.len(), &limbo[0].places, &limbo[0].aus), (1, &vec![places[0]], &vec![VolAu(7)]));
+    w.ack_all(b);
+    assert_eq!(w.shadow.limbo().count(), 0);
+}
+
+#[test]
+fn what_no_fold_may_do() {
+    let (mut w, v, mut wr, _) = pair(64);
+    wr.bind(&mut w, 0..1);
+    wr.fill(&mut w, 3);
+    let bound = |wr: &Writer, aus: &[u32]| wr.clone().bound(aus.iter().copied());
+    let masks = |au, blocks| vec![mask(au, blocks)];
+    let mut stolen = wr.clone();
+    stolen.reserve[0][0].au.0 = 19 + 63;
+    let segment = |wr: &Writer, no: u32, epoch: u64| {
+        let mut s = wr.clone().next_segment();
+        (s.no, s.epoch) = (no, VolumeEpoch(epoch));
+        s
+    };
+    let flip = |wr: &Writer, epoch: u64| Entry::Flipped { epoch: VolumeEpoch(epoch), segment: segment(wr, 1, 0), dirty: vec![] };
+    let bad = vec![
+        vec![bound(&wr, &[0])],                                         // an AU that has space
+        vec![bound(&wr, &[1024])],                                      // beyond the volume
+        vec![bound(&stolen, &[5])],                                     // a place that was never granted
+        vec![bound(&wr, &[5]), bound(&wr, &[6])],                       // one place for two
+        vec![bound(&wr, &[5, 5])],                                      // two places for one
+        vec![Entry::Written { masks: masks(5, 1) }],                    // no space
+        vec![Entry::Discarded { cleared: masks(5, 1) }],                // the same
+        vec![Entry::Segment(segment(&wr, 2, 0))],                       // not the next
+        vec![Entry::Segment(segment(&wr, 1, 1))],                       // of the writer's own epoch
+        vec![flip(&wr, 2)],                                             // to an epoch that did not begin
+        vec![Entry::Broken { epoch: VolumeEpoch(1) }],                  // a snapshot that is not taken
+        vec![Entry::Marked { epoch: VolumeEpoch(2), regions: vec![] }], // not current
+        // The first fits, the second does not: nothing of them is folded.
+        vec![bound(&wr, &[5]), Entry::Written { masks: masks(6, 1) }],
+    ];
+    for entries in bad {
+        let m = Fold { volume: v, token: wr.token, prev: Seq(wr.last), appends: vec![Append { seq: Seq(wr.last + 1), entries }] };
+        assert_eq!(w.refused(wr.conn, m), Kind::Refused);
+    }
+    // What is too heavy is refused before it is looked at.
+    let heavy = Entry::Marked { epoch: wr.epoch, regions: vec![fusevol_shared::change::Region(0); 9000] };
+    let m = Fold { volume: v, token: wr.token, prev: Seq(wr.last), appends: vec![Append { seq: Seq(wr.last + 1), entries: vec![heavy] }] };
+    assert_eq!(w.refused(wr.conn, m), Kind::Refused);
+    wr.write(&mut w, 0, 1);
 }
 
 #[test]
 fn what_was_discarded_is_free_once_every_reader_has_answered() {
-    let (mut w, v, a, token, b) = pair(64);
-    bind(&mut w, a, v, token, 1, 0..2);
+    let (mut w, _, mut wr, b) = pair(64);
+    wr.bind(&mut w, 0..2);
     w.ack_all(b);
     let free = w.shadow.free_aus();
-    w.ok(a, discard(v, token, 2, 0, BlockMask::ALL));
+    wr.discard(&mut w, 0);
     assert_eq!((w.shadow.free_aus(), w.shadow.limbo().count()), (free, 1));
     // A second one while the push is under way is covered by the next push only.
-    w.ok(a, discard(v, token, 3, 1, BlockMask::ALL));
+    wr.discard(&mut w, 1);
     let (push, m) = changed(&w, b).expect("told");
     assert_eq!((m.unmapped, m.runs.len()), (vec![VolAu(0)], 0));
     w.ack(b, push, Ack::Done);
@@ -111,10 +166,10 @@ fn what_was_discarded_is_free_once_every_reader_has_answered() {
 #[test]
 fn the_wait_is_over_when_the_reader_gives_back_or_is_dead() {
     for way in 0..3 {
-        let (mut w, v, a, token, b) = pair(64);
-        bind(&mut w, a, v, token, 1, 0..1);
+        let (mut w, v, mut wr, b) = pair(64);
+        wr.bind(&mut w, 0..1);
         let free = w.shadow.free_aus();
-        w.ok(a, discard(v, token, 2, 0, BlockMask::ALL));
+        wr.discard(&mut w, 0);
         assert_eq!(w.shadow.free_aus(), free);
         match way {
             0 => drop(w.ok(b, Detach { volume: v })),
@@ -130,11 +185,11 @@ fn the_wait_is_over_when_the_reader_gives_back_or_is_dead() {
 
 #[test]
 fn the_wait_outlives_the_manager() {
-    let (mut w, v, a, token, b) = pair(64);
-    bind(&mut w, a, v, token, 1, 0..2);
+    let (mut w, _, mut wr, b) = pair(64);
+    wr.bind(&mut w, 0..2);
     w.ack_all(b);
     let free = w.shadow.free_aus();
-    w.ok(a, discard(v, token, 2, 0, BlockMask::ALL));
+    wr.discard(&mut w, 0);
     w.restart();
     assert_eq!(w.shadow.free_aus(), free);
     // The reader lapses: still nothing is given away.
@@ -149,15 +204,15 @@ fn the_wait_outlives_the_manager() {
 
 #[test]
 fn after_a_restart_nothing_is_answered_for_before_all_was_told_again() {
-    let (mut w, v, a, token, b) = pair(64);
-    bind(&mut w, a, v, token, 1, 0..2);
+    let (mut w, _, mut wr, b) = pair(64);
+    wr.bind(&mut w, 0..2);
     w.ack_all(b);
     let free = w.shadow.free_aus();
-    w.ok(a, discard(v, token, 2, 0, BlockMask::ALL));
+    wr.discard(&mut w, 0);
     w.restart();
     // The writer goes on before the reader is back: its answer to that must not count for what it was never told again.
-    let a = w.resume(1, 1);
-    w.ok(a, discard(v, token, 3, 1, BlockMask::ALL));
+    wr.conn = w.resume(1, 1);
+    wr.discard(&mut w, 1);
     let b = w.resume(2, 2);
     let (push, m) = changed(&w, b).expect("told");
     assert_eq!(m.unmapped, [VolAu(0), VolAu(1)]);
@@ -168,26 +223,26 @@ fn after_a_restart_nothing_is_answered_for_before_all_was_told_again() {
 }
 
 #[test]
-fn a_test_switch_shows_that_the_wait_is_what_keeps_it() {
-    let (mut w, v, a, token, b) = pair(64);
-    w.core.skip_waits = true;
-    bind(&mut w, a, v, token, 1, 0..1);
+fn a_switch_shows_that_the_wait_is_what_keeps_it() {
+    let (mut w, _, mut wr, b) = pair(64);
+    wr.bind(&mut w, 0..1);
     w.ack_all(b);
     let free = w.shadow.free_aus();
-    w.ok(a, discard(v, token, 2, 0, BlockMask::ALL));
+    without(Tag::R1, || wr.discard(&mut w, 0));
     assert_eq!(w.shadow.free_aus(), free + 1, "freed under the reader");
 }
 
 #[test]
 fn an_au_that_a_snapshot_shares_stays_until_both_have_let_go() {
-    let (mut w, v, a, token, b) = pair(64);
-    bind(&mut w, a, v, token, 1, 0..1);
-    w.ok(a, Detach { volume: v });
+    let (mut w, v, mut wr, b) = pair(64);
+    wr.bind(&mut w, 0..1);
+    let a = wr.conn;
+    wr.detach(&mut w);
     w.snapshot(a, v, 9).1.expect("at once").expect("taken");
-    let token = w.attach(a, v).token;
+    let mut wr = w.attach(a, v);
     w.ack_all(b);
     let free = w.shadow.free_aus();
-    w.ok(a, discard(v, token, 1, 0, BlockMask::ALL));
+    wr.discard(&mut w, 0);
     assert_eq!((w.shadow.free_aus(), w.shadow.limbo().count()), (free, 0), "the snapshot's now");
     // The reader has not answered: it may still read the place through the old map.
     w.admin(AdminRequest::SnapshotRemove { volume: "db".into(), name: "s9".into() });
@@ -197,35 +252,10 @@ fn an_au_that_a_snapshot_shares_stays_until_both_have_let_go() {
 }
 
 #[test]
-fn a_full_pool_refuses_and_goes_on_when_space_is_freed() {
-    let (mut w, v, a, token, b) = pair(12);
-    // 12 AUs, 4 of them kept for snapshots.
-    bind(&mut w, a, v, token, 1, 0..8);
-    let full = Bind { volume: v, token, seq: Seq(2), aus: vec![VolAu(8)] };
-    let e = w.ask(a, full.clone()).expect_err("full");
-    assert!(e.kind == Kind::NoSpace && !e.hint.is_empty());
-    assert_eq!(w.refused(a, full), Kind::NoSpace);
-    // Snapshots still work: the reserve is theirs.
-    let mut granted = 0;
-    for seq in 3..10 {
-        granted += u32::from(w.ask(a, PreserveSpace { volume: v, token, seq: Seq(seq) }).is_ok());
-    }
-    assert_eq!(granted, 4);
-    w.ok(a, discard(v, token, 20, 0, BlockMask::ALL));
-    w.ok(a, discard(v, token, 21, 1, BlockMask::ALL));
-    w.ack_all(b);
-    assert_eq!(w.shadow.free_aus(), 2);
-    assert_eq!(w.refused(a, Bind { volume: v, token, seq: Seq(22), aus: vec![VolAu(9)] }), Kind::NoSpace, "the reserve fills first");
-    w.ok(a, Discard { volume: v, token, seq: Seq(23), cleared: (2..6).map(|n| AuMask { au: VolAu(n), blocks: BlockMask::ALL }).collect() });
-    w.ack_all(b);
-    bind(&mut w, a, v, token, 24, 9..10);
-}
-
-#[test]
 fn readers_follow_the_writer() {
-    let (mut w, v, a, token, b) = pair(64);
-    bind(&mut w, a, v, token, 1, 0..1);
-    w.ok(a, Report { volume: v, token, seq: Seq(2), written: vec![AuMask { au: VolAu(0), blocks: BlockMask(1) }] });
+    let (mut w, v, mut wr, b) = pair(64);
+    wr.bind(&mut w, 0..1);
+    wr.write(&mut w, 0, 1);
     let (push, m) = changed(&w, b).expect("told");
     assert_eq!(m.runs[0].written, [0], "as it was when it was told");
     w.ack(b, push, Ack::Done);
@@ -241,13 +271,46 @@ fn readers_follow_the_writer() {
 
 #[test]
 fn a_snapshot_that_is_read_stays() {
-    let (mut w, v, a, _, b) = pair(64);
-    w.ok(a, Detach { volume: v });
+    let (mut w, v, wr, b) = pair(64);
+    let a = wr.conn;
+    wr.detach(&mut w);
     w.snapshot(a, v, 9).1.expect("at once").expect("taken");
-    let snapshot = fusevol_shared::ids::SnapshotId([9; 16]);
-    w.ok(b, OpenSnapshot { snapshot });
+    w.ok(b, OpenSnapshot { snapshot: SnapshotId([9; 16]) });
     let e = w.admin_refused(AdminRequest::SnapshotRemove { volume: "db".into(), name: "s9".into() });
     assert!(e.kind == Kind::Busy && e.message.contains("host2"), "{e:?}");
     w.ok(b, Goodbye {});
     w.admin(AdminRequest::SnapshotRemove { volume: "db".into(), name: "s9".into() });
+}
+
+#[test]
+fn what_changed_is_kept_for_the_epochs_after_the_oldest_snapshot() {
+    let (mut w, v, mut wr, _) = pair(64);
+    let changes = |w: &World| {
+        let all = &w.shadow.volume(v).expect("there").changed;
+        all.iter().map(|(e, m)| (e.0, m.iter().map(|(au, b)| (au.0, b.0)).collect::<Vec<_>>())).collect::<Vec<_>>()
+    };
+    let cleared =
+        |wr: &Writer, au, blocks| Entry::Cleared { epoch: wr.epoch, regions: vec![VolAu(au).region()], changed: vec![mask(au, blocks)] };
+    wr.bind(&mut w, 0..2);
+    wr.write(&mut w, 0, 1);
+    assert_eq!(changes(&w), [], "nobody can ask for it");
+    let a = wr.conn;
+    wr.detach(&mut w);
+    for n in [8, 9] {
+        w.snapshot(a, v, n).1.expect("at once").expect("taken");
+    }
+    let mut wr = w.attach(a, v);
+    wr.write(&mut w, 1, 4);
+    let e = cleared(&wr, 0, 0xf0);
+    wr.change(&mut w, vec![e]);
+    let e = cleared(&wr, 0, 0xf);
+    wr.change(&mut w, vec![e]);
+    wr.discard(&mut w, 1);
+    assert_eq!(changes(&w), [(3, vec![(0, 0xff), (1, u64::MAX)])]);
+    wr.detach(&mut w);
+    for n in ["s8", "s9"] {
+        assert_eq!(changes(&w).len(), 1);
+        w.admin(AdminRequest::SnapshotRemove { volume: "db".into(), name: n.into() });
+    }
+    assert_eq!(changes(&w), []);
 }

@@ -1,20 +1,27 @@
 //! A core with its log, its clock and the ears of its clients.
 //!
-//! After each step: what was put out, folded into a second catalog, gives the same state; and the state is proven.
+//! After each step: what was put out, folded into a second catalog, gives the same state; and the state is proven. What the core asks of the
+//! disks is answered from [`Disks`], at once unless a test wants to answer itself.
 
+use super::writer::Writer;
 use crate::catalog::record::{DiskEntry, PoolEntry, Record};
 use crate::catalog::{Catalog, prove};
-use crate::core::{AdminId, AdminReply, AdminRequest, Config, ConnId, Core, Effect, Event, Now, Output};
+use crate::core::{AdminId, AdminReply, AdminRequest, Config, ConnId, Core, Effect, Event, JournalRef, Now, Output};
 use fusevol_shared::clock::BootTime;
 use fusevol_shared::error::{Kind, WireError};
-use fusevol_shared::ids::{BootId, DiskId, Generation, KeyPrint, PoolId, SessionId, SnapshotId, VolumeId};
+use fusevol_shared::format::journal::Tail;
+use fusevol_shared::ids::{
+    BootId, DiskId, FenceToken, Generation, KeyPrint, PoolId, Seq, SessionId, SessionNo, SnapshotId, VolumeEpoch, VolumeId,
+};
+use fusevol_shared::map::VolumeMap;
+use fusevol_shared::mask::BlockMask;
 use fusevol_shared::name::Name;
 use fusevol_shared::random::SeededRandom;
-use fusevol_shared::units::{AuNo, AuSize, DiskNo};
+use fusevol_shared::units::{AuNo, AuSize, DiskNo, VolAu};
 use fusevol_shared::wire::messages::{
     Ack, AttachRead, AttachWrite, Attached, Call, CreateSnapshot, FromManager, Hello, PROTOCOL, Push, Reply, Request, Welcome,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 pub const LEASE: Duration = Duration::from_secs(4);
@@ -46,7 +53,89 @@ pub fn genesis(disks: u8, aus: u32) -> Vec<Record> {
     out
 }
 
+/// One journal as it lies on the disks.
+#[derive(Clone, Default, Debug)]
+pub struct OnDisk {
+    /// Which life of it.
+    pub no: u32,
+    /// A half of it was ever written.
+    pub begun: bool,
+    /// Everything that it took, folded or not.
+    pub tail: Tail,
+    /// It cannot be read.
+    pub damaged: bool,
+}
+
+/// What lies on the disks beside the catalog.
+#[derive(Clone, Default, Debug)]
+pub struct Disks {
+    pub journals: BTreeMap<FenceToken, OnDisk>,
+    pub beats: BTreeMap<SessionNo, Seq>,
+    /// Sessions whose heartbeat moves each time that it is looked at.
+    pub alive: BTreeSet<SessionNo>,
+    /// Whether the slot is sealed.
+    pub slots: BTreeMap<SessionNo, bool>,
+    /// Questions are left to the test.
+    pub silent: bool,
+}
+
+impl Disks {
+    fn tail(&self, j: &JournalRef) -> Result<Tail, WireError> {
+        match self.journals.get(&j.token).filter(|d| d.no == j.journal.no && d.begun) {
+            Some(d) if d.damaged => Err(WireError { kind: Kind::Damaged, message: "rotten".into(), hint: String::new() }),
+            Some(d) => Ok(d.tail.clone()),
+            None => Ok(Tail::default()),
+        }
+    }
+
+    /// The answer to a question of the core, if it is one.
+    pub fn answer(&mut self, effect: &Effect) -> Option<Event> {
+        match effect {
+            Effect::OpenSlot { session, .. } => {
+                self.slots.insert(*session, false);
+                None
+            }
+            Effect::SealSlot { session, .. } => {
+                self.slots.insert(*session, true);
+                Some(Event::Sealed { session: *session, done: true })
+            }
+            Effect::ReadSlot { session, .. } => {
+                if self.alive.contains(session) {
+                    let beat = self.beats.entry(*session).or_default();
+                    *beat = beat.next();
+                }
+                Some(Event::SlotRead { session: *session, beat: self.beats.get(session).copied() })
+            }
+            Effect::ReadJournals { session, journals } => {
+                let tails = journals.iter().map(|j| (j.token, self.tail(j))).collect();
+                Some(Event::JournalsRead { session: *session, tails })
+            }
+            _ => None,
+        }
+    }
+}
+
+/// What must be readable: what writers have made durable in their journals.
+#[derive(Clone, Default, Debug)]
+pub struct Truth {
+    pub live: BTreeMap<VolumeId, Masks>,
+    /// As it was when the writer flipped, by the epoch that ended.
+    pub flips: BTreeMap<(VolumeId, VolumeEpoch), Masks>,
+}
+
+/// Written blocks by AU.
+pub type Masks = BTreeMap<VolAu, BlockMask>;
+
+/// The masks of a map.
+pub fn masks(map: &VolumeMap) -> Masks {
+    map.iter().map(|(au, e)| (au, e.written)).collect()
+}
+
 pub struct World {
+    pub disks: Disks,
+    /// Questions that the test has to answer itself.
+    pub questions: Vec<Effect>,
+    pub truth: Truth,
     pub core: Core,
     pub log: Vec<Record>,
     pub shadow: Catalog,
@@ -75,13 +164,16 @@ impl World {
             Now { boot: BootTime(now), wall: now },
             Box::new(SeededRandom(generation)),
         );
-        Self { core, log, shadow, now, generation, effects: Vec::new(), next: 1, heard: BTreeMap::new(), prove: true }
+        let (disks, effects, heard) = (Disks::default(), Vec::new(), BTreeMap::new());
+        let (questions, truth) = (Vec::new(), Truth::default());
+        Self { disks, questions, truth, core, log, shadow, now, generation, effects, next: 1, heard, prove: true }
     }
 
     /// The manager dies and another takes up what is durable.
     pub fn restart(&mut self) {
         let log = std::mem::take(&mut self.log);
-        let (now, next, prove) = (self.now, self.next, self.prove);
+        let (now, next, prove, disks) = (self.now, self.next, self.prove, std::mem::take(&mut self.disks));
+        let (questions, truth) = (std::mem::take(&mut self.questions), std::mem::take(&mut self.truth));
         *self = Self::from_log(log, self.generation + 1);
         self.now = now;
         self.core = Core::new(
@@ -93,21 +185,50 @@ impl World {
         );
         self.next = next;
         self.prove = prove;
+        (self.disks, self.questions, self.truth) = (disks, questions, truth);
+    }
+
+    /// Answers what was asked of the disks and left, also by a manager that is gone.
+    pub fn answer_questions(&mut self) {
+        for q in std::mem::take(&mut self.questions) {
+            if let Some(event) = self.disks.answer(&q) {
+                self.step(event);
+            }
+        }
     }
 
     pub fn time(&self) -> Now {
         Now { boot: BootTime(self.now), wall: self.now }
     }
 
-    /// One step; gives its effects, and keeps them.
+    /// One step, and those that answer what it asked of the disks; gives their effects, and keeps them.
     pub fn step(&mut self, event: Event) -> Vec<Effect> {
+        let mut all = Vec::new();
+        let mut next = VecDeque::from([event]);
+        while let Some(event) = next.pop_front() {
+            let effects = self.one(event);
+            for e in &effects {
+                match e {
+                    Effect::OpenSlot { .. } => _ = self.disks.answer(e),
+                    Effect::SealSlot { .. } | Effect::ReadSlot { .. } | Effect::ReadJournals { .. } if self.disks.silent => {
+                        self.questions.push(e.clone());
+                    }
+                    _ => next.extend(self.disks.answer(e)),
+                }
+            }
+            all.extend(effects);
+        }
+        all
+    }
+
+    fn one(&mut self, event: Event) -> Vec<Effect> {
         let mut out = Output::default();
         self.core.step(self.time(), event.clone(), &mut out);
         for r in &out.records {
             self.shadow.apply(r).unwrap_or_else(|e| panic!("{event:?} gave a record that does not fit: {r:?}: {e}"));
         }
         assert!(self.shadow == *self.core.catalog(), "the records of {event:?} do not tell what it did: {:?}", out.records);
-        if self.prove {
+        if self.prove && !out.records.is_empty() {
             assert_eq!(prove(self.core.catalog()), [], "after {event:?}: {:?}", out.records);
         }
         self.log.extend(out.records);
@@ -135,7 +256,7 @@ impl World {
         while let Some(due) = self.core.deadline().filter(|d| d.0 <= end) {
             self.now = self.now.max(due.0);
             self.step(Event::Tick);
-            // A probe that nobody answers is not asked again.
+            // A question that nobody answers is not asked again.
         }
         self.now = end;
         self.step(Event::Tick);
@@ -263,8 +384,9 @@ impl World {
         conn
     }
 
-    pub fn attach(&mut self, conn: ConnId, volume: VolumeId) -> Attached {
-        self.ok(conn, AttachWrite { volume })
+    pub fn attach(&mut self, conn: ConnId, volume: VolumeId) -> Writer {
+        let at = self.ok(conn, AttachWrite { volume });
+        Writer::new(self, conn, volume, &at)
     }
 
     pub fn read(&mut self, conn: ConnId, volume: VolumeId) -> Attached {
@@ -276,7 +398,7 @@ impl World {
         self.send(conn, CreateSnapshot { volume, id: SnapshotId([id; 16]), name: format!("s{id}") })
     }
 
-    pub fn probes(&mut self) -> Vec<fusevol_shared::ids::SessionNo> {
+    pub fn probes(&mut self) -> Vec<SessionNo> {
         let all = self.effects.iter().filter_map(|e| if let Effect::ProbeLock { session } = e { Some(*session) } else { None }).collect();
         self.effects.retain(|e| !matches!(e, Effect::ProbeLock { .. }));
         all

@@ -1,13 +1,14 @@
 //! The hold and its races.
 
 use super::harness::*;
+use super::writer::{Writer, mask};
+use crate::catalog::record::Record;
 use crate::core::{AdminRequest, ConnId, Event};
+use fusevol_shared::change::Entry;
 use fusevol_shared::error::{Kind, WireError};
-use fusevol_shared::ids::{FenceToken, Seq, SessionNo, SnapshotId, VolumeId};
-use fusevol_shared::map::AuMask;
-use fusevol_shared::mask::BlockMask;
+use fusevol_shared::ids::{Seq, SessionNo, SnapshotId, VolumeEpoch, VolumeId};
 use fusevol_shared::units::VolAu;
-use fusevol_shared::wire::messages::{Ack, Bind, Detach, Hold, PreserveSpace, Push, RemoveSnapshot, Reply, Report};
+use fusevol_shared::wire::messages::{Ack, CreateSnapshot, Hold, OpenSnapshot, Push, RemoveSnapshot, Renew, Reply};
 use std::time::Duration;
 
 fn hold_of(w: &World, c: ConnId) -> (u64, Hold) {
@@ -19,135 +20,176 @@ fn released(w: &World, c: ConnId) -> Option<bool> {
 }
 
 /// A writer (key 1) with one block written, and one who takes snapshots (key 2).
-fn pair() -> (World, VolumeId, ConnId, FenceToken, ConnId) {
+fn pair() -> (World, VolumeId, Writer, ConnId) {
     let mut w = World::new(1, 64);
     let v = w.volume("db", 1 << 30);
     w.client(1, "db", "all");
     w.client(2, "db", "all");
     let (a, b) = (w.open(1, 1), w.open(2, 2));
-    let token = w.attach(a, v).token;
-    w.ok(a, Bind { volume: v, token, seq: Seq(1), aus: vec![VolAu(0)] });
-    w.ok(a, Report { volume: v, token, seq: Seq(2), written: vec![AuMask { au: VolAu(0), blocks: BlockMask(1) }] });
-    (w, v, a, token, b)
+    let mut wr = w.attach(a, v);
+    wr.bind(&mut w, 0..1);
+    wr.write(&mut w, 0, 1);
+    wr.fill(&mut w, 6);
+    (w, v, wr, b)
 }
 
-fn report(volume: VolumeId, token: FenceToken, seq: u64, blocks: u64) -> Report {
-    Report { volume, token, seq: Seq(seq), written: vec![AuMask { au: VolAu(0), blocks: BlockMask(blocks) }] }
+fn written(blocks: u64) -> Entry {
+    Entry::Written { masks: vec![mask(0, blocks)] }
 }
 
-fn mask_of(w: &World, id: u8) -> BlockMask {
-    w.shadow.snapshot(SnapshotId([id; 16])).expect("taken").map.get(VolAu(0)).expect("frozen").written
+/// Answers a hold as a client does: everything and the flip in one append, then the answer; the fold comes after it.
+fn flip(w: &mut World, wr: &mut Writer, before: Vec<Entry>) -> u64 {
+    let (push, hold) = hold_of(w, wr.conn);
+    let mut entries = before;
+    entries.push(wr.flip(w, hold.epoch));
+    let append = wr.append(w, entries);
+    w.ack(wr.conn, push, Ack::Held { seq: append.seq, held_us: 1234 });
+    push
+}
+
+fn frozen(w: &World, id: u8) -> u64 {
+    w.shadow.snapshot(SnapshotId([id; 16])).expect("taken").map.get(VolAu(0)).expect("frozen").written.0
+}
+
+fn dropped(w: &World, b: ConnId, id: u64) {
+    assert_eq!(w.answer(b, id).expect("answered").expect_err("dropped").kind, Kind::Busy);
 }
 
 #[test]
-fn held_flipped_taken_released() {
-    let (mut w, v, a, token, b) = pair();
+fn held_flipped_folded_taken_released() {
+    let (mut w, v, mut wr, b) = pair();
     let (id, none) = w.snapshot(b, v, 9);
     assert_eq!(none, None);
-    let (push, hold) = hold_of(&w, a);
-    assert_eq!((hold.token, hold.epoch.0, hold.segment.epoch.0, hold.segment.token), (token, 2, 1, token));
-    // Drained and reported, then the answer.
-    w.ok(a, report(v, token, 3, 2));
-    w.wait(Duration::from_millis(3));
-    w.ack(a, push, Ack::Held { seq: Seq(3) });
+    let (_, hold) = hold_of(&w, wr.conn);
+    assert_eq!((hold.token, hold.epoch.0), (wr.token, 2));
+    flip(&mut w, &mut wr, vec![written(2)]);
+    assert_eq!((w.answer(b, id), w.shadow.snapshot_count()), (None, 0), "not folded yet");
+    // What comes after the flip, in the same fold, belongs to the live map only.
+    wr.append(&mut w, vec![written(0xf0)]);
+    wr.fold(&mut w);
     let Some(Ok(Reply::SnapshotTaken(t))) = w.answer(b, id) else { panic!("not taken") };
-    assert!(t.held_us >= 3000 && t.snapshot.epoch.0 == 1, "{t:?}");
-    assert_eq!(released(&w, a), Some(true));
-    // Frozen, whatever comes after.
-    w.ok(a, report(v, token, 4, 0xf0));
-    assert_eq!(
-        (mask_of(&w, 9), w.shadow.volume(v).expect("there").map.get(VolAu(0)).expect("live").written),
-        (BlockMask(3), BlockMask(0xf3))
-    );
+    assert_eq!((t.held_us, t.snapshot.epoch.0, released(&w, wr.conn)), (1234, 1, Some(true)));
+    assert_eq!((frozen(&w, 9), w.shadow.volume(v).expect("there").map.get(VolAu(0)).expect("live").written.0), (3, 0xf3));
     // Asked again: the same.
     let (_, again) = w.snapshot(b, v, 9);
     let Some(Ok(Reply::SnapshotTaken(t2))) = again else { panic!("not taken") };
     assert_eq!(t2, t);
-    assert_eq!(
-        w.refused(b, fusevol_shared::wire::messages::CreateSnapshot { volume: v, id: SnapshotId([9; 16]), name: "x".into() }),
-        Kind::Refused
-    );
-    assert_eq!(
-        w.refused(b, fusevol_shared::wire::messages::CreateSnapshot { volume: v, id: SnapshotId([8; 16]), name: "s9".into() }),
-        Kind::Exists
-    );
+    let other = |id: u8, name: &str| CreateSnapshot { volume: v, id: SnapshotId([id; 16]), name: name.into() };
+    assert_eq!(w.refused(b, other(9, "x")), Kind::Refused);
+    assert_eq!(w.refused(b, other(8, "s9")), Kind::Exists);
 }
 
 #[test]
-fn the_answer_waits_for_the_changes_that_it_names() {
-    let (mut w, v, a, token, b) = pair();
+fn the_point_of_the_flip_within_one_append_is_exact() {
+    let (mut w, v, mut wr, b) = pair();
     let (id, _) = w.snapshot(b, v, 9);
-    let (push, _) = hold_of(&w, a);
-    w.ack(a, push, Ack::Held { seq: Seq(3) });
-    assert_eq!(w.answer(b, id), None);
-    w.ok(a, report(v, token, 3, 2));
+    let (push, hold) = hold_of(&w, wr.conn);
+    let bound = wr.bound([3]);
+    let gone = Entry::Discarded { cleared: vec![mask(0, u64::MAX)] };
+    let flip = wr.flip(&w, hold.epoch);
+    let again = wr.bound([0]);
+    wr.append(&mut w, vec![written(2), bound, flip, gone, again, written(0x80)]);
+    wr.fold(&mut w);
+    assert_eq!(w.answer(b, id), None, "the writer is there: its answer is waited for");
+    w.ack(wr.conn, push, Ack::Held { seq: Seq(wr.last), held_us: 7 });
     w.answer(b, id).expect("answered").expect("taken");
-    assert_eq!(mask_of(&w, 9), BlockMask(3));
+    let s = w.shadow.snapshot(SnapshotId([9; 16])).expect("taken");
+    assert_eq!(s.map.iter().map(|(au, e)| (au.0, e.written.0)).collect::<Vec<_>>(), [(0, 3), (3, 0)]);
+    let live = &w.shadow.volume(v).expect("there").map;
+    assert_eq!(live.iter().map(|(au, e)| (au.0, e.written.0)).collect::<Vec<_>>(), [(0, 0x80), (3, 0)]);
+    assert_ne!(live.get(VolAu(0)).expect("bound").legs(), s.map.get(VolAu(0)).expect("frozen").legs());
+    assert_eq!(w.shadow.limbo().count(), 0, "the place is the snapshot's");
+    // Its changes belong to the new epoch.
+    let changed = &w.shadow.volume(v).expect("there").changed;
+    assert_eq!(changed.keys().map(|e| e.0).collect::<Vec<_>>(), [2]);
 }
 
 #[test]
-fn a_change_that_failed_has_used_its_number_up() {
-    let (mut w, v, a, token, b) = pair();
+fn a_flip_whose_hold_was_dropped_takes_nothing() {
+    let (mut w, v, mut wr, b) = pair();
     let (id, _) = w.snapshot(b, v, 9);
-    let (push, _) = hold_of(&w, a);
-    assert_eq!(w.refused(a, Bind { volume: v, token, seq: Seq(3), aus: (1..100).map(VolAu).collect() }), Kind::NoSpace);
-    w.ack(a, push, Ack::Held { seq: Seq(3) });
-    w.answer(b, id).expect("answered").expect("taken");
-}
-
-#[test]
-fn a_writer_that_has_gone_on_before_its_answer_was_read_breaks_the_hold() {
-    let (mut w, v, a, token, b) = pair();
-    let (id, _) = w.snapshot(b, v, 9);
-    w.disconnect(a);
-    let a = w.resume(1, 1);
-    let (push, _) = hold_of(&w, a);
-    // Its answer (seq 2) was lost with the connection; it wrote in the new epoch since.
-    w.ok(a, report(v, token, 3, 2));
-    w.ack(a, push, Ack::Held { seq: Seq(2) });
-    assert_eq!(w.answer(b, id).expect("answered").expect_err("dropped").kind, Kind::Busy);
-    assert_eq!(released(&w, a), Some(false));
-    assert!(w.shadow.snapshot(SnapshotId([9; 16])).is_none());
-    // The next one has another epoch: what was preserved under the former number is not taken for its content.
-    w.ack_all(a);
-    w.snapshot(b, v, 10);
-    let (push, hold) = hold_of(&w, a);
-    assert_eq!((hold.epoch.0, hold.segment.epoch.0), (3, 2));
-    w.ack(a, push, Ack::Held { seq: Seq(3) });
-    assert_eq!(mask_of(&w, 10), BlockMask(3));
+    let (push, hold) = hold_of(&w, wr.conn);
+    for _ in 0..2 {
+        w.wait(Duration::from_millis(2500));
+        w.ok(wr.conn, Renew {});
+        w.ok(b, Renew {});
+    }
+    dropped(&w, b, id);
+    let drop = w.log.iter().rposition(|r| matches!(r, Record::HoldDropped { .. })).expect("durable before it is told");
+    assert!(drop >= w.log.len() - 2);
+    // Another one begins; then the flip of the first comes, appended before the writer heard of it.
+    let (second, _) = w.snapshot(b, v, 10);
+    let late = wr.flip(&w, hold.epoch);
+    wr.change(&mut w, vec![written(2), late]);
+    w.ack(wr.conn, push, Ack::Held { seq: Seq(wr.last), held_us: 1 });
+    assert_eq!((w.shadow.snapshot_count(), w.answer(b, second)), (0, None));
+    let s = wr.next_segment();
+    wr.change(&mut w, vec![Entry::Segment(s)]);
+    flip(&mut w, &mut wr, vec![written(4)]);
+    wr.change(&mut w, vec![written(8)]);
+    w.answer(b, second).expect("answered").expect("taken");
+    assert_eq!(frozen(&w, 10), 7);
+    let segments = &w.shadow.volume(v).expect("there").segments;
+    assert_eq!(segments.values().map(|s| s.epoch.0).collect::<Vec<_>>(), [2], "those of the flip that took nothing serve nobody");
+    let mut again = wr.clone();
+    let e = Entry::Flipped { epoch: VolumeEpoch(3), segment: again.next_segment(), dirty: vec![] };
+    again.append(&mut w, vec![e]);
+    assert_eq!(w.refused(wr.conn, again.fold_request().expect("one")), Kind::Refused, "never twice");
 }
 
 #[test]
 fn a_writer_that_comes_back_in_time_is_held_all_the_same() {
-    let (mut w, v, a, _, b) = pair();
+    let (mut w, v, mut wr, b) = pair();
     let (id, _) = w.snapshot(b, v, 9);
-    w.disconnect(a);
+    w.disconnect(wr.conn);
     w.wait(LEASE / 2);
-    let a = w.resume(1, 1);
-    let (push, _) = hold_of(&w, a);
-    w.ack(a, push, Ack::Held { seq: Seq(2) });
+    wr.conn = w.resume(1, 1);
+    flip(&mut w, &mut wr, vec![]);
+    wr.fold(&mut w);
     w.answer(b, id).expect("answered").expect("taken");
+}
+
+#[test]
+fn what_is_folded_is_taken_though_the_answer_never_comes() {
+    for way in 0..3 {
+        let (mut w, v, mut wr, b) = pair();
+        let (id, _) = w.snapshot(b, v, 9);
+        let (push, hold) = hold_of(&w, wr.conn);
+        let f = wr.flip(&w, hold.epoch);
+        wr.change(&mut w, vec![f]);
+        assert_eq!(w.answer(b, id), None);
+        match way {
+            0 => drop(w.disconnect(wr.conn)),
+            1 => w.wait(Duration::from_secs(5)),
+            _ => drop(w.ack(wr.conn, push, Ack::Failed(WireError { kind: Kind::Io, message: "no".into(), hint: String::new() }))),
+        }
+        let Some(Ok(Reply::SnapshotTaken(t))) = w.answer(b, id) else { panic!("not taken, way {way}") };
+        assert_eq!(t.held_us, 0);
+        // It may be removed before its asker is answered, and then there is nothing to answer with; here it is still there.
+        assert_eq!(frozen(&w, 9), 1);
+    }
 }
 
 #[test]
 fn the_deadline_failure_and_a_lapse_drop_it() {
     for way in 0..3 {
-        let (mut w, v, a, _, b) = pair();
+        let (mut w, v, wr, b) = pair();
         let (id, _) = w.snapshot(b, v, 9);
-        let (push, _) = hold_of(&w, a);
+        let (push, _) = hold_of(&w, wr.conn);
         match way {
             0 => w.wait(Duration::from_secs(5)),
-            1 => drop(w.ack(a, push, Ack::Failed(WireError { kind: Kind::Io, message: "no".into(), hint: String::new() }))),
+            1 => drop(w.ack(wr.conn, push, Ack::Failed(WireError { kind: Kind::Io, message: "no".into(), hint: String::new() }))),
             _ => {
-                w.disconnect(a);
+                w.disconnect(wr.conn);
                 w.wait(Duration::from_secs(5));
             }
         }
-        assert_eq!(w.answer(b, id).expect("answered").expect_err("dropped").kind, Kind::Busy, "way {way}");
+        dropped(&w, b, id);
         assert!(w.shadow.snapshot(SnapshotId([9; 16])).is_none());
+        assert_eq!(w.shadow.volume(v).expect("there").entry.pending, None);
         // An answer that comes too late changes nothing.
         let log = w.log.len();
-        w.ack(a, push, Ack::Held { seq: Seq(2) });
+        w.ack(wr.conn, push, Ack::Held { seq: Seq(2), held_us: 1 });
         assert_eq!(w.log.len(), log);
     }
 }
@@ -155,56 +197,64 @@ fn the_deadline_failure_and_a_lapse_drop_it() {
 #[test]
 fn a_writer_that_gives_back_or_dies_leaves_it_to_be_frozen() {
     for way in 0..2 {
-        let (mut w, v, a, token, b) = pair();
+        let (mut w, v, mut wr, b) = pair();
         let (id, _) = w.snapshot(b, v, 9);
         if way == 0 {
-            w.ok(a, report(v, token, 3, 4));
-            w.ok(a, Detach { volume: v });
+            wr.write(&mut w, 0, 4);
+            wr.detach(&mut w);
         } else {
-            w.disconnect(a);
+            w.disconnect(wr.conn);
             w.step(Event::LockProbed { session: SessionNo(0), held: false });
         }
         let Some(Ok(Reply::SnapshotTaken(t))) = w.answer(b, id) else { panic!("not taken, way {way}") };
         assert_eq!(t.snapshot.epoch.0, 2, "not the number that was offered to the writer");
-        assert_eq!(mask_of(&w, 9), BlockMask(if way == 0 { 5 } else { 1 }));
+        assert_eq!(frozen(&w, 9), if way == 0 { 5 } else { 1 });
     }
 }
 
 #[test]
 fn one_at_a_time_and_the_asker_may_come_again() {
-    let (mut w, v, a, _, b) = pair();
+    let (mut w, v, mut wr, b) = pair();
     let (first, _) = w.snapshot(b, v, 9);
     assert_eq!(w.snapshot(b, v, 10).1.expect("at once").expect_err("one at a time").kind, Kind::Busy);
+    let other = w.volume("other", 1 << 30);
+    w.client(2, "other", "all");
+    assert_eq!(w.snapshot(b, other, 9).1.expect("at once").expect_err("an identity for one").kind, Kind::Refused);
     w.disconnect(b);
     let b = w.resume(2, 2);
     let (again, none) = w.snapshot(b, v, 9);
     assert_eq!(none, None);
-    let (push, _) = hold_of(&w, a);
-    w.ack(a, push, Ack::Held { seq: Seq(2) });
+    flip(&mut w, &mut wr, vec![]);
+    wr.fold(&mut w);
     w.answer(b, again).expect("answered").expect("taken");
     assert_eq!(w.answer(b, first), None);
     let admin = w.try_admin(AdminRequest::SnapshotCreate { volume: "db".into(), name: "nightly".into() });
     assert_eq!(admin, None, "an administrator waits too");
-    w.ack_all(a);
-    let (push, _) = hold_of(&w, a);
-    w.ack(a, push, Ack::Held { seq: Seq(2) });
+    w.ack_all(wr.conn);
+    flip(&mut w, &mut wr, vec![]);
+    wr.fold(&mut w);
     assert_eq!(w.shadow.snapshot_count(), 2);
 }
 
 #[test]
 fn a_restart_drops_it_and_the_same_identity_may_be_asked_again() {
-    let (mut w, v, a, _, b) = pair();
+    let (mut w, v, mut wr, b) = pair();
     w.snapshot(b, v, 9);
-    let (push, _) = hold_of(&w, a);
+    let push = flip(&mut w, &mut wr, vec![written(2)]);
     w.restart();
-    let (a, b) = (w.resume(1, 1), w.resume(2, 2));
-    w.ack(a, push, Ack::Held { seq: Seq(2) });
-    assert_eq!(w.shadow.snapshot_count(), 0);
+    assert!(w.shadow.volume(v).expect("there").entry.pending.is_some());
+    wr.conn = w.connect(1);
+    assert_eq!(w.shadow.volume(v).expect("there").entry.pending, None, "before anything else");
+    w.hello(wr.conn, 1, BOOT, true).expect("welcome");
+    let b = w.resume(2, 2);
+    wr.fold(&mut w);
+    assert_eq!(w.shadow.snapshot_count(), 0, "its flip takes nothing");
     let (id, _) = w.snapshot(b, v, 9);
-    let (push2, hold) = hold_of(&w, a);
+    let (push2, hold) = hold_of(&w, wr.conn);
     assert!(push2 > push, "numbers of pushes go on");
     assert_eq!(hold.epoch.0, 3, "the number that was offered is used up");
-    w.ack(a, push2, Ack::Held { seq: Seq(2) });
+    flip(&mut w, &mut wr, vec![]);
+    wr.fold(&mut w);
     w.answer(b, id).expect("answered").expect("taken");
     // Committed, and the answer lost: done already.
     w.restart();
@@ -214,41 +264,46 @@ fn a_restart_drops_it_and_the_same_identity_may_be_asked_again() {
 }
 
 #[test]
-fn a_segment_that_is_asked_for_before_the_flip_is_of_the_epoch_before() {
-    let (mut w, v, a, token, b) = pair();
-    let (id, _) = w.snapshot(b, v, 9);
-    let (push, hold) = hold_of(&w, a);
-    let before = w.ok(a, PreserveSpace { volume: v, token, seq: Seq(3) }).segment;
-    assert_eq!((before.epoch.0, hold.segment.epoch.0), (0, 1), "a reader of the new snapshot never looks there");
-    w.ack(a, push, Ack::Held { seq: Seq(3) });
-    w.answer(b, id).expect("answered").expect("taken");
-    assert_eq!(w.ok(a, PreserveSpace { volume: v, token, seq: Seq(4) }).segment.epoch.0, 1);
-    // On another connection it cannot be known on which side of the flip it was asked.
-    w.ack_all(a);
-    let (id, _) = w.snapshot(b, v, 10);
-    w.disconnect(a);
-    let a = w.resume(1, 1);
-    assert_eq!(w.ok(a, PreserveSpace { volume: v, token, seq: Seq(5) }).segment.epoch.0, 2);
-    assert_eq!(w.answer(b, id).expect("answered").expect_err("dropped").kind, Kind::Busy);
-}
-
-#[test]
 fn segments_go_when_no_snapshot_and_no_writer_needs_them() {
-    let (mut w, v, a, token, b) = pair();
-    let held = |w: &World| w.shadow.volume(v).expect("there").segments.values().map(|s| s.segment.epoch.0).collect::<Vec<_>>();
+    let (mut w, v, mut wr, b) = pair();
+    let held = |w: &World| w.shadow.volume(v).expect("there").segments.values().map(|s| s.epoch.0).collect::<Vec<_>>();
     for n in [9, 10] {
         w.snapshot(b, v, n);
-        let (push, _) = hold_of(&w, a);
-        w.ack(a, push, Ack::Held { seq: Seq(2) });
-        w.ack_all(a);
+        flip(&mut w, &mut wr, vec![]);
+        wr.fold(&mut w);
+        w.ack_all(wr.conn);
     }
-    w.ok(a, PreserveSpace { volume: v, token, seq: Seq(3) });
+    let s = wr.next_segment();
+    wr.change(&mut w, vec![Entry::Segment(s)]);
     assert_eq!(held(&w), [1, 2, 2]);
+    // A reader learns of those that it may need.
+    let open = w.ok(b, OpenSnapshot { snapshot: SnapshotId([10; 16]) });
+    assert_eq!(open.segments.iter().map(|s| s.epoch.0).collect::<Vec<_>>(), [2, 2]);
+    w.ok(b, fusevol_shared::wire::messages::CloseSnapshot { snapshot: SnapshotId([10; 16]) });
     w.ok(b, RemoveSnapshot { snapshot: SnapshotId([10; 16]) });
     assert_eq!(held(&w), [1, 2, 2], "the older snapshot reads them all");
     w.ok(b, RemoveSnapshot { snapshot: SnapshotId([9; 16]) });
     assert_eq!(held(&w), [2, 2], "the writer may still write in the newest epoch's");
-    w.ok(a, Detach { volume: v });
+    wr.detach(&mut w);
     assert!(held(&w).is_empty());
     assert_eq!(w.shadow.free_aus(), 63);
+}
+
+#[test]
+fn a_snapshot_that_breaks_is_said_and_needs_nothing_any_more() {
+    let (mut w, v, mut wr, b) = pair();
+    w.snapshot(b, v, 9);
+    flip(&mut w, &mut wr, vec![]);
+    wr.fold(&mut w);
+    wr.change(&mut w, vec![Entry::Broken { epoch: VolumeEpoch(1) }]);
+    wr.change(&mut w, vec![Entry::Broken { epoch: VolumeEpoch(1) }]);
+    assert!(w.shadow.snapshot(SnapshotId([9; 16])).expect("there").entry.broken);
+    let crate::core::AdminReply::Events(all) = w.admin(AdminRequest::Events { after: 0, limit: 100 }) else { panic!() };
+    assert_eq!(all.iter().filter(|n| n.what == "snapshot-broken" && n.text.contains("db@s9")).count(), 1);
+    let need = w.ok(wr.conn, fusevol_shared::wire::messages::GetNeed { volume: v, from: VolAu(0) });
+    assert!(need.runs.is_empty());
+    let conn = wr.conn;
+    wr.detach(&mut w);
+    let next = w.ok(conn, fusevol_shared::wire::messages::AttachWrite { volume: v });
+    assert!(next.segment.is_empty() && next.snapshots[0].broken, "nothing is preserved for it");
 }

@@ -4,29 +4,27 @@
 //! place may be handed out that somebody still knows (PROTOCOLS, R1).
 
 use super::harness::*;
-use crate::catalog::record::Record;
+use super::writer::{Writer, mask};
 use crate::core::ConnId;
-use fusevol_shared::ids::{FenceToken, MapVersion, Seq, SessionNo, SnapshotId, VolumeId};
-use fusevol_shared::map::{AuMask, MapRun};
-use fusevol_shared::mask::BlockMask;
+use fusevol_shared::change::Entry;
+use fusevol_shared::error::{Kind, WireError};
+use fusevol_shared::ids::{BootId, MapVersion, SessionNo, SnapshotId, VolumeEpoch, VolumeId};
+use fusevol_shared::map::MapRun;
 use fusevol_shared::random::SeededRandom;
 use fusevol_shared::units::{DiskAu, VolAu};
 use fusevol_shared::wire::messages::{
-    Ack, AttachRead, AttachWrite, Bind, CloseSnapshot, Detach, Discard, GetMap, GetSnapshotMap, Goodbye, MapPart, OpenSnapshot,
-    PreserveSpace, Push, RemoveSnapshot, Renew, Reply, Report, Request,
+    Ack, AttachRead, AttachWrite, CloseSnapshot, Detach, GetMap, GetSnapshotMap, Goodbye, Grant, Hold, MapPart, OpenSnapshot, Push,
+    RemoveSnapshot, Renew, Reply,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
 pub const AUS: u32 = 24;
 
-/// One volume as its writer sees it.
-#[derive(Default, Debug)]
+/// One volume as its writer has it, and what it asked and was not answered.
+#[derive(Debug)]
 struct Writing {
-    token: FenceToken,
-    seq: u64,
-    /// Sent, not answered.
-    unanswered: Option<Request>,
-    map: BTreeSet<VolAu>,
+    own: Writer,
+    asking: Option<Grant>,
 }
 
 /// One client process.
@@ -55,9 +53,16 @@ impl Person {
         Self { key, ..Self::default() }
     }
 
-    /// Places that it may still read.
+    /// Half of the hosts are others than the manager's.
+    pub fn boot(&self) -> BootId {
+        if self.key > 2 { OTHER_BOOT } else { BOOT }
+    }
+
+    /// Places that it may still read or write.
     pub fn knows(&self) -> BTreeSet<DiskAu> {
-        self.reading.values().flat_map(|(_, m)| m.values().copied()).chain(self.open.values().flatten().copied()).collect()
+        let read = self.reading.values().flat_map(|(_, m)| m.values().copied()).chain(self.open.values().flatten().copied());
+        let written = self.writing.values().map(|x| &x.own).flat_map(|o| o.places.values().chain(o.reserve.iter().flatten()).copied());
+        read.chain(written).collect()
     }
 
     /// The process is gone, with its last I/O.
@@ -69,7 +74,7 @@ impl Person {
     pub fn come(&mut self, w: &mut World) {
         let conn = w.connect(self.key);
         let resume = self.session.is_some();
-        match w.hello(conn, self.id(), BOOT, resume) {
+        match w.hello(conn, self.id(), self.boot(), resume) {
             Ok(welcome) => {
                 self.session = Some(welcome.session);
                 self.conn = Some(conn);
@@ -80,9 +85,11 @@ impl Person {
                 return;
             }
         }
-        let again: Vec<(VolumeId, Request)> = self.writing.iter().filter_map(|(v, x)| Some((*v, x.unanswered.clone()?))).collect();
-        for (v, request) in again {
-            self.change(w, v, request);
+        for x in self.writing.values_mut() {
+            x.own.conn = conn;
+            if let Some(m) = x.asking.take() {
+                Self::grant(w, &mut x.own, m);
+            }
         }
     }
 
@@ -92,50 +99,75 @@ impl Person {
         }
     }
 
-    fn change(&mut self, w: &mut World, v: VolumeId, request: Request) {
-        let (Some(conn), Some(x)) = (self.conn, self.writing.get_mut(&v)) else { return };
-        let answer = w.send(conn, request.clone()).1;
-        x.unanswered = None;
-        match answer.expect("changes are answered at once") {
-            Ok(Reply::Bound(b)) => x.map.extend(places(&b.runs).iter().map(|(au, _)| *au)),
-            Ok(Reply::Discarded(d)) => d.unmapped.iter().for_each(|au| _ = x.map.remove(au)),
+    fn grant(w: &mut World, own: &mut Writer, m: Grant) {
+        let Ok(granted) = w.ask(own.conn, m.clone()) else { return };
+        own.grants += 1;
+        own.reserve.extend(granted.places.iter().flat_map(fusevol_shared::change::Places::each));
+        // The same again changes nothing.
+        if w.number().is_multiple_of(3) {
+            let log = w.log.len();
+            assert_eq!(w.ok(own.conn, m), granted);
+            assert_eq!(w.log.len(), log, "granted twice");
+        }
+    }
+
+    /// An append of a few entries.
+    fn append(w: &mut World, r: &mut SeededRandom, own: &mut Writer) {
+        let mut entries = Vec::new();
+        let mut plan = own.clone();
+        for _ in 0..=r.below(3) {
+            let au = u32::try_from(r.below(u64::from(AUS))).expect("small");
+            let bound = plan.map.contains_key(&VolAu(au));
+            let entry = match r.below(9) {
+                0..4 if !bound && !plan.reserve.is_empty() => plan.bound([au]),
+                0..4 if bound => Entry::Written { masks: vec![mask(au, r.next_u64())] },
+                4 | 5 if bound => Entry::Discarded { cleared: vec![mask(au, u64::MAX)] },
+                6 if bound => Entry::Discarded { cleared: vec![mask(au, r.next_u64())] },
+                7 => Entry::Marked { epoch: plan.epoch, regions: vec![VolAu(au).region()] },
+                8 if r.below(8) == 0 && !plan.reserve.is_empty() => Entry::Segment(plan.next_segment()),
+                8 if r.below(30) == 0 => Entry::Broken { epoch: VolumeEpoch(plan.epoch.0 - 1) },
+                _ => Entry::Cleared { epoch: plan.epoch, regions: vec![VolAu(au).region()], changed: vec![mask(au, 1)] },
+            };
+            plan.foresee(&entry);
+            entries.push(entry);
+        }
+        (own.reserve, own.next_segment) = (plan.reserve, plan.next_segment);
+        own.append(w, entries);
+    }
+
+    /// Does something with a volume that it writes.
+    fn write(&mut self, w: &mut World, r: &mut SeededRandom, v: VolumeId) {
+        let Some(x) = self.writing.get_mut(&v) else { return };
+        match r.below(12) {
+            0..6 => Self::append(w, r, &mut x.own),
+            6..8 => {
+                let again = x.own.fold_request();
+                let done = x.own.try_fold(w).is_ok();
+                if let Some(m) = again.filter(|_| done && r.below(3) == 0) {
+                    let log = w.log.len();
+                    w.ok(x.own.conn, m);
+                    assert_eq!(w.log.len(), log, "folded twice");
+                }
+            }
+            8 | 9 if x.own.reserve.len() < 8 => {
+                let m = x.own.grant_request(u32::try_from(1 + r.below(6)).expect("small"));
+                Self::grant(w, &mut x.own, m);
+            }
+            10 if r.below(4) == 0 => {
+                let keep = usize::try_from(r.below(4)).expect("small");
+                let back = x.own.reserve.iter().skip(keep).cloned().collect::<Vec<_>>();
+                let back = fusevol_shared::change::Places::join(back.iter().map(Vec::as_slice));
+                if w.ask(x.own.conn, Grant { back, ..x.own.grant_request(0) }).is_ok() {
+                    x.own.grants += 1;
+                    x.own.reserve.truncate(keep);
+                }
+            }
+            11 if r.below(10) == 0 => _ = x.own.replace_journal(w),
             _ => {}
         }
-        // The same again changes nothing.
-        let log = w.log.len();
-        if w.number().is_multiple_of(5) {
-            w.send(conn, request);
-            let settled = |r: &Record| matches!(r, Record::LimboFreed { .. } | Record::SegmentsDropped { .. });
-            let failed = |r: &Record| matches!(r, Record::Bound { .. } | Record::SegmentGranted { .. });
-            assert!(w.log[log..].iter().all(|r| settled(r) || failed(r) && w.log[..log].last() != Some(r)), "applied twice");
-        }
     }
 
-    fn next_change(&mut self, r: &mut SeededRandom, v: VolumeId) -> Option<Request> {
-        let x = self.writing.get_mut(&v)?;
-        x.seq += 1 + r.below(2);
-        let (token, seq) = (x.token, Seq(x.seq));
-        let au = |r: &mut SeededRandom| VolAu(u32::try_from(r.below(u64::from(AUS))).expect("small"));
-        let mapped: Vec<VolAu> = x.map.iter().copied().collect();
-        let some = |r: &mut SeededRandom| {
-            let n = usize::try_from(r.below(mapped.len().max(1) as u64)).expect("small");
-            mapped.get(n).copied()
-        };
-        Some(match r.below(8) {
-            0..3 => Bind { volume: v, token, seq, aus: (0..=r.below(3)).map(|_| au(r)).collect() }.into(),
-            3..5 => {
-                let written = some(r).map(|au| AuMask { au, blocks: BlockMask(r.next_u64()) }).into_iter().collect();
-                Report { volume: v, token, seq, written }.into()
-            }
-            5..7 => {
-                let blocks = if r.below(3) == 0 { BlockMask(r.next_u64()) } else { BlockMask::ALL };
-                Discard { volume: v, token, seq, cleared: some(r).map(|au| AuMask { au, blocks }).into_iter().collect() }.into()
-            }
-            _ => PreserveSpace { volume: v, token, seq }.into(),
-        })
-    }
-
-    /// Does something; `lost` is a step of which the answer does not come, because the manager dies before its commit.
+    /// Does something.
     pub fn act(&mut self, w: &mut World, r: &mut SeededRandom, volumes: &[VolumeId], snapshots: &[SnapshotId]) {
         let Some(conn) = self.conn else { return self.come(w) };
         let pick = |r: &mut SeededRandom, n: usize| usize::try_from(r.below(n.max(1) as u64)).expect("small");
@@ -153,15 +185,10 @@ impl Person {
                 self.leave(w);
                 self.die();
             }
-            6 if !self.reading.contains_key(&v) => {
+            6 if !self.reading.contains_key(&v) && !self.writing.contains_key(&v) => {
                 if let Some(Ok(Reply::Attached(a))) = w.send(conn, AttachWrite { volume: v }).1 {
-                    let mut x = Writing { token: a.token, ..Writing::default() };
-                    // A session that had it already goes on behind its own numbers.
-                    x.seq = w.shadow.attachment(a.token).expect("stands").last.0 + 10;
-                    if let Ok(m) = w.ask(conn, GetMap { volume: v, from: VolAu(0) }) {
-                        x.map = places(&m.runs).iter().map(|(au, _)| *au).collect();
-                    }
-                    self.writing.insert(v, x);
+                    let own = Writer::new(w, conn, v, &a);
+                    self.writing.insert(v, Writing { own, asking: None });
                 }
             }
             7 if !self.writing.contains_key(&v) && w.shadow.attachment_of(v, self.session.expect("opened")).is_none() => {
@@ -171,7 +198,8 @@ impl Person {
                 }
             }
             8 if r.below(3) == 0 => {
-                if w.ask(conn, Detach { volume: v }).is_ok() {
+                let folded = self.writing.get_mut(&v).is_none_or(|x| x.own.try_fold(w).is_ok());
+                if folded && w.ask(conn, Detach { volume: v }).is_ok() {
                     self.writing.remove(&v);
                     self.reading.remove(&v);
                 }
@@ -194,24 +222,23 @@ impl Person {
                 }
             }
             13..17 => self.hear(w, r),
-            _ => {
-                if let Some(request) = self.next_change(r, v) {
-                    self.change(w, v, request);
-                }
-            }
+            _ => self.write(w, r, v),
         }
     }
 
-    /// A change that the manager never made durable: it is sent again later.
+    /// Asks something that the manager never made durable: it is asked again later.
     pub fn lose(&mut self, w: &mut World, r: &mut SeededRandom, volumes: &[VolumeId]) {
         let v = volumes[usize::try_from(r.below(volumes.len() as u64)).expect("small")];
-        let (Some(conn), Some(request)) = (self.conn, self.next_change(r, v)) else { return };
+        let (Some(conn), Some(x)) = (self.conn, self.writing.get_mut(&v)) else { return };
         let log = w.log.len();
-        w.send(conn, request.clone());
-        w.log.truncate(log);
-        if let Some(x) = self.writing.get_mut(&v) {
-            x.unanswered = Some(request);
+        if let Some(m) = x.own.fold_request().filter(|_| r.below(2) == 0) {
+            w.send(conn, m);
+        } else {
+            let m = x.own.grant_request(3);
+            w.send(conn, m.clone());
+            x.asking = Some(m);
         }
+        w.log.truncate(log);
     }
 
     /// Answers one push.
@@ -228,14 +255,31 @@ impl Person {
                 }
                 Ack::Done
             }
-            Push::Hold(h) => Ack::Held { seq: Seq(self.writing.get(&h.volume).map_or(0, |x| x.seq)) },
+            Push::Hold(h) => self.flip(w, h),
             Push::Recall(m) => {
-                self.reading.remove(&m.volume);
-                self.writing.remove(&m.volume);
-                Ack::Done
+                let folded = self.writing.get_mut(&m.volume).is_none_or(|x| x.own.try_fold(w).is_ok());
+                if folded {
+                    self.reading.remove(&m.volume);
+                    self.writing.remove(&m.volume);
+                }
+                if folded { Ack::Done } else { failed() }
             }
             _ => Ack::Done,
         };
         w.ack(conn, push, ack);
     }
+
+    fn flip(&mut self, w: &mut World, h: &Hold) -> Ack {
+        let Some(own) = self.writing.get_mut(&h.volume).map(|x| &mut x.own) else { return failed() };
+        if own.reserve.is_empty() || h.epoch <= own.epoch || own.token != h.token {
+            return failed();
+        }
+        let e = own.flip(w, h.epoch);
+        let seq = own.append(w, vec![e]).seq;
+        Ack::Held { seq, held_us: 1 }
+    }
+}
+
+fn failed() -> Ack {
+    Ack::Failed(WireError { kind: Kind::Io, message: "no".into(), hint: String::new() })
 }

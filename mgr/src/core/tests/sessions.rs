@@ -111,31 +111,6 @@ fn a_lock_of_a_live_session_says_nothing() {
 }
 
 #[test]
-fn another_hosts_session_needs_the_administrators_word() {
-    let mut w = World::new(1, 64);
-    let v = w.volume("db", 1 << 30);
-    w.client(1, "db", "read,write");
-    w.client(2, "db", "read,write");
-    let a = w.connect(1);
-    w.hello(a, 1, OTHER_BOOT, false).expect("welcome");
-    w.attach(a, v);
-    let b = w.open(2, 2);
-    let dead = AdminRequest::ClientConfirmDead { name: "host1".into() };
-    assert_eq!(w.admin_refused(dead.clone()).kind, Kind::Refused);
-    w.disconnect(a);
-    assert_eq!(w.refused(b, AttachWrite { volume: v }), Kind::Busy);
-    for _ in 0..4 {
-        w.wait(LEASE / 2);
-        w.ok(b, Renew {});
-    }
-    assert!(w.probes().is_empty());
-    let e = w.ask(b, AttachWrite { volume: v }).expect_err("held");
-    assert!(e.kind == Kind::Busy && e.message.contains("host1") && e.hint.contains("confirm-dead host1"), "{e:?}");
-    w.admin(dead);
-    w.attach(b, v);
-}
-
-#[test]
 fn after_a_restart_every_session_has_a_lease_and_a_margin() {
     let mut w = World::new(1, 64);
     let v = w.volume("db", 1 << 30);
@@ -168,6 +143,8 @@ fn a_revoked_client_is_recalled_and_never_renewed() {
     assert!(w.shadow.writer(v).is_none(), "it gave the volume back");
     w.wait(LEASE * 2);
     assert!(w.effects.contains(&Effect::Close { conn: a }));
-    w.admin(AdminRequest::ClientConfirmDead { name: "host1".into() });
+    assert!(w.disks.slots[&SessionNo(0)], "its slot is sealed");
+    w.wait(LEASE * 2);
+    assert!(w.shadow.session(SessionNo(0)).is_none(), "it could only read");
     w.admin(AdminRequest::ClientRemove { name: "host1".into() });
 }

@@ -3,10 +3,11 @@
 use super::harness::*;
 use crate::core::admin_api::Level;
 use crate::core::{AdminReply, AdminRequest, Effect};
+use fusevol_shared::change::WhenFull;
 use fusevol_shared::error::Kind;
-use fusevol_shared::ids::{DiskId, Seq};
-use fusevol_shared::units::{AuNo, VolAu};
-use fusevol_shared::wire::messages::{Bind, Push};
+use fusevol_shared::ids::DiskId;
+use fusevol_shared::units::AuNo;
+use fusevol_shared::wire::messages::Push;
 
 fn create(name: &str, size: u64) -> AdminRequest {
     AdminRequest::VolumeCreate { name: name.into(), size }
@@ -34,11 +35,11 @@ fn a_volume_that_is_in_use_stays() {
     w.client(1, "db", "all");
     let rm = AdminRequest::VolumeRemove { name: "db".into() };
     let a = w.open(1, 1);
-    let token = w.attach(a, v).token;
-    w.ok(a, Bind { volume: v, token, seq: Seq(1), aus: vec![VolAu(0)] });
+    let mut wr = w.attach(a, v);
+    wr.bind(&mut w, 0..1);
     let e = w.admin_refused(rm.clone());
     assert!(e.kind == Kind::Busy && e.message.contains("host1"), "{e:?}");
-    w.ok(a, fusevol_shared::wire::messages::Detach { volume: v });
+    wr.detach(&mut w);
     w.admin(AdminRequest::SnapshotCreate { volume: "db".into(), name: "one".into() });
     assert_eq!(w.admin_refused(rm.clone()).kind, Kind::Busy);
     assert_eq!(w.admin_refused(AdminRequest::SnapshotCreate { volume: "db".into(), name: "one".into() }).kind, Kind::Exists);
@@ -85,15 +86,35 @@ fn clients_and_access() {
 }
 
 #[test]
+fn a_volumes_settings_are_kept_and_shown() {
+    let mut w = World::new(1, 64);
+    let v = w.volume("db", 1 << 30);
+    w.client(1, "db", "all");
+    let set = |when_full| AdminRequest::VolumeSet { name: "db".into(), when_full };
+    let log = w.log.len();
+    w.admin(set(WhenFull::BreakSnapshot));
+    assert_eq!(w.log.len(), log, "it is so already");
+    let AdminReply::Volume(view) = w.admin(set(WhenFull::StopWriter)) else { panic!() };
+    assert_eq!((view.when_full, view.notes.len()), (WhenFull::StopWriter, 0));
+    w.restart();
+    let a = w.open(1, 1);
+    let at = w.ok(a, fusevol_shared::wire::messages::AttachWrite { volume: v });
+    assert_eq!(at.when_full, WhenFull::StopWriter);
+    let AdminReply::Volume(view) = w.admin(set(WhenFull::BreakSnapshot)) else { panic!() };
+    assert!(view.notes[0].contains("former setting") && view.attached[0].journal.len() == 1 && view.attached[0].reserve > 0, "{view:?}");
+    assert_eq!(w.admin_refused(AdminRequest::VolumeSet { name: "x".into(), when_full: WhenFull::StopWriter }).kind, Kind::NotFound);
+}
+
+#[test]
 fn status_and_events() {
-    let mut w = World::new(1, 10);
+    let mut w = World::new(1, 12);
     let v = w.volume("db", 1 << 30);
     w.client(1, "db", "all");
     let AdminReply::Status(s) = w.admin(AdminRequest::Status) else { panic!() };
     assert_eq!((s.level, s.findings.len()), (Level::Ok, 0));
     let a = w.open(1, 1);
-    let token = w.attach(a, v).token;
-    w.ok(a, Bind { volume: v, token, seq: Seq(1), aus: (0..6).map(VolAu).collect() });
+    let mut wr = w.attach(a, v);
+    wr.bind(&mut w, 0..6);
     let AdminReply::Status(s) = w.admin(AdminRequest::Status) else { panic!() };
     assert!(s.level == Level::Critical && s.findings[0].action.contains("disk add"), "{s:?}");
     let AdminReply::Events(all) = w.admin(AdminRequest::Events { after: 0, limit: 100 }) else { panic!() };
