@@ -8,8 +8,9 @@
 //! has it, and any two majorities share a disk. A disk that cannot be read does not count; a page that is not the session's own
 //! clear SEAL, a torn one too, ends the session.
 //!
-//! A disk that does not answer must hold up neither the others nor, request by request, fill the thread's ring: once it was waited for
-//! in vain it is asked again only after a pause that doubles, or where the others are not enough.
+//! A disk that does not answer must hold up neither the others nor, request by request, fill the threads' rings. A check waits for a
+//! majority only and lets the rest go; who was let go [`UNHEARD`] times in a row is left out of checks. A beat waits a little for all;
+//! who does not answer it is left alone for a pause that doubles. Where the others are not enough, those are asked again, too.
 //!
 //! Invariants: a beat is over before the SEAL is read that lets it count [L1]; a sealed slot does no I/O any more.
 
@@ -36,6 +37,8 @@ mod tests;
 const GRACE: Duration = Duration::from_millis(100);
 /// How long a majority is waited for.
 const LIMIT: Duration = Duration::from_secs(5);
+/// Questions to one disk that may be let go without an answer, until a beat has heard it again.
+const UNHEARD: u64 = 64;
 /// How long a disk that was silent is left alone, at first and at most.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(600));
 
@@ -59,6 +62,17 @@ struct SlotPlace {
     silent_until: AtomicU64,
     /// Nanoseconds that it is left alone next time.
     pause: AtomicU64,
+    /// Questions that were let go since it answered last.
+    unheard: AtomicU64,
+}
+
+/// Who is waited for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wait {
+    /// A majority: something waits for the answer.
+    Majority,
+    /// A majority, then a little for the others.
+    All,
 }
 
 /// What one disk says to a question.
@@ -71,16 +85,21 @@ enum Said {
 }
 
 impl SlotPlace {
-    fn is_silent(&self, now: BootTime) -> bool {
-        now.0 < self.silent_until.load(Ordering::Relaxed)
+    fn is_silent(&self, now: BootTime, wait: Wait) -> bool {
+        now.0 < self.silent_until.load(Ordering::Relaxed) || wait == Wait::Majority && self.unheard.load(Ordering::Relaxed) >= UNHEARD
     }
 
     fn answered(&self) {
+        self.unheard.store(0, Ordering::Relaxed);
         self.silent_until.store(0, Ordering::Relaxed);
         self.pause.store(nanos(PAUSE.0), Ordering::Relaxed);
     }
 
-    fn was_silent(&self, now: BootTime) {
+    fn was_silent(&self, now: BootTime, wait: Wait) {
+        if wait == Wait::Majority {
+            self.unheard.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
         let pause = self.pause.load(Ordering::Relaxed);
         self.pause.store((2 * pause).min(nanos(PAUSE.1)), Ordering::Relaxed);
         self.silent_until.store(now.0.saturating_add(pause), Ordering::Relaxed);
@@ -106,7 +125,10 @@ impl Slot {
     /// always says clear.
     #[must_use]
     pub fn new(pool: PoolId, session: SessionNo, id: SessionId, opened: Generation, places: Vec<(DiskNo, SlotAt)>) -> Self {
-        let place = |(disk, at)| SlotPlace { disk, at, silent_until: AtomicU64::new(0), pause: AtomicU64::new(nanos(PAUSE.0)) };
+        let place = |(disk, at)| {
+            let (silent_until, pause, unheard) = (AtomicU64::new(0), AtomicU64::new(nanos(PAUSE.0)), AtomicU64::new(0));
+            SlotPlace { disk, at, silent_until, pause, unheard }
+        };
         let places = places.into_iter().map(place).collect();
         Self { pool, session, id, opened, places, beats: AtomicU64::new(0), sealed: OnceLock::new() }
     }
@@ -134,7 +156,11 @@ impl Slot {
     /// # Errors
     /// `Lapsed`: one says something else; so it stays. `Io`: fewer than a majority could be read.
     pub async fn check<D: Disk>(&self, disks: &Disks<D>) -> Result<()> {
-        self.ask(disks, async |member: &Member<D>, at: SlotAt| {
+        self.read(disks, Wait::Majority).await
+    }
+
+    async fn read<D: Disk>(&self, disks: &Disks<D>, wait: Wait) -> Result<()> {
+        self.ask(disks, wait, async |member: &Member<D>, at: SlotAt| {
             let (result, page) = member.disk().read(at.seal(), IoBuf::zeroed(PAGE)).await;
             match result {
                 Ok(()) => self.judge(member.no(), &page, at),
@@ -160,8 +186,10 @@ impl Slot {
                 Err(e) => Said::Nothing(io_error(member.no(), e)),
             }
         };
-        self.ask(disks, write).await.map_err(|e| if e.kind() == Kind::Lapsed { e } else { e.within("the heartbeat cannot be written") })?;
-        if sentence::holds(Tag::L1) { self.check(disks).await } else { Ok(()) }
+        self.ask(disks, Wait::All, write)
+            .await
+            .map_err(|e| if e.kind() == Kind::Lapsed { e } else { e.within("the heartbeat cannot be written") })?;
+        if sentence::holds(Tag::L1) { self.read(disks, Wait::All).await } else { Ok(()) }
     }
 
     fn judge(&self, disk: DiskNo, page: &[u8], at: SlotAt) -> Said {
@@ -179,13 +207,13 @@ impl Slot {
     }
 
     /// Asks all disks at once. `Ok`: a majority says yes, none that answered in time says no.
-    async fn ask<D: Disk>(&self, disks: &Disks<D>, ask: impl AsyncFn(&Member<D>, SlotAt) -> Said) -> Result<()> {
+    async fn ask<D: Disk>(&self, disks: &Disks<D>, wait: Wait, ask: impl AsyncFn(&Member<D>, SlotAt) -> Said) -> Result<()> {
         if let Some(why) = self.sealed.get() {
             return Err(over(why));
         }
         let now = SystemClock.now();
         let one = async |place| (place, ask_one(disks, place, &ask).await);
-        let (silent, lively): (Vec<&SlotPlace>, Vec<_>) = self.places.iter().partition(|p| p.is_silent(now));
+        let (silent, lively): (Vec<&SlotPlace>, Vec<_>) = self.places.iter().partition(|p| p.is_silent(now, wait));
         let (needed, all) = (if self.places.is_empty() { 0 } else { majority(self.places.len()) }, self.places.len());
         let mut round = Round { waiting: lively.clone(), ..Round::default() };
         let mut asked: FuturesUnordered<_> = lively.into_iter().map(&one).collect();
@@ -196,11 +224,12 @@ impl Slot {
             self.hear(&mut round, &mut asked, needed, limit()).await?;
         }
         if round.yes >= needed {
-            self.hear(&mut round, &mut asked, all, grace()).await?;
+            // What has answered meanwhile is heard in any case.
+            self.hear(&mut round, &mut asked, all, if wait == Wait::All { grace() } else { ready(()).boxed_local() }).await?;
         }
         if ring::runs_here() {
             let now = SystemClock.now();
-            round.waiting.iter().for_each(|p| p.was_silent(now));
+            round.waiting.iter().for_each(|p| p.was_silent(now, wait));
         }
         match round.failed {
             _ if round.yes >= needed => Ok(()),

@@ -5,6 +5,7 @@
 //! - [`catalog`]: what the manager knows, as the fold of a log of records.
 //! - [`core`]: the state machine that answers clients and administrators.
 //! - [`driver`]: joins core, store, listener and admin socket.
+//! - [`inspect`]: what stands on the disks, for `check` and `dump`.
 //! - [`listen`]: connections of clients to events, answers and pushes back.
 //! - [`session_io`]: slots and journals of sessions on the shared disks.
 //! - [`store`]: the catalog on the shared disks.
@@ -15,6 +16,7 @@ pub mod catalog;
 pub mod cli;
 pub mod core;
 pub mod driver;
+pub mod inspect;
 pub mod listen;
 pub mod session_io;
 pub mod store;

@@ -183,8 +183,11 @@ impl<'a, D: Disk> SessionIo<'a, D> {
         Ok(read)
     }
 
-    /// The bytes of one AU that frames may fill, and where they lie.
-    pub(crate) async fn read_au(&self, au: DiskAu) -> Result<(IoBuf, At)> {
+    /// The bytes of one AU, and where they lie.
+    ///
+    /// # Errors
+    /// `Io`, naming the disk.
+    pub async fn read_au(&self, au: DiskAu) -> Result<(IoBuf, At)> {
         let (_, id, _) = self.member(au.disk)?;
         let off = au.au.start(self.au_size);
         let len = usize::try_from(half_bytes(self.au_size)).expect("an AU has at most 64 MiB");
@@ -202,7 +205,23 @@ impl<'a, D: Disk> SessionIo<'a, D> {
         self.disks.iter().find(|(n, ..)| *n == no).ok_or_else(|| Error::new(Kind::Io, format!("disk {no} is not here")))
     }
 
-    async fn read(&self, no: DiskNo, at: DiskOff, len: usize) -> Result<IoBuf> {
+    /// The pool's AU size.
+    #[must_use]
+    pub fn au_size(&self) -> AuSize {
+        self.au_size
+    }
+
+    /// The pool's disks.
+    #[must_use]
+    pub fn disks(&self) -> &'a [Member<D>] {
+        self.disks
+    }
+
+    /// Reads `len` bytes, within the limit.
+    ///
+    /// # Errors
+    /// `Io`, naming the disk.
+    pub async fn read(&self, no: DiskNo, at: DiskOff, len: usize) -> Result<IoBuf> {
         self.bounded(no, async |d| {
             let (result, buf) = d.read(at, IoBuf::zeroed(len)).await;
             result.map(|()| buf)

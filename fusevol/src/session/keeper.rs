@@ -2,14 +2,15 @@
 //! hold and refills their reserves, so that no write waits for the manager.
 //!
 //! A volume is handed over once, when it is attached for writing, and is let go when its [`Volume::tend`] ends, which it does once the
-//! volume is closed. Invariant: a volume that waits for the manager here holds up no other one.
+//! volume is closed. Invariant: a volume that waits for the manager here, or whose tending panics, holds up no other one.
 
 use super::Volume;
 use super::open::spawn;
 use fusevol_shared::disk::ring;
 use fusevol_shared::error::Result;
-use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use tokio::sync::mpsc;
@@ -57,10 +58,15 @@ async fn keep(mut volumes: mpsc::UnboundedReceiver<Arc<Volume>>) {
     loop {
         tokio::select! {
             volume = volumes.recv() => match volume {
-                Some(volume) => kept.push(volume.tend()),
+                Some(volume) => {
+                    let id = volume.id();
+                    kept.push(AssertUnwindSafe(volume.tend()).catch_unwind().map(move |end| (id, end)));
+                }
                 None => return,
             },
-            Some(()) = kept.next() => {}
+            Some((id, end)) = kept.next() => if end.is_err() {
+                tracing::error!("what looks after volume {id} panicked, its message stands above: the volume is to be mounted again");
+            }
         }
     }
 }

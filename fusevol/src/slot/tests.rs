@@ -149,19 +149,38 @@ fn a_majority_is_needed_and_an_unreadable_disk_only_does_not_count() {
 #[test]
 fn a_hung_disk_is_left_alone_until_it_is_needed() {
     let w = world(3);
-    let hang = w.faults[1].add(Rule::on(Ops::ALL, Fault::Hang));
-    assert!(w.check().is_ok());
-    let before = w.faults[1].counts();
-    for _ in 0..50 {
+    // So many requests hang; one more would pass.
+    w.faults[1].add(Rule::on(Ops::ALL, Fault::Hang).times(UNHEARD + 1));
+    let began = SystemClock.now();
+    for _ in 0..3 * UNHEARD {
         w.check().expect("the others answer");
+    }
+    assert!(SystemClock.now().since(began) < GRACE, "nobody waited for it");
+    for _ in 0..50 {
         w.beat().expect("the others answer");
     }
-    assert_eq!(w.faults[1].counts(), before, "it is not asked again and again");
-    assert_eq!(before.hanging, 0, "what was given up is dropped");
+    let counts = w.faults[1].counts();
+    assert_eq!((counts.passed, counts.hanging), (0, 0), "it is not asked again and again, what was given up is dropped");
+    assert!(w.slot.places[1].is_silent(SystemClock.now(), Wait::All));
     w.faults[0].add(failing(Ops::READ));
-    w.faults[1].remove(hang);
     assert!(w.check().is_ok(), "asked where the others are not enough");
-    assert!(!w.slot.places[1].is_silent(SystemClock.now()), "it has answered");
+    assert!(!w.slot.places[1].is_silent(SystemClock.now(), Wait::Majority), "it has answered");
+}
+
+#[test]
+fn a_slow_disk_keeps_no_check_waiting_and_a_beat_hears_it() {
+    let w = world(3);
+    w.faults[2].add(Rule::on(Ops::ALL, Fault::Delay(GRACE / 4)));
+    let began = SystemClock.now();
+    for _ in 0..2 * UNHEARD {
+        w.check().expect("the others answer");
+    }
+    assert!(SystemClock.now().since(began) < GRACE * 5);
+    assert!(w.slot.places[2].is_silent(SystemClock.now(), Wait::Majority));
+    w.beat().expect("clear");
+    assert!(!w.slot.places[2].is_silent(SystemClock.now(), Wait::Majority));
+    w.seal(2, SlotSeal { sealed: true, ..CLEAR });
+    assert_eq!(kind(w.beat()), Some(Kind::Lapsed), "what it says is heard");
 }
 
 #[test]

@@ -1,17 +1,23 @@
 //! Proves a pool's catalog against its disks, offline: reads labels and every copy of the catalog, folds it, and looks
-//! for AUs with two owners or none, map entries outside of a disk, snapshots and maps that do not agree. Reads only.
+//! for AUs with two owners or none, map entries outside of a disk, snapshots and maps that do not agree; then for what sessions
+//! write themselves: journals, preserve segments, slots ([`crate::inspect::deep`]). Reads only.
 
 use super::config::Config;
 use super::dir::Dir;
 use super::disks::{self, Member};
 use crate::catalog::{Catalog, prove};
 use crate::driver::log;
+use crate::inspect::deep::{self, Findings};
+use crate::session_io::{LIMIT, SessionIo};
 use fusevol_shared::disk::file::OpenMode;
+use fusevol_shared::disk::ring::block_on;
 use fusevol_shared::error::{Error, Kind, Result};
+use fusevol_shared::format::label::DiskLabel;
 use fusevol_shared::ids::Generation;
 use fusevol_shared::name::Name;
 use serde::Serialize;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// What was found.
 #[derive(Debug, Serialize)]
@@ -34,7 +40,9 @@ pub struct Report {
     pub aus: u64,
     /// Of these, free.
     pub free_aus: u64,
-    /// Copies of labels or of the catalog that are damaged, though others serve.
+    /// What the sessions write.
+    pub sessions: Findings,
+    /// Copies of labels, of the catalog, of journals or preserve segments that are damaged, though others serve.
     pub flaws: Vec<String>,
     /// What must not be.
     pub violations: Vec<String>,
@@ -67,7 +75,7 @@ pub fn check(dir: &Dir, paths: &[PathBuf]) -> Result<Report> {
 
 fn examine(mut members: Vec<Member>, config: Option<Config>) -> Result<Report> {
     disks::refuse_if_served(&members)?;
-    let Some(pool) = members.first().map(|m| m.label.pool_name.clone()) else {
+    let Some(DiskLabel { pool: id, pool_name: pool, au_size, .. }) = members.first().map(|m| m.label.clone()) else {
         return Err(Error::new(Kind::Refused, "there is no disk to check"));
     };
     let read = log::read(&members)?;
@@ -89,6 +97,11 @@ fn examine(mut members: Vec<Member>, config: Option<Config>) -> Result<Report> {
             Some(_) => {}
         }
     }
+    let disks: Vec<_> = members.iter().map(|m| (m.label.no, m.label.disk, Arc::clone(&m.disk))).collect();
+    let mut sessions = block_on(deep::look(&catalog, id, &SessionIo::new(id, au_size, &disks, LIMIT)));
+    violations.append(&mut sessions.violations);
+    let mut flaws = read.flaws;
+    flaws.append(&mut sessions.flaws);
     Ok(Report {
         pool,
         generation: read.generation,
@@ -99,7 +112,8 @@ fn examine(mut members: Vec<Member>, config: Option<Config>) -> Result<Report> {
         clients: catalog.clients().count(),
         aus: catalog.total_aus(),
         free_aus: catalog.free_aus(),
-        flaws: read.flaws,
+        sessions,
+        flaws,
         violations,
     })
 }

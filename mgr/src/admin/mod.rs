@@ -2,7 +2,8 @@
 //!
 //! - [`dir`]: the folder (`--dir`): what lies in it, and the lock that a running manager holds. [`config`]: `config.toml`.
 //! - [`api`]: what is said over the socket. [`server`]: the manager's end. [`client`]: the verbs' end.
-//! - [`init`]: makes a pool of raw disks. [`adopt`]: takes one over. [`check`]: proves one offline.
+//! - [`init`]: makes a pool of raw disks. [`adopt`]: takes one over. [`check`]: proves one offline. [`dump`]: prints
+//!   what stands on its disks.
 //! - [`disks`]: opens disks and says what is wrong.
 //!
 //! Invariants: the folder is mode 0700 and everything secret in it 0600; nothing in it is needed to read data. Whoever
@@ -16,6 +17,7 @@ pub mod client;
 pub mod config;
 pub mod dir;
 pub mod disks;
+pub mod dump;
 pub mod init;
 pub mod server;
 pub mod wire;

@@ -69,6 +69,8 @@ pub enum Verb {
     Events(Events),
     /// Prove the catalog against the disks, offline (no manager may run)
     Check(Check),
+    /// Print what stands on the disks, one line for each block, offline; reads only
+    Dump(Dump),
 }
 
 /// `init`
@@ -325,6 +327,35 @@ pub struct Events {
 pub struct Check {
     /// The pool's disks; those of the configuration in --dir where none is given
     pub disks: Vec<PathBuf>,
+}
+
+/// `dump`
+#[derive(Args, Debug)]
+pub struct Dump {
+    /// Which structure
+    pub what: Structure,
+    /// The pool's disks; those of the configuration in --dir where none is given
+    pub disks: Vec<PathBuf>,
+    /// Of this volume only: journal and preserve
+    #[arg(long, value_name = "VOL")]
+    pub volume: Option<Name>,
+}
+
+/// What `dump` prints.
+#[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Structure {
+    /// The label's three copies
+    Label,
+    /// Managers of the past and the present, and their SEALs
+    Owners,
+    /// Blocks and records of the catalog's log, on each copy
+    Catalog,
+    /// Heartbeats and SEALs of sessions
+    Slots,
+    /// Journals of those who write
+    Journal,
+    /// Preserve segments of snapshots
+    Preserve,
 }
 
 /// For verbs that destroy.

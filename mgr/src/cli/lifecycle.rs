@@ -88,15 +88,19 @@ pub fn check(ctx: &Ctx, args: &Check) -> Result<u8> {
     let report = check::check(&ctx.dir, &absolute(&args.disks)?)?;
     let mut lines: Vec<String> = report.violations.iter().map(|v| format!("violation: {v}")).collect();
     lines.extend(report.flaws.iter().map(|f| format!("damaged: {f}")));
+    lines.extend(report.sessions.notes.iter().map(|n| format!("note: {n}")));
     let counts = format!(
-        "{}, {}, {}, {}, {} records, {} of {} AUs free",
+        "{}, {}, {}, {}, {}, {} records, {} of {} AUs free, {} in reserves, {} in quarantine",
         show::count(report.disks, "disk"),
         show::count(report.volumes, "volume"),
         show::count(report.snapshots, "snapshot"),
         show::count(report.clients, "client"),
+        show::count(report.sessions.sessions, "session"),
         report.records,
         report.free_aus,
-        report.aus
+        report.aus,
+        report.sessions.reserve_aus,
+        report.sessions.quarantine_aus
     );
     let verdict = match (report.violations.len(), report.flaws.len()) {
         (0, 0) => "clean".to_owned(),
@@ -108,6 +112,6 @@ pub fn check(ctx: &Ctx, args: &Check) -> Result<u8> {
 }
 
 /// What stands in the configuration must hold wherever the manager is started from.
-fn absolute(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
+pub(super) fn absolute(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
     paths.iter().map(|p| std::path::absolute(p).context(Kind::Refused, || format!("'{}' is no path", p.display()))).collect()
 }

@@ -1,4 +1,4 @@
-//! The manager's command line: `init`, `adopt`, `serve` and `check` work themselves; every other verb asks the manager
+//! The manager's command line: `init`, `adopt`, `serve`, `check` and `dump` work themselves; every other verb asks the manager
 //! that serves, over the socket in `--dir`, and prints its answer. Nothing is decided here.
 
 mod access;
@@ -6,6 +6,7 @@ mod args;
 mod client;
 mod context;
 mod disk;
+mod dump;
 mod events;
 mod lifecycle;
 mod pool;
@@ -35,6 +36,7 @@ fn run(cli: Cli) -> Result<u8> {
         Verb::Adopt(args) => lifecycle::adopt(&ctx, &args)?,
         Verb::Serve => lifecycle::serve(&ctx)?,
         Verb::Check(args) => return lifecycle::check(&ctx, &args),
+        Verb::Dump(args) => dump::run(&ctx, &args)?,
         Verb::Pool(args::Pool::Show) => pool::show(&ctx)?,
         Verb::Disk(verb) => disk::run(&ctx, verb)?,
         Verb::Volume(verb) => volume::run(&ctx, verb)?,

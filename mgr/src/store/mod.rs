@@ -68,7 +68,7 @@ pub use init::{NewDisk, NewPool, create};
 pub use inspect::{Inspection, inspect};
 pub use log::{Room, Store};
 pub use open::open;
-pub use record::LogRecord;
+pub use record::{LogRecord, unpack};
 pub use start::Takeover;
 
 use fusevol_shared::error::Result;
