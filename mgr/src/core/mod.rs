@@ -168,7 +168,12 @@ impl Core {
             Event::Disconnected { conn } => self.disconnected(conn),
             Event::Request { conn, id, request } => {
                 if let Some(result) = self.request(conn, id, &request).transpose() {
+                    let welcomed = matches!(result, Ok(Reply::Welcome(_)));
                     self.reply(Asker::Client { conn, id }, result);
+                    // The answer to `Hello` is the first that is said on a connection.
+                    if let Some(session) = self.conns.get(&conn).and_then(|c| c.session).filter(|_| welcomed) {
+                        self.push_again(session);
+                    }
                 }
             }
             Event::Ack { conn, push, ack } => self.acknowledged(conn, push, ack),

@@ -164,7 +164,6 @@ impl Core {
             c.session = Some(no);
         }
         self.confirm_returns(no);
-        self.push_again(no);
         Ok(())
     }
 

@@ -222,6 +222,37 @@ impl Disk for CrashDisk {
     }
 }
 
+/// Records what a disk outside of the set does. Each begin is told before the request can have any effect, each end after it has all.
+#[derive(Clone, Debug)]
+pub struct Observer {
+    recorder: Recorder,
+    disk: usize,
+}
+
+impl Observer {
+    /// A write begins.
+    #[must_use]
+    pub fn write_begun(&self, at: DiskOff, data: IoBytes, durable: bool) -> usize {
+        self.recorder.write_begun(Write { disk: self.disk, at, data, durable })
+    }
+
+    /// It is done.
+    pub fn write_done(&self, id: usize) {
+        self.recorder.event(Event::WriteDone(id));
+    }
+
+    /// A flush begins.
+    #[must_use]
+    pub fn flush_begun(&self) -> usize {
+        self.recorder.flush_begun(self.disk)
+    }
+
+    /// It is done.
+    pub fn flush_done(&self, flush: usize) {
+        self.recorder.event(Event::FlushDone(flush));
+    }
+}
+
 /// A set of disks with one recorder.
 #[derive(Debug)]
 pub struct CrashSet {
@@ -250,6 +281,12 @@ impl CrashSet {
     #[must_use]
     pub fn disks(&self) -> Vec<CrashDisk> {
         self.disks.clone()
+    }
+
+    /// For a disk of another kind, which tells what is done to disk number `disk`; its content began as that of the set.
+    #[must_use]
+    pub fn observer(&self, disk: usize) -> Observer {
+        Observer { recorder: self.recorder.clone(), disk }
     }
 
     /// From here on `n` is acknowledged: states with a later cut carry it.

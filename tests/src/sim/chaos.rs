@@ -1,0 +1,172 @@
+//! What goes wrong in a simulated world: processes killed and frozen, hosts and everything without power, connections cut, hosts
+//! parted, disks that fail and lie. The seed says what, when, and how much of it there is in this world.
+//!
+//! Kept to what the design promises to survive: a disk lies about the catalog and slots only, and only one does; a machine is paused (its
+//! clock stands) only while it has nothing open for reading alone; an error of a disk is its own answer.
+
+use super::disk::Faults;
+use super::net::HostNo;
+use super::sched::ProcId;
+use super::world::{Role, Shared};
+use fusevol_shared::format::layout::Layout;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// What may happen, with its weight in this world.
+#[derive(Clone, Copy, Debug)]
+enum Fault {
+    KillClient,
+    KillManager,
+    Freeze,
+    PowerCut,
+    Blackout,
+    Cut,
+    Part,
+    Rival,
+}
+
+const ALL: [Fault; 8] = [
+    Fault::KillClient,
+    Fault::KillManager,
+    Fault::Freeze,
+    Fault::PowerCut,
+    Fault::Blackout,
+    Fault::Cut,
+    Fault::Part,
+    Fault::Rival,
+];
+
+/// A process goes on.
+pub fn thaw(shared: &Rc<Shared>, proc: ProcId) {
+    shared.pool.media.iter().for_each(|(_, m)| m.release(proc));
+    shared.exec.thaw(proc);
+}
+
+/// Lets things go wrong for a while.
+pub async fn run(shared: &Rc<Shared>) {
+    let sched = shared.sched().clone();
+    // Each world has some kinds of faults, and not others: rare combinations come up.
+    let weights: Vec<u64> = ALL.iter().map(|_| if sched.one_in(2) { 0 } else { 1 + sched.below(6) }).collect();
+    let total: u64 = weights.iter().sum();
+    disks(shared);
+    let n = 2 + sched.below(9);
+    while shared.watch.serving().is_none() {
+        shared.exec.sleep(Duration::from_millis(10)).await;
+    }
+    shared.exec.sleep(Duration::from_millis(sched.below(300))).await;
+    for _ in 0..n {
+        let gap = if sched.one_in(4) { 3_000 } else { 300 };
+        shared.exec.sleep(Duration::from_millis(1 + sched.below(gap))).await;
+        if total == 0 {
+            continue;
+        }
+        let mut at = sched.below(total);
+        let which = ALL.iter().zip(&weights).find(|(_, w)| {
+            let here = at < **w;
+            at = at.saturating_sub(**w);
+            here
+        });
+        if let Some((fault, _)) = which {
+            shared.faults.set(shared.faults.get() + 1);
+            sched.say(super::sched::WORLD, format_args!("fault: {fault:?}"));
+            strike(shared, *fault).await;
+        }
+    }
+    shared.exec.sleep(Duration::from_millis(sched.below(1_000))).await;
+}
+
+/// Errors and lies of disks in this world.
+fn disks(shared: &Shared) {
+    let sched = shared.sched();
+    let media = &shared.pool.media;
+    let which = usize::try_from(sched.below(media.len() as u64)).expect("few");
+    let size = media[which].1.image();
+    let layout = Layout::for_disk(shared.pool.au_size, fusevol_shared::disk::Disk::size(&size)).expect("large enough");
+    let first = layout.first_data.start(shared.pool.au_size).0;
+    let slots = layout.slot(fusevol_shared::ids::SessionNo(0)).0;
+    let end = fusevol_shared::disk::Disk::size(&size);
+    match sched.below(5) {
+        0 => media[which].1.set_faults(Faults {
+            read: 200 + sched.below(1000),
+            write: 100 + sched.below(1000),
+            flush: 60 + sched.below(400),
+            within: first..end,
+            ..Faults::default()
+        }),
+        1 => media[which].1.set_faults(Faults { lost: 30 + sched.below(200), astray: 30 + sched.below(200), lies: slots..first, ..Faults::default() }),
+        _ => {}
+    }
+}
+
+fn some(shared: &Shared, which: impl Fn(Role) -> bool) -> Option<ProcId> {
+    let procs: Vec<ProcId> = shared.living.borrow().iter().filter(|(_, l)| which(l.role)).map(|(p, _)| *p).collect();
+    let n = procs.len() as u64;
+    (n > 0).then(|| procs[usize::try_from(shared.sched().below(n)).expect("few")])
+}
+
+fn host(shared: &Shared) -> HostNo {
+    HostNo(u32::try_from(shared.sched().below(2)).expect("two"))
+}
+
+async fn strike(shared: &Rc<Shared>, fault: Fault) {
+    let sched = shared.sched().clone();
+    match fault {
+        Fault::KillClient => {
+            if let Some(p) = some(shared, |r| matches!(r, Role::Client(_))) {
+                shared.kill(p);
+            }
+        }
+        Fault::KillManager => {
+            if let Some(p) = some(shared, |r| matches!(r, Role::Manager(_))) {
+                shared.kill(p);
+            }
+        }
+        Fault::Freeze => freeze(shared),
+        Fault::PowerCut => shared.reboot(host(shared)),
+        Fault::Blackout => shared.blackout(),
+        Fault::Cut => {
+            let conns = shared.net.standing();
+            if !conns.is_empty() {
+                shared.net.cut(conns[usize::try_from(sched.below(conns.len() as u64)).expect("few")]);
+            }
+        }
+        Fault::Part => {
+            shared.net.part(HostNo(0), host(shared));
+            let (net, heal) = (shared.net.clone(), sched.below(if sched.one_in(3) { 8_000 } else { 800 }));
+            sched.after(heal * 1_000_000, move || net.heal());
+        }
+        Fault::Rival => {
+            let (world, n) = (shared.clone(), usize::try_from(sched.below(2)).expect("two"));
+            // It tries for a while, and goes away if it has not won.
+            let rival = shared.clone();
+            drop(shared.exec.spawn(super::sched::WORLD, async move { rival.manager(n).await }));
+            let time = Duration::from_millis(sched.below(15_000));
+            drop(shared.exec.spawn(super::sched::WORLD, async move {
+                world.exec.sleep(time).await;
+                world.retire(n);
+            }));
+        }
+    }
+}
+
+/// Freezes a process for a while; a client that is being given up is left alone.
+fn freeze(shared: &Rc<Shared>) {
+    let sched = shared.sched().clone();
+    let confirming = shared.confirming.get();
+    let Some(p) = some(shared, |r| !matches!(r, Role::Client(n) if confirming == Some(n))) else { return };
+    if sched.frozen(p) {
+        return;
+    }
+    let manager = shared.living.borrow().get(&p).is_some_and(|l| matches!(l.role, Role::Manager(_)));
+    let paused = !manager && !shared.reads(p) && sched.one_in(2);
+    sched.freeze(p, paused);
+    shared.pool.media.iter().for_each(|(_, m)| m.hold(p));
+    let ms = if sched.one_in(2) { sched.below(15_000) } else { sched.below(1_000) };
+    let world = shared.clone();
+    drop(shared.exec.spawn(super::sched::WORLD, async move {
+        world.exec.sleep(Duration::from_millis(ms)).await;
+        if world.living.borrow().contains_key(&p) && world.sched().frozen(p) {
+            thaw(&world, p);
+        }
+    }));
+}

@@ -1,0 +1,376 @@
+//! A manager process of a simulated world: the real store, the real core and the real session I/O, on simulated disks, behind a
+//! simulated door. It keeps the order of `mgr::driver`, whose own runs on threads: all that waits is stepped, committed as one
+//! transaction, and only then carried out.
+//!
+//! It opens the pool again and again until it wins it or is ended; a failed commit, or a SEAL, ends it.
+
+use super::disk::{Boot, Medium, SimDisk};
+use super::exec::Exec;
+use super::net::{HostNo, Inbox, Net};
+use super::sched::{ProcId, Sched};
+use fusevol_mgr::catalog::{Catalog, prove};
+use fusevol_mgr::core::{AdminId, AdminReply, AdminRequest, Config, Core, Effect, Event, Now, Output};
+use fusevol_mgr::session_io::{Member, SessionIo, SlotOf};
+use fusevol_mgr::store::{self, Candidate, Door, Options, Store, Who};
+use fusevol_shared::clock::{BootTime, Clock};
+use fusevol_shared::error::{Error, Kind, Result, WireError};
+use fusevol_shared::format::label::Instance;
+use fusevol_shared::format::layout::MANAGER_LOCK;
+use fusevol_shared::ids::{BootId, DiskId, Generation, PoolId, SessionNo};
+use fusevol_shared::random::Random;
+use fusevol_shared::units::{AuSize, DiskNo};
+use fusevol_shared::wire::messages::{FromManager, Reply};
+use futures_util::future::select;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+use std::time::Duration;
+
+/// Between two signs of life.
+const HEARTBEAT: Duration = Duration::from_secs(2);
+/// Most events in one transaction.
+const BATCH: usize = 64;
+/// The catalog is proven at each of so many commits.
+const PROVE_EACH: u64 = 6;
+
+/// The boot of a host as an identity.
+#[must_use]
+pub fn boot_id(boot: Boot) -> BootId {
+    let mut id = [0xb0; 16];
+    id[..4].copy_from_slice(&boot.0.to_le_bytes());
+    BootId(id)
+}
+
+/// The pool, as everybody knows it.
+#[derive(Clone)]
+pub struct Pool {
+    /// Identity.
+    pub id: PoolId,
+    /// AU size.
+    pub au_size: AuSize,
+    /// Lease.
+    pub lease: Duration,
+    /// Its disks, by number.
+    pub media: Vec<(DiskId, Medium)>,
+}
+
+impl Pool {
+    /// The disks as a process has them open.
+    #[must_use]
+    pub fn open(&self, proc: ProcId, boot: Boot) -> Vec<Member<SimDisk>> {
+        (0..).zip(&self.media).map(|(no, (id, m))| (DiskNo(no), *id, m.open(proc, boot))).collect()
+    }
+}
+
+/// What the world sees of its managers.
+#[derive(Default)]
+pub struct Watch {
+    answers: RefCell<BTreeMap<AdminId, std::result::Result<AdminReply, WireError>>>,
+    wakers: RefCell<Vec<Waker>>,
+    asked: Cell<u64>,
+    /// Commits in all.
+    pub commits: Cell<u64>,
+    /// The newest generation that has served.
+    pub generation: Cell<u64>,
+    /// Who serves under it.
+    serving: RefCell<Option<(ProcId, Rc<RefCell<Core>>)>>,
+}
+
+impl Watch {
+    /// Asks whoever serves at one of these addresses; none where nobody does, or the answer did not come in time.
+    pub async fn ask(&self, exec: &Exec, net: &Net, addresses: &[u64], request: AdminRequest) -> Option<Result<AdminReply>> {
+        let (_, inbox) = addresses.iter().find_map(|a| net.door(*a))?;
+        let from = AdminId(self.asked.get() + 1);
+        self.asked.set(from.0);
+        inbox.put(Event::Admin { from, request });
+        let answer = std::future::poll_fn(|cx| match self.answers.borrow_mut().remove(&from) {
+            Some(a) => Poll::Ready(a),
+            None => {
+                self.wakers.borrow_mut().push(cx.waker().clone());
+                Poll::Pending
+            }
+        });
+        let late = exec.sleep(Duration::from_secs(40));
+        match select(pin!(answer), pin!(late)).await {
+            futures_util::future::Either::Left((a, _)) => Some(a.map_err(Error::from)),
+            futures_util::future::Either::Right(_) => None,
+        }
+    }
+
+    /// The process that served last.
+    #[must_use]
+    pub fn serving(&self) -> Option<ProcId> {
+        self.serving.borrow().as_ref().map(|s| s.0)
+    }
+
+    /// Whether a session stands of one of these hosts, as the manager that served last knows it.
+    #[must_use]
+    pub fn has_session(&self, of: impl Fn(&str) -> bool) -> bool {
+        let serving = self.serving.borrow();
+        let Some((_, core)) = serving.as_ref() else { return true };
+        core.borrow().catalog().sessions().any(|s| of(&s.host))
+    }
+
+    /// What sessions hold, as the manager that served last knows it; none where there was none. Empty: nothing.
+    #[must_use]
+    pub fn held(&self) -> Option<String> {
+        let serving = self.serving.borrow();
+        let core = serving.as_ref()?.1.borrow();
+        let c = core.catalog();
+        let mut held = String::new();
+        let mut say = |n: usize, what: &str| {
+            if n > 0 {
+                held.push_str(&format!("{n} {what}; "));
+            }
+        };
+        say(c.sessions().count(), "sessions");
+        say(c.attachments().count(), "attachments");
+        say(c.limbo().count(), "limbo entries");
+        say(c.quarantine().count(), "quarantines");
+        let wrong = prove(c);
+        assert!(wrong.is_empty(), "the catalog is wrong in the end: {wrong:?}");
+        Some(held)
+    }
+
+    fn answered(&self, to: AdminId, result: std::result::Result<AdminReply, WireError>) {
+        self.answers.borrow_mut().insert(to, result);
+        let wakers = std::mem::take(&mut *self.wakers.borrow_mut());
+        wakers.into_iter().for_each(Waker::wake);
+    }
+}
+
+/// The store's doors in a simulated world.
+#[derive(Clone)]
+pub struct SimDoor {
+    sched: Sched,
+    proc: ProcId,
+}
+
+impl Door<SimDisk> for SimDoor {
+    fn try_lock(&self, disk: &SimDisk) -> Result<bool> {
+        Ok(disk.try_lock(MANAGER_LOCK))
+    }
+
+    async fn sleep(&self, time: Duration) {
+        self.sched.sleep(self.proc, time).await;
+    }
+}
+
+/// What a manager process is started with.
+#[derive(Clone)]
+pub struct Manager {
+    /// The world.
+    pub exec: Exec,
+    /// Its net.
+    pub net: Net,
+    /// The pool.
+    pub pool: Pool,
+    /// Where it listens.
+    pub address: u64,
+    /// Where it runs.
+    pub host: HostNo,
+    /// On which boot.
+    pub boot: Boot,
+    /// Which process it is.
+    pub proc: ProcId,
+    /// Who looks on.
+    pub watch: Rc<Watch>,
+}
+
+/// A manager that serves.
+struct Serving {
+    m: Manager,
+    core: Rc<RefCell<Core>>,
+    store: Store<SimDisk, SimDoor>,
+    disks: Rc<Vec<Member<SimDisk>>>,
+    inbox: Inbox<Event>,
+    generation: Generation,
+}
+
+impl Manager {
+    fn sched(&self) -> &Sched {
+        self.exec.sched()
+    }
+
+    fn now(&self) -> Now {
+        Now::of(&self.sched().clock(self.proc))
+    }
+
+    /// The process's life; says why it ended.
+    pub async fn run(self) -> Error {
+        loop {
+            match self.start().await {
+                Ok(mut serving) => return serving.serve().await,
+                Err(e) if e.kind() == Kind::Busy => {
+                    let pause = Duration::from_millis(20 + self.sched().below(400));
+                    self.sched().sleep(self.proc, pause).await;
+                }
+                Err(e) => return e,
+            }
+        }
+    }
+
+    async fn start(&self) -> Result<Serving> {
+        let disks = self.pool.open(self.proc, self.boot);
+        let candidates = disks.iter().map(|(no, _, d)| Candidate { disk: d.clone(), path: format!("d{no}") }).collect();
+        let mut random = self.sched().fork_random();
+        let (instance, host) = (Instance(random.id()), format!("h{}", self.host.0));
+        let who = Who { instance, boot: boot_id(self.boot), host, pid: self.proc.0 };
+        let door = SimDoor { sched: self.sched().clone(), proc: self.proc };
+        let options = Options { pool: Some(self.pool.id), ..Options::default() };
+        let (takeover, records) = store::open(candidates, who, door, &options).await?;
+        let catalog = Catalog::fold(&records).unwrap_or_else(|e| panic!("what was committed cannot be folded: {e}"));
+        let generation = takeover.generation();
+        let store = takeover.start(&catalog.dump()).await?;
+        self.watch.generation.set(self.watch.generation.get().max(generation.0));
+        self.sched().say(self.proc, format_args!("serves under generation {generation}"));
+        let core = Core::new(catalog, Config::new(self.pool.lease, boot_id(self.boot)), generation, self.now(), Box::new(random));
+        let core = Rc::new(RefCell::new(core));
+        if self.watch.generation.get() == generation.0 {
+            *self.watch.serving.borrow_mut() = Some((self.proc, core.clone()));
+        }
+        let inbox = Inbox::default();
+        self.net.listen(self.address, self.proc, self.host, inbox.clone());
+        Ok(Serving { m: self.clone(), core, store, disks: Rc::new(disks), inbox, generation })
+    }
+}
+
+impl Serving {
+    async fn serve(&mut self) -> Error {
+        let clock = self.m.sched().clock(self.m.proc);
+        let mut beat = clock.now().plus(HEARTBEAT);
+        loop {
+            self.wait(beat).await;
+            let effects = match self.batch().await {
+                Ok(effects) => effects,
+                Err(e) => return e,
+            };
+            for effect in effects {
+                self.carry_out(effect).await;
+            }
+            if clock.now() >= beat {
+                if let Err(e) = self.store.heartbeat().await {
+                    return e;
+                }
+                beat = clock.now().plus(HEARTBEAT);
+            }
+        }
+    }
+
+    async fn wait(&self, beat: BootTime) {
+        let until = self.core.borrow().deadline().map_or(beat, |d| d.min(beat));
+        let time = until.since(self.m.now().boot);
+        let timer = self.m.sched().sleep(self.m.proc, time);
+        drop(select(pin!(self.inbox.filled()), timer).await);
+    }
+
+    async fn batch(&mut self) -> Result<Vec<Effect>> {
+        let mut out = Output::default();
+        let core = self.core.clone();
+        core.borrow_mut().set_tight(self.store.room().is_tight());
+        for _ in 0..BATCH {
+            let Some(event) = self.inbox.take() else { break };
+            self.m.sched().trace(self.m.proc, event_name(&event), out.records.len() as u64, 0);
+            core.borrow_mut().step(self.m.now(), event, &mut out);
+        }
+        let due = core.borrow().deadline().is_some_and(|d| d <= self.m.now().boot);
+        if due {
+            core.borrow_mut().step(self.m.now(), Event::Tick, &mut out);
+        }
+        let lease = |e: &Effect| matches!(e, Effect::Reply { result: Ok(Reply::Welcome(_) | Reply::Renewed(_)), .. });
+        if out.records.is_empty() {
+            if out.effects.iter().any(lease) {
+                self.store.check().await?;
+            }
+            return Ok(out.effects);
+        }
+        self.m.sched().detail(self.m.proc, || format!("commits {:?}", out.records));
+        self.store.commit(&out.records, || core.borrow().catalog().dump()).await?;
+        self.committed();
+        Ok(out.effects)
+    }
+
+    fn committed(&self) {
+        let watch = &self.m.watch;
+        watch.commits.set(watch.commits.get() + 1);
+        if self.generation.0 == watch.generation.get() && watch.commits.get().is_multiple_of(PROVE_EACH) {
+            self.prove();
+        }
+    }
+
+    /// No AU has two owners, and none has none.
+    fn prove(&self) {
+        let wrong = prove(self.core.borrow().catalog());
+        assert!(wrong.is_empty(), "the catalog of generation {} is wrong: {wrong:?}", self.generation);
+    }
+
+    async fn carry_out(&self, effect: Effect) {
+        let m = &self.m;
+        match effect {
+            Effect::Reply { conn, id, result } => {
+                m.sched().detail(m.proc, || format!("answers {}: {result:?}", conn.0));
+                m.net.reply(conn, FromManager::Reply { id, result });
+            }
+            Effect::Push { conn, push, body } => m.net.reply(conn, FromManager::Push { push, body }),
+            Effect::Close { conn } => m.net.close(conn),
+            Effect::AdminReply { to, result } => m.watch.answered(to, result),
+            Effect::ProbeLock { session } => {
+                let held = self.lock_held(session);
+                self.inbox.put(Event::LockProbed { session, held });
+            }
+            Effect::OpenSlot { session, id, slots } => {
+                let io = SessionIo::new(m.pool.id, m.pool.au_size, &self.disks, Duration::from_secs(5));
+                io.open_slot(SlotOf { session, id, slots: &slots }, self.generation).await;
+            }
+            Effect::SealSlot { .. } | Effect::ReadSlot { .. } | Effect::ReadJournals { .. } => {
+                let (pool, au_size, disks) = (m.pool.id, m.pool.au_size, self.disks.clone());
+                let (inbox, generation) = (self.inbox.clone(), self.generation);
+                drop(m.exec.spawn(m.proc, async move {
+                    let io = SessionIo::new(pool, au_size, &disks, Duration::from_secs(5));
+                    inbox.put(ask_disks(&io, effect, generation).await);
+                }));
+            }
+            Effect::Notice(notice) => m.sched().say(m.proc, format_args!("{}: {}", notice.what, notice.text)),
+        }
+    }
+
+    fn lock_held(&self, session: SessionNo) -> bool {
+        let byte = MANAGER_LOCK + 1 + u64::from(session.0);
+        self.disks.iter().any(|(_, _, d)| d.locked(byte))
+    }
+}
+
+async fn ask_disks(io: &SessionIo<'_, SimDisk>, effect: Effect, generation: Generation) -> Event {
+    match effect {
+        Effect::SealSlot { session, id, slots } => {
+            let (done, _) = io.seal_slot(SlotOf { session, id, slots: &slots }, generation).await;
+            Event::Sealed { session, done }
+        }
+        Effect::ReadSlot { session, id, slots } => {
+            let beat = io.read_slot(SlotOf { session, id, slots: &slots }).await;
+            Event::SlotRead { session, beat }
+        }
+        Effect::ReadJournals { session, journals } => {
+            let tails = io.read_journals(&journals).await;
+            Event::JournalsRead { session, tails }
+        }
+        other => panic!("no disk answers {other:?}"),
+    }
+}
+
+fn event_name(event: &Event) -> &'static str {
+    match event {
+        Event::Connected { .. } => "connected",
+        Event::Disconnected { .. } => "disconnected",
+        Event::Request { request, .. } => request.name(),
+        Event::Ack { .. } => "ack",
+        Event::Admin { .. } => "admin",
+        Event::LockProbed { .. } => "lock probed",
+        Event::Sealed { .. } => "sealed",
+        Event::SlotRead { .. } => "slot read",
+        Event::JournalsRead { .. } => "journals read",
+        Event::Tick => "tick",
+    }
+}

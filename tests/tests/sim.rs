@@ -1,0 +1,95 @@
+//! Worlds from seeds (`sim::world`): managers, clients, disks and nets in one thread, with everything that may go wrong; and the sentences
+//! of the protocols switched off one by one, which some seed must see.
+//!
+//! `FUSEVOL_SEED=n` runs that seed alone and prints its trace; `FUSEVOL_LONG=n` runs n times as many. A seed that ever failed stays in [`REGRESSIONS`].
+
+use fusevol_tests::sim::setup::Template;
+use fusevol_shared::sentence::{Tag, without};
+use fusevol_tests::sim::world::{Done, run};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// Seeds run each time.
+const SEEDS: u64 = 2_000;
+/// Seeds that have failed once.
+const REGRESSIONS: [u64; 0] = [];
+
+fn template() -> Template {
+    Template::new(2, 64 << 20, &[("red", 10 * (256 << 10) + 4096), ("blue", 7 * (256 << 10))])
+}
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|n| n.parse().expect("a number"))
+}
+
+fn add(all: &mut Done, d: Done) {
+    all.events += d.events;
+    all.ops += d.ops;
+    all.commits += d.commits;
+    all.shots += d.shots;
+    all.faults += d.faults;
+    all.steps += d.steps;
+}
+
+#[test]
+fn worlds_from_seeds_keep_every_promise() {
+    let template = template();
+    if let Some(seed) = number("FUSEVOL_SEED") {
+        println!("{:?}", run(&template, seed, true));
+        return;
+    }
+    let seeds = SEEDS * number("FUSEVOL_LONG").unwrap_or(1);
+    let from = number("FUSEVOL_FROM").unwrap_or(1);
+    let mut all = Done::default();
+    let mut failed = Vec::new();
+    for seed in REGRESSIONS.into_iter().chain(from..from + seeds) {
+        match catch_unwind(AssertUnwindSafe(|| run(&template, seed, false))) {
+            Ok(done) => add(&mut all, done),
+            Err(_) => failed.push(seed),
+        }
+        assert!(failed.len() < 5, "seeds {failed:?} failed, and perhaps more: FUSEVOL_SEED={} prints its trace", failed[0]);
+    }
+    println!("{seeds} worlds: {all:?}");
+    assert!(failed.is_empty(), "seeds {failed:?} failed: FUSEVOL_SEED={} prints its trace", failed[0]);
+    assert!(all.ops > 20 * seeds && all.shots > seeds / 4 && all.faults > seeds, "the worlds do too little: {all:?}");
+}
+
+#[test]
+fn the_same_seed_is_the_same_world() {
+    let template = template();
+    for seed in 1..=12 {
+        assert_eq!(run(&template, seed, false), run(&template, seed, false), "seed {seed}");
+    }
+    assert_ne!(run(&template, 1, false).hash, run(&template, 2, false).hash);
+}
+
+/// Runs worlds with a sentence switched off until one breaks a promise; gives how many it took.
+fn broken_without(tag: Tag, most: u64) -> Option<u64> {
+    let template = template();
+    (1..=most).find(|seed| catch_unwind(AssertUnwindSafe(|| without(tag, || run(&template, *seed, false)))).is_err())
+}
+
+/// Each sentence that a world can see, and how many worlds are tried at most.
+const SENTENCES: [(Tag, u64); 11] = [
+    (Tag::K1, 1500),
+    (Tag::T3, 1500),
+    (Tag::J1, 1500),
+    (Tag::J2, 1500),
+    (Tag::F1, 1500),
+    (Tag::F2, 1500),
+    (Tag::R1, 1500),
+    (Tag::L1, 1500),
+    (Tag::S1, 1500),
+    (Tag::H1, 1500),
+    (Tag::W1, 1500),
+];
+
+#[test]
+fn without_a_sentence_some_world_breaks_a_promise() {
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| {}));
+    let found: Vec<(Tag, Option<u64>)> = SENTENCES.iter().map(|(tag, most)| (*tag, broken_without(*tag, *most))).collect();
+    std::panic::set_hook(hook);
+    println!("broken at seed: {found:?}");
+    let kept: Vec<Tag> = found.iter().filter(|(_, seed)| seed.is_none()).map(|(tag, _)| *tag).collect();
+    assert!(kept.is_empty(), "no world sees that these are switched off: {kept:?}");
+}
