@@ -19,6 +19,8 @@ use std::time::Duration;
 
 /// AUs at the start of each disk that hold no data.
 pub const FIRST_DATA: u32 = 4;
+/// How long a sleep takes, in turns of the other tasks.
+const TURNS: u32 = 24;
 const NOW: Now = Now { boot: BootTime(1_000_000_000), wall: 1_700_000_000_000_000_000 };
 
 struct Inner {
@@ -78,7 +80,14 @@ impl Manager {
                 Effect::Reply { conn, id, result } => drop(m.replies.insert((conn, id), result)),
                 Effect::Push { conn, push, body } => m.pushes.entry(conn).or_default().push_back((push, body)),
                 Effect::AdminReply { to, result } => drop(m.admin.insert(to, result)),
-                Effect::Close { .. } | Effect::ProbeLock { .. } | Effect::Notice(_) => {}
+                // Nobody dies here: no lock, slot or journal is asked for. (The simulator is where sessions die.)
+                Effect::Close { .. }
+                | Effect::ProbeLock { .. }
+                | Effect::OpenSlot { .. }
+                | Effect::SealSlot { .. }
+                | Effect::ReadSlot { .. }
+                | Effect::ReadJournals { .. }
+                | Effect::Notice(_) => {}
             }
         }
         let wake = std::mem::take(&mut m.wakers);
@@ -187,5 +196,12 @@ impl Control for Link {
         });
         let reply = result.await.map_err(Error::from)?;
         Ok(T::Reply::try_from(reply).unwrap_or_else(|r| panic!("{} answered by {r:?}", T::NAME)))
+    }
+
+    /// Time stands still: others have their turn some times.
+    async fn sleep(&self, _: Duration) {
+        for _ in 0..TURNS {
+            tokio::task::yield_now().await;
+        }
     }
 }
