@@ -39,7 +39,7 @@ fn plan(random: &mut SeededRandom) -> Vec<Vec<Victim>> {
     for victim in all {
         let last = plan.len();
         match plan.last_mut() {
-            Some(pair) if last % 4 == 0 && pair.len() == 1 && pair[0] != victim => pair.push(victim),
+            Some(pair) if last.is_multiple_of(4) && pair.len() == 1 && pair[0] != victim => pair.push(victim),
             _ => plan.push(vec![victim]),
         }
     }
