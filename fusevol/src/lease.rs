@@ -61,6 +61,12 @@ impl Lease {
         !self.is_over() && now.0 < self.deadline.load(Ordering::SeqCst)
     }
 
+    /// Now, on the clock that the lease counts by.
+    #[must_use]
+    pub fn now(&self) -> BootTime {
+        self.clock.now()
+    }
+
     /// Until when it holds.
     #[must_use]
     pub fn deadline(&self) -> BootTime {

@@ -7,6 +7,7 @@ pub mod cli;
 pub mod control;
 pub mod disks;
 pub mod fs;
+pub mod journal;
 pub mod lease;
 pub mod link;
 pub mod preserve;

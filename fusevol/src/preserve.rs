@@ -26,6 +26,7 @@ use fusevol_shared::wire::messages::Segment;
 use futures_util::future::{Either, join, select};
 use std::collections::VecDeque;
 use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::oneshot;
 
@@ -77,6 +78,8 @@ pub struct PreserveLog {
     size: AuSize,
     waiting: Mutex<VecDeque<Job>>,
     writer: tokio::sync::Mutex<Writer>,
+    /// Blocks that were preserved.
+    blocks: AtomicU64,
 }
 
 impl PreserveLog {
@@ -84,7 +87,16 @@ impl PreserveLog {
     #[must_use]
     pub fn new(pool: PoolId, volume: VolumeId, session: SessionNo, token: FenceToken, size: AuSize, first: Option<Segment>) -> Self {
         let writer = Writer { current: first, pos: 0, records: 0, seq: Seq(0), spare: None, closing: None, broken: false };
-        Self { pool, volume, session, token, size, waiting: Mutex::default(), writer: tokio::sync::Mutex::new(writer) }
+        Self {
+            pool,
+            volume,
+            session,
+            token,
+            size,
+            waiting: Mutex::default(),
+            writer: tokio::sync::Mutex::new(writer),
+            blocks: AtomicU64::new(0),
+        }
     }
 
     /// Returns when all of `old` is durable on every leg, and so is all that was appended before. `grant` gets the
@@ -134,6 +146,29 @@ impl PreserveLog {
         }
         begin(&mut w, first);
         Ok(())
+    }
+
+    /// There is no space for the next segment: says on disk that the log ends here, in the place that was kept for the successor. Readers
+    /// find it there and give errors from then on. Nothing is preserved before the next flip.
+    ///
+    /// # Errors
+    /// `Io` where it could not be written on every leg; nothing may be overwritten then.
+    pub async fn break_off<D: Disk>(&self, disks: &Disks<D>) -> Result<()> {
+        let mut w = self.writer.lock().await;
+        if w.closing.is_some() {
+            self.close(&mut w, disks).await?;
+        }
+        if let Some(current) = &w.current {
+            record::break_off(disks, self.size, &self.log_id(current), &current.legs, w.seq.next()).await?;
+        }
+        w.current = None;
+        Ok(())
+    }
+
+    /// Blocks that were preserved.
+    #[must_use]
+    pub fn blocks(&self) -> u64 {
+        self.blocks.load(Ordering::Relaxed)
     }
 
     /// One record, with what it needs before it.
@@ -188,6 +223,7 @@ impl PreserveLog {
         let (written, spare) = join(write, ahead).await;
         w.spare = w.spare.take().or(spare.filter(|s| s.epoch >= segment.epoch));
         written?;
+        self.blocks.fetch_add(u64::from(blocks), Ordering::Relaxed);
         w.broken = false;
         w.pos = after;
         w.records += 1;

@@ -19,6 +19,7 @@ use fusevol_shared::error::{Error, Kind, Result};
 use fusevol_shared::ids::{SnapshotId, VolumeId};
 use fusevol_shared::map::VolumeMap;
 use fusevol_shared::mask::BlockMask;
+use fusevol_shared::sentence::{self, Tag};
 use fusevol_shared::units::{DiskAu, PAGE_U64, VolAu};
 use fusevol_shared::wire::messages::{CloseSnapshot, GetSnapshotMap, OpenSnapshot, Segment, SnapshotInfo};
 pub use modified::Modified;
@@ -159,10 +160,15 @@ impl<D: Disk, C: Control> SnapshotReader<D, C> {
         }
         self.engine.lease.wait().await?;
         let outer = off / PAGE_U64 * PAGE_U64..end.next_multiple_of(PAGE_U64);
+        if !sentence::holds(Tag::S1) {
+            self.refresh().await?;
+        }
         let (pieces, wanted) = self.plan(outer.clone())?;
         let mut buf = read_pieces(&self.engine.disks, &pieces).await?;
         if !wanted.is_empty() {
-            self.refresh().await?;
+            if sentence::holds(Tag::S1) {
+                self.refresh().await?;
+            }
             self.patch(&wanted, &mut buf).await?;
         }
         self.engine.lease.wait().await?;
@@ -212,6 +218,9 @@ impl<D: Disk, C: Control> SnapshotReader<D, C> {
     async fn patch(&self, wanted: &[Wanted], buf: &mut IoBuf) -> Result<()> {
         type Found<'a> = (&'a Wanted, Vec<(Copy, Vec<DiskAu>, bool)>);
         let logs = self.logs.lock().await;
+        if logs.reader.is_broken() {
+            return Err(self.lost());
+        }
         let listed: Vec<Found<'_>> = wanted
             .iter()
             .map(|w| {
@@ -228,6 +237,11 @@ impl<D: Disk, C: Control> SnapshotReader<D, C> {
             }
         }
         Ok(())
+    }
+
+    fn lost(&self) -> Error {
+        Error::new(Kind::Damaged, format!("snapshot {} is broken: there was no space to preserve its blocks", self.info.name))
+            .hint("remove it; a volume with --when-full stop-writer stops its writer instead")
     }
 
     /// The best copy of a block; `None` where the only ones are records that never came to their end.

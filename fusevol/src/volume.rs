@@ -12,47 +12,63 @@
 //! | discard | | | same AUs: in order | beside | in order |
 //! | flush | | | | in rounds: callers share one | its own round |
 //!
-//! Order in which things are taken: range guard, flush round, change turn. Never the other way round.
+//! Order in which things are taken: range guard, flush round, turn (pages of the ledger and discards on their way to the
+//! journal), preserve log, journal, grants, folds. Never the other way round.
+//!
+//! The manager is asked for space ahead ([`grant`]) and told afterwards ([`tend`]); no write, flush or discard waits for it
+//! while the reserve and the journal have room.
 //!
 //! Invariants: a block is read from disk only where it is written; the lease is valid before anything is submitted and
-//! before anything is acknowledged; a block that a snapshot needs is overwritten only after it is preserved; an AU that
-//! left the map is not touched again; an error of one disk hits the I/O concerned alone.
+//! before anything is acknowledged; a block that a snapshot needs is overwritten only after it is preserved; a region is marked in
+//! the journal before it is written; an AU that left the map is not touched again; an error of one disk hits the I/O concerned alone.
 
 mod attach;
-mod change;
+mod counters;
 mod discard;
 mod flush;
+mod grant;
 mod guard;
 mod hold;
 mod io;
-mod marks;
+mod ledger;
+mod mark;
 mod overwrite;
 mod read;
+mod regions;
+mod reserve;
+mod segment;
 mod sparse;
+mod tend;
 mod view;
 mod write;
 
 use crate::control::Control;
 use crate::disks::{Dirty, Disks};
+use crate::journal::JournalLog;
 use crate::lease::Lease;
 use crate::preserve::PreserveLog;
+use crate::slot::Slot;
 pub(crate) use attach::fetch_map;
-use change::Changes;
+pub use counters::Counters;
 use flush::Rounds;
+use fusevol_shared::change::WhenFull;
 use fusevol_shared::disk::Disk;
 use fusevol_shared::error::{Error, Kind, Result};
-use fusevol_shared::ids::{FenceToken, MapVersion, PoolId, SessionNo, VolumeId};
+use fusevol_shared::ids::{FenceToken, MapVersion, PoolId, Seq, SessionNo, VolumeEpoch, VolumeId};
 use fusevol_shared::units::{AuSize, VolAu, VolOff};
 use guard::RangeGuard;
 pub use hold::Held;
 pub(crate) use io::{Piece, middle, read_pieces};
-use marks::Marks;
+use ledger::Ledger;
 pub(crate) use read::plan_au;
+use regions::Regions;
+use reserve::Reserve;
 pub use sparse::Extent;
 pub(crate) use sparse::seek;
 use std::ops::Range;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::Notify;
 use view::MapView;
 use view::entries;
 
@@ -64,6 +80,8 @@ pub struct Engine<D, C> {
     pub control: Arc<C>,
     /// The session's lease.
     pub lease: Arc<Lease>,
+    /// The session's slot: its SEAL is read before anything is acknowledged.
+    pub slot: Arc<Slot>,
     /// The pool.
     pub pool: PoolId,
     /// The session's number.
@@ -78,6 +96,7 @@ impl<D, C> Clone for Engine<D, C> {
             disks: self.disks.clone(),
             control: self.control.clone(),
             lease: self.lease.clone(),
+            slot: self.slot.clone(),
             pool: self.pool,
             session: self.session,
             au_size: self.au_size,
@@ -106,13 +125,36 @@ pub struct Volume<D, C> {
     view: MapView,
     /// In blocks of the volume.
     guard: RangeGuard,
-    marks: Marks,
+    ledger: Ledger,
     dirty: Dirty,
     rounds: Rounds,
-    changes: Changes,
-    log: PreserveLog,
+    /// Who brings pages of the ledger, or a discard, to the journal.
+    turn: tokio::sync::Mutex<()>,
+    reserve: Reserve,
+    grants: tokio::sync::Mutex<grant::Grants>,
+    /// None for a reader.
+    journal: Option<JournalLog<D, C>>,
+    regions: Regions,
+    /// The current one.
+    epoch: AtomicU64,
+    /// The last flip under this attachment, and the number of its append.
+    flipped: Mutex<Option<(VolumeEpoch, Seq)>>,
+    /// Number of the next preserve segment.
+    next_segment: AtomicU32,
+    when_full: WhenFull,
+    /// There are snapshots to preserve for.
+    snapshots: AtomicBool,
+    /// One breaks the snapshots at a time.
+    breaking: tokio::sync::Mutex<()>,
+    /// Snapshots were broken under this attachment.
+    broken: AtomicBool,
+    preserved: PreserveLog,
+    /// The map here is ahead of what the journal could be told: nothing is written under this attachment any more.
+    poisoned: AtomicBool,
     /// Detached: nothing goes through any more.
     closed: AtomicBool,
+    /// Who tends it is to end.
+    ended: Notify,
 }
 
 impl<D: Disk, C: Control> Volume<D, C> {
@@ -159,7 +201,28 @@ impl<D: Disk, C: Control> Volume<D, C> {
         }
     }
 
+    fn log(&self) -> Result<&JournalLog<D, C>> {
+        self.journal.as_ref().ok_or_else(|| Error::new(Kind::Denied, "the volume is attached for reading only"))
+    }
+
+    fn poison(&self) {
+        self.poisoned.store(true, Ordering::SeqCst);
+    }
+
+    fn last_flip(&self) -> Option<(VolumeEpoch, Seq)> {
+        *self.flipped.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_flipped(&self, epoch: VolumeEpoch, seq: Seq) {
+        self.epoch.store(epoch.0, Ordering::SeqCst);
+        *self.flipped.lock().unwrap_or_else(PoisonError::into_inner) = Some((epoch, seq));
+    }
+
     fn check_writable(&self) -> Result<()> {
+        if self.poisoned.load(Ordering::SeqCst) {
+            let e = Error::new(Kind::Io, "the journal of this attachment failed in the midst of a discard");
+            return Err(e.hint("close the volume and open it again"));
+        }
         match self.mode {
             Mode::Write => self.check_open(),
             Mode::Read => Err(Error::new(Kind::Denied, "the volume is attached for reading only")),

@@ -13,7 +13,9 @@ use crate::disks::{Disks, io_error};
 use fusevol_shared::disk::Disk;
 use fusevol_shared::disk::buf::IoBuf;
 use fusevol_shared::error::{Error, Kind, Result};
-use fusevol_shared::format::preserve::{At, Kept, LogId, checksum, open_record, open_successor, record_len, room, successor_at};
+use fusevol_shared::format::preserve::{
+    At, Kept, LogId, Successor, checksum, is_break, open_record, open_successor, record_len, room, successor_at,
+};
 use fusevol_shared::ids::{PoolId, Seq, VolumeEpoch, VolumeId};
 use fusevol_shared::units::{AuSize, DiskAu, PAGE};
 use fusevol_shared::wire::messages::Segment;
@@ -50,6 +52,8 @@ struct Cursor {
     counted: Seq,
     fresh: bool,
     closed: bool,
+    /// The log ends here for want of space: blocks were lost from then on.
+    broken: bool,
 }
 
 /// The logs that hold blocks of one snapshot.
@@ -77,7 +81,7 @@ impl LogReader {
     }
 
     fn add_cursor(&mut self, log: LogId, legs: Vec<DiskAu>) {
-        let cursor = Cursor { log, legs, pos: 0, records: 0, last: Seq(0), counted: Seq(0), fresh: true, closed: false };
+        let cursor = Cursor { log, legs, pos: 0, records: 0, last: Seq(0), counted: Seq(0), fresh: true, closed: false, broken: false };
         self.segments.entry(log.segment).or_insert(cursor);
     }
 
@@ -90,6 +94,12 @@ impl LogReader {
     /// Every block that has a copy.
     pub fn blocks(&self) -> impl Iterator<Item = (DiskAu, u32)> + '_ {
         self.copies.keys().copied()
+    }
+
+    /// Whether blocks were lost that this snapshot needs.
+    #[must_use]
+    pub fn is_broken(&self) -> bool {
+        self.segments.values().any(|c| c.broken && c.log.epoch >= self.epoch)
     }
 
     /// Whether the bytes of this copy must match its checksum.
@@ -135,7 +145,15 @@ impl LogReader {
 
     async fn advance_cursor<D: Disk>(&mut self, disks: &Disks<D>, c: &mut Cursor) -> Result<Option<(LogId, Vec<DiskAu>)>> {
         // The successor first: once it is there no record follows, so what the records' turn then finds is all.
-        let successor = find(disks, &c.legs, self.size, successor_at(self.size), |b, at| open_successor(b, &c.log, at).ok()).await?;
+        let successor = find(disks, &c.legs, self.size, successor_at(self.size), |b, at| end_page(b, &c.log, at)).await?;
+        let successor = match successor {
+            Some(End::Break) => {
+                (c.broken, c.closed) = (true, true);
+                return Ok(None);
+            }
+            Some(End::Successor(seq, s)) => Some((seq, s)),
+            None => None,
+        };
         if std::mem::take(&mut c.fresh) {
             self.read_whole(disks, c).await?;
         }
@@ -198,6 +216,19 @@ impl LogReader {
 /// The first record of a segment has any number, each other the next one.
 fn follows(c: &Cursor, seq: Seq) -> bool {
     c.records == 0 || seq == c.last.next()
+}
+
+/// What stands in the last page of a segment.
+enum End {
+    Successor(Seq, Successor),
+    Break,
+}
+
+fn end_page(bytes: &[u8], log: &LogId, at: At) -> Option<End> {
+    match open_successor(bytes, log, at) {
+        Ok((seq, s)) => Some(End::Successor(seq, s)),
+        Err(_) => is_break(bytes, log, at).then_some(End::Break),
+    }
 }
 
 /// What `open` makes of the page at byte `pos` of the segment, on the first leg where it makes anything of it.

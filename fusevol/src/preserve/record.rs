@@ -5,7 +5,7 @@ use crate::disks::{Disks, io_error};
 use fusevol_shared::disk::Disk;
 use fusevol_shared::disk::buf::IoBuf;
 use fusevol_shared::error::Result;
-use fusevol_shared::format::preserve::{At, Kept, LogId, Successor, record_len, seal_record, seal_successor, successor_at};
+use fusevol_shared::format::preserve::{At, Kept, LogId, Successor, record_len, seal_break, seal_record, seal_successor, successor_at};
 use fusevol_shared::ids::Seq;
 use fusevol_shared::units::{AuSize, DiskAu, PAGE};
 use futures_util::future::join_all;
@@ -41,6 +41,16 @@ pub(super) async fn close<D: Disk>(disks: &Disks<D>, size: AuSize, log: &LogId, 
     on_every_leg(disks, size, legs, successor_at(size), |at| {
         let mut buf = IoBuf::zeroed(PAGE);
         seal_successor(log, at, seq, s, &mut buf);
+        buf
+    })
+    .await
+}
+
+/// Writes the page that breaks the log, at the successor's place.
+pub(super) async fn break_off<D: Disk>(disks: &Disks<D>, size: AuSize, log: &LogId, legs: &[DiskAu], seq: Seq) -> Result<()> {
+    on_every_leg(disks, size, legs, successor_at(size), |at| {
+        let mut buf = IoBuf::zeroed(PAGE);
+        seal_break(log, at, seq, &mut buf);
         buf
     })
     .await

@@ -204,3 +204,25 @@ fn a_second_leg_saves_what_the_first_lost() {
     b.refresh(&mut r).expect("read");
     assert_eq!((b.copy(&r, 1), b.copy(&r, 2)), (Some(1), Some(2)));
 }
+
+#[test]
+fn a_broken_log_is_seen_by_who_reads_it_and_goes_on_after_a_flip() {
+    let b = Bench::new(1);
+    b.keep(&[(1, 7)]).expect("kept");
+    let mut r = b.reader();
+    b.refresh(&mut r).expect("read");
+    assert!(!r.is_broken());
+    block_on(b.log.break_off(&b.disks)).expect("written");
+    b.refresh(&mut r).expect("read");
+    assert!(r.is_broken(), "who has the log open");
+    let mut late = b.reader();
+    b.refresh(&mut late).expect("read");
+    assert!(late.is_broken(), "who opens it later");
+    let mut newer = LogReader::new(POOL, VOLUME, VolumeEpoch(2), b.size);
+    newer.add(&segment(1, 1, 1));
+    newer.add(&segment(9, 2, 1));
+    block_on(b.log.flip(&b.disks, segment(9, 2, 1))).expect("begun");
+    b.keep(&[(2, 9)]).expect("kept for the newer snapshot");
+    b.refresh(&mut newer).expect("read");
+    assert!(!newer.is_broken() && b.copy(&newer, 2) == Some(9));
+}

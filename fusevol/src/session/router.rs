@@ -112,7 +112,7 @@ pub(super) async fn to_volume(volume: &Volume, push: Pushed) {
             Ok(held) => {
                 // The answer is on the link before any later change can be.
                 push.ack(Ack::Held { seq: held.seq(), held_us: held.held_us() });
-                return drop(held);
+                return;
             }
             Err(e) => failed(&format!("writes of volume {} could not be held for a snapshot", volume.id()), &e),
         },

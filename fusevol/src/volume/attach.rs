@@ -1,13 +1,16 @@
 //! Attach and detach, and the changes that reach a reader.
 
-use super::change::Changes;
 use super::flush::Rounds;
 use super::guard::RangeGuard;
-use super::marks::Marks;
+use super::ledger::Ledger;
+use super::mark::cleared;
+use super::regions::Regions;
+use super::reserve::Reserve;
 use super::view::{MapView, Slot};
 use super::{Engine, Mode, Volume, entries};
 use crate::control::Control;
 use crate::disks::Dirty;
+use crate::journal::JournalLog;
 use crate::preserve::PreserveLog;
 use fusevol_shared::disk::Disk;
 use fusevol_shared::error::{Error, Kind, Result};
@@ -16,8 +19,8 @@ use fusevol_shared::map::MapEntry;
 use fusevol_shared::mask::BlockMask;
 use fusevol_shared::units::VolAu;
 use fusevol_shared::wire::messages::{AttachRead, AttachWrite, Attached, Detach, GetMap, GetNeed, MapChanged, MapPart};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 /// Gets a whole map, part by part. `part` asks for one; `each` takes its entries.
 pub(crate) async fn fetch_map(part: impl AsyncFn(VolAu) -> Result<MapPart>, mut each: impl FnMut(VolAu, MapEntry)) -> Result<()> {
@@ -63,6 +66,11 @@ impl<D: Disk, C: Control> Volume<D, C> {
         let part = async |from| engine.control.call(GetMap { volume: id, from }).await;
         fetch_map(part, |au, e| drop(view.set(au, Some(Arc::new(Slot::new(&e, BlockMask::NONE)))))).await?;
         let first = attached.segment.first().cloned();
+        let journal = match (mode, attached.journal.first()) {
+            (Mode::Read, _) => None,
+            (Mode::Write, Some(j)) => Some(JournalLog::new(engine.clone(), id, attached.token, j.clone(), attached.epoch)),
+            (Mode::Write, None) => return Err(Error::new(Kind::Damaged, "the manager granted no journal")),
+        };
         let volume = Self {
             engine: engine.clone(),
             id,
@@ -72,15 +80,28 @@ impl<D: Disk, C: Control> Volume<D, C> {
             size: attached.size,
             view,
             guard: RangeGuard::default(),
-            marks: Marks::default(),
+            ledger: Ledger::default(),
             dirty: Dirty::default(),
             rounds: Rounds::default(),
-            changes: Changes::default(),
-            log: PreserveLog::new(engine.pool, id, engine.session, attached.token, engine.au_size, first),
+            turn: tokio::sync::Mutex::new(()),
+            reserve: Reserve::new(attached.reserve.clone(), engine.lease.now()),
+            grants: tokio::sync::Mutex::default(),
+            journal,
+            regions: Regions::new(aus),
+            epoch: AtomicU64::new(attached.epoch.0),
+            flipped: Mutex::new(None),
+            next_segment: AtomicU32::new(attached.next_segment),
+            when_full: attached.when_full,
+            snapshots: AtomicBool::new(false),
+            breaking: tokio::sync::Mutex::new(()),
+            broken: AtomicBool::new(false),
+            preserved: PreserveLog::new(engine.pool, id, engine.session, attached.token, engine.au_size, first),
+            poisoned: AtomicBool::new(false),
             closed: AtomicBool::new(false),
+            ended: tokio::sync::Notify::new(),
         };
-        if mode == Mode::Write && !attached.snapshots.is_empty() {
-            volume.changes.snapshots.store(true, Ordering::SeqCst);
+        if mode == Mode::Write && attached.snapshots.iter().any(|s| !s.broken) {
+            volume.snapshots.store(true, Ordering::SeqCst);
             volume.find_needs().await?;
         }
         Ok(volume)
@@ -136,7 +157,7 @@ impl<D: Disk, C: Control> Volume<D, C> {
         Ok(())
     }
 
-    /// Gives the volume back: waits for the writes in flight, flushes, reports, tells the manager. Every later I/O is
+    /// Gives the volume back: waits for the writes in flight, flushes, appends, folds, tells the manager. Every later I/O is
     /// refused, also after an error. Also the answer to a recall.
     ///
     /// # Errors
@@ -146,16 +167,32 @@ impl<D: Disk, C: Control> Volume<D, C> {
             return Ok(());
         }
         let _all = self.guard.lock(0..u64::MAX).await?;
-        let flushed = if self.mode == Mode::Write { self.flush().await } else { Ok(()) };
+        let flushed = if self.mode == Mode::Write { self.say_everything().await } else { Ok(()) };
         if self.closed.swap(true, Ordering::SeqCst) {
             return Ok(());
         }
         let slots: Vec<VolAu> = self.view.iter_from(VolAu(0)).map(|(au, _)| au).collect();
         let retired: Vec<Arc<Slot>> = slots.into_iter().filter_map(|au| self.view.set(au, None)).collect();
         self.view.drain(&retired).await;
-        let turn = self.changes.turn().await;
+        self.ended.notify_waiters();
+        // What counts in the journal is folded before the attachment ends; where it cannot be, the attachment ends with the session.
+        if let Some(log) = &self.journal {
+            log.settle().await.map_err(|e| e.within("the volume could not be given back"))?;
+        }
         let told = self.engine.control.call(Detach { volume: self.id }).await;
-        drop(turn);
         flushed.and(told.map(|_| ()))
+    }
+
+    /// Flushes, and clears the dirty regions. The caller holds every block.
+    async fn say_everything(&self) -> Result<()> {
+        self.flush().await?;
+        let log = self.log()?;
+        let dirty = self.regions.dirty();
+        let changed = self.take_changed(&dirty);
+        for entry in cleared(self.epoch(), &dirty, &changed) {
+            drop(log.append(vec![entry]).await?);
+        }
+        dirty.into_iter().for_each(|r| self.regions.set_clean(r));
+        Ok(())
     }
 }

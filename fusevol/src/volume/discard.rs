@@ -1,8 +1,9 @@
 //! Discard and zero-range: whole blocks leave the map of written blocks, partial ones are written as zeros, AUs that
 //! keep no block go back to the pool.
 //!
-//! An AU that will leave the map is taken out here first, its readers are waited for, then the manager is asked: it
-//! may hand the AU on as soon as every other holder has answered. What was discarded is never used again from here.
+//! An AU that will leave the map is taken out here first, its readers are waited for, then that is appended to the journal: it is
+//! durable then, and the manager, once it has folded it, may hand the AU on as soon as every other holder has answered. What was
+//! discarded is never used again from here.
 //! The guard covers whole AUs, so that no write sets a bit in an AU that is about to leave.
 
 use super::view::Slot;
@@ -10,21 +11,24 @@ use super::{Volume, blocks_within};
 use crate::control::Control;
 use fusevol_shared::disk::Disk;
 use fusevol_shared::disk::buf::IoBuf;
-use fusevol_shared::error::{Error, Kind, Result};
+use fusevol_shared::error::Result;
 use fusevol_shared::map::AuMask;
 use fusevol_shared::mask::BlockMask;
 use fusevol_shared::units::{VolAu, VolOff};
-use fusevol_shared::wire::messages::{AUS_PER_MESSAGE, Discard};
+use fusevol_shared::wire::messages::APPEND_WEIGHT;
 use std::ops::Range;
 use std::sync::Arc;
+
+/// AUs of one append: each weighs its binding and its discard.
+const AUS_PER_PAGE: usize = APPEND_WEIGHT / 16;
 
 /// What is done to one AU.
 struct Step {
     au: VolAu,
     slot: Arc<Slot>,
     cleared: BlockMask,
-    /// It keeps no block: it leaves the map. The manager is told so by a full `cleared`, and by nothing else: it does not
-    /// know of blocks that are not reported yet.
+    /// It keeps no block: it leaves the map. A full `cleared` says so, and nothing else: the catalog does not know of blocks that
+    /// are not journaled yet.
     leaves: bool,
 }
 
@@ -47,11 +51,10 @@ impl<D: Disk, C: Control> Volume<D, C> {
         self.check_writable()?;
         let whole = self.zero_edges(&bytes).await?;
         let mut from = whole.start;
-        // Each turn takes at most one message's AUs; a volume has at most 2^32.
+        // Each turn takes at most one append's AUs; a volume has at most 2^32.
         while from < whole.end {
             from = self.discard_some(from..whole.end).await?;
         }
-        self.changes.relieved();
         self.engine.lease.wait().await
     }
 
@@ -93,17 +96,16 @@ impl<D: Disk, C: Control> Volume<D, C> {
         self.write_locked(part, &zeros).await
     }
 
-    /// Discards whole blocks from the start of `whole` on, as many as one message takes; gives where to go on.
+    /// Discards whole blocks from the start of `whole` on, as many as one append takes; gives where to go on.
     async fn discard_some(&self, whole: Range<u64>) -> Result<u64> {
         let (steps, next) = self.plan_discard(whole);
         if steps.is_empty() {
             return Ok(next);
         }
         self.engine.lease.wait().await?;
-        let mut turn = self.changes.turn().await;
+        let _turn = self.turn.lock().await;
         let mut retired = Vec::new();
         for s in &steps {
-            self.marks.forget(AuMask { au: s.au, blocks: s.cleared });
             if s.leaves {
                 retired.extend(self.view.set(s.au, None));
             } else {
@@ -112,14 +114,8 @@ impl<D: Disk, C: Control> Volume<D, C> {
         }
         self.view.drain(&retired).await;
         let cleared = steps.iter().map(|s| AuMask { au: s.au, blocks: s.cleared }).collect();
-        let call = Discard { volume: self.id, token: self.token, seq: turn.next(), cleared };
-        let unmapped = self.engine.control.call(call).await?.unmapped;
-        for au in unmapped {
-            if let Some(old) = self.view.set(au, None) {
-                self.view.drain(&[old]).await;
-                return Err(Error::new(Kind::Internal, format!("the manager took AU {au} of the volume, which still holds blocks")));
-            }
-        }
+        // The map here is ahead of the journal now: where that cannot follow, nothing more is written under this attachment.
+        self.log()?.append(self.ledger.discard(cleared)).await.inspect_err(|_| self.poison())?.clear()?;
         Ok(next)
     }
 
@@ -131,7 +127,7 @@ impl<D: Disk, C: Control> Volume<D, C> {
             if au_start >= whole.end {
                 break;
             }
-            if steps.len() >= AUS_PER_MESSAGE {
+            if steps.len() >= AUS_PER_PAGE {
                 return (steps, au_start.max(whole.start));
             }
             let within = whole.start.saturating_sub(au_start)..(whole.end - au_start).min(size.bytes());

@@ -1,21 +1,25 @@
-//! Flush: take the unreported bits, flush the disks that were written, report the bits, acknowledge.
+//! Flush: take the bits that the journal does not know, flush the disks that were written, append the bits, read the own SEAL,
+//! acknowledge. The manager is not asked.
 //!
 //! Callers share rounds: who calls while a round runs is served by the next one, which one of the waiting runs.
-//! A failed flush is an error to every caller of its round; the bits on the failed disks are lost (see [`super::marks`]).
+//! A failed flush is an error to every caller of its round; the bits on the failed disks are lost (see [`super::ledger`]).
 
 use super::Volume;
 use crate::control::Control;
 use crate::disks::io_error;
 use fusevol_shared::disk::Disk;
 use fusevol_shared::error::{Error, Kind, Result, WireError};
+use fusevol_shared::sentence::{self, Tag};
 use fusevol_shared::units::DiskNo;
-use fusevol_shared::wire::messages::{AUS_PER_MESSAGE, Report};
+use fusevol_shared::wire::messages::APPEND_WEIGHT;
 use futures_util::future::join_all;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Reports of one round; the bits of a volume of 64 TiB at once are far below.
+/// Appends of one round; the bits of a volume of 64 TiB at once are far below.
 const PAGES: usize = 16 * 1024;
+/// AUs in one append: each weighs two at most, its binding and its bits.
+const AUS_PER_PAGE: usize = APPEND_WEIGHT / 16;
 
 struct Last {
     round: u64,
@@ -56,8 +60,8 @@ impl<D: Disk, C: Control> Volume<D, C> {
     /// Makes every write durable that was acknowledged before this was called.
     ///
     /// # Errors
-    /// `Io` where a flush failed: writes since the last good flush may be lost. `Unreachable`, `Lapsed` where the
-    /// manager did not take the report; the data is on disk then, and the next flush reports it.
+    /// `Io` where a flush failed: writes since the last good flush may be lost; or where the journal failed: then the data is on
+    /// disk, and the next flush appends what is to be said. `Lapsed` where the session is over.
     pub async fn flush(&self) -> Result<()> {
         self.check_open()?;
         let want = self.rounds.begun.load(Ordering::SeqCst) + 1;
@@ -74,7 +78,9 @@ impl<D: Disk, C: Control> Volume<D, C> {
 
     async fn round(&self, heard: &mut BTreeMap<DiskNo, u64>) -> Result<()> {
         self.engine.lease.wait().await?;
-        let report = self.marks.take();
+        if sentence::holds(Tag::J1) {
+            self.ledger.take();
+        }
         let mut taken = Taken { volume: self, disks: self.dirty.take(), flushed: false };
         let failed = self.flush_disks(&taken.disks, heard).await;
         if let Some((_, e)) = failed.first() {
@@ -84,10 +90,23 @@ impl<D: Disk, C: Control> Volume<D, C> {
             return Err(error);
         }
         taken.flushed = true;
-        if report {
-            self.report().await.inspect_err(|_| self.marks.put_back())?;
+        if !sentence::holds(Tag::J1) {
+            self.ledger.take();
+        }
+        if !self.append_taken().await? {
+            // Nothing was appended, so nobody has looked at the SEAL since.
+            self.check_seal().await?;
         }
         self.engine.lease.wait().await
+    }
+
+    /// The own SEAL is clear, or the session is over.
+    async fn check_seal(&self) -> Result<()> {
+        self.engine.slot.check(&self.engine.disks).await.inspect_err(|_| {
+            if self.engine.slot.is_sealed() {
+                self.engine.lease.end();
+            }
+        })
     }
 
     async fn flush_disks(&self, disks: &[DiskNo], heard: &mut BTreeMap<DiskNo, u64>) -> Vec<(DiskNo, Error)> {
@@ -114,7 +133,7 @@ impl<D: Disk, C: Control> Volume<D, C> {
 
     /// The taken bits that have a leg on a disk whose flush failed: such a block counts as never written.
     fn lose(&self, bad: &[DiskNo]) {
-        self.marks.lose(|m| {
+        self.ledger.lose(|m| {
             let Some(slot) = self.view.get(m.au) else { return true };
             let lost = slot.legs().any(|l| bad.contains(&l.at.disk));
             if lost {
@@ -124,17 +143,25 @@ impl<D: Disk, C: Control> Volume<D, C> {
         });
     }
 
-    async fn report(&self) -> Result<()> {
-        let mut turn = self.changes.turn().await;
-        for _ in 0..PAGES {
-            let written = self.marks.page(AUS_PER_MESSAGE);
-            if written.is_empty() {
-                return Ok(());
+    /// Appends what is taken; whether there was anything.
+    async fn append_taken(&self) -> Result<bool> {
+        let _turn = self.turn.lock().await;
+        for n in 0..PAGES {
+            let page = self.ledger.page(AUS_PER_PAGE);
+            if page.is_empty() {
+                return Ok(n > 0);
             }
-            let call = Report { volume: self.id, token: self.token, seq: turn.next(), written: written.clone() };
-            self.engine.control.call(call).await?;
-            self.marks.reported(&written);
+            match self.log()?.append(page.entries()).await {
+                Ok(counts) => {
+                    self.ledger.appended(&page);
+                    counts.clear()?;
+                }
+                Err(e) => {
+                    self.ledger.put_back(page);
+                    return Err(e);
+                }
+            }
         }
-        Err(Error::new(Kind::Internal, "a flush has more to report than a volume can hold"))
+        Err(Error::new(Kind::Internal, "a flush has more to append than a volume can hold"))
     }
 }

@@ -73,6 +73,13 @@ impl RangeGuard {
         Ok(mine)
     }
 
+    /// `range`, if it is to be had at once.
+    pub fn try_lock(&self, range: Range<u64>) -> Option<Locked<'_>> {
+        let mine = self.enter(range).ok()?;
+        let held = self.state().entries.iter().any(|e| e.id == mine.id && e.held);
+        held.then_some(mine)
+    }
+
     fn enter(&self, range: Range<u64>) -> Result<Locked<'_>> {
         let mut s = self.state();
         if s.entries.len() >= LIMIT {

@@ -28,7 +28,13 @@ impl<D: Disk, C: Control> Volume<D, C> {
         }
         let reads = todo.iter().flat_map(|(slot, blocks)| blocks.runs().map(|run| self.old_blocks(slot, run)));
         let old: Vec<Old> = try_join_all(reads).await?.into_iter().flatten().collect();
-        self.log.preserve(&self.engine.disks, &self.engine.lease, old, async || self.next_segment().await).await?;
+        let preserved = self.preserved.preserve(&self.engine.disks, &self.engine.lease, old, async || self.next_segment().await).await;
+        if let Err(e) = preserved {
+            if !Self::is_out_of_space(&e) {
+                return Err(e);
+            }
+            self.preserve_space_is_out(e).await?;
+        }
         for (slot, blocks) in todo {
             slot.preserved(blocks);
         }

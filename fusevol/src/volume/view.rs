@@ -6,12 +6,14 @@
 //!
 //! - `written`: blocks that read from disk; all others are zeros.
 //! - `need`: blocks whose bytes a snapshot still needs and that are not preserved yet; a writer preserves them first.
+//! - `changed`: blocks that were written or discarded in the current epoch, and not said to be so yet.
+//! - *fresh*: bound under this attachment in this epoch: that counts as a mark.
 
 use arc_swap::ArcSwapOption;
 use fusevol_shared::map::{Leg, LegState, MapEntry, MapRun};
 use fusevol_shared::mask::BlockMask;
 use fusevol_shared::units::{DiskAu, VolAu};
-use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use tokio::sync::Notify;
 
@@ -24,6 +26,8 @@ pub struct Slot {
     more: Option<Box<[Leg]>>,
     written: AtomicU64,
     need: AtomicU64,
+    changed: AtomicU64,
+    fresh: AtomicBool,
     /// Number of pins, and `RETIRED`.
     pins: AtomicU32,
 }
@@ -38,8 +42,35 @@ impl Slot {
             more: (legs.len() > 1).then(|| legs[1..].into()),
             written: AtomicU64::new(entry.written.0),
             need: AtomicU64::new(need.0),
+            changed: AtomicU64::new(0),
+            fresh: AtomicBool::new(false),
             pins: AtomicU32::new(0),
         }
+    }
+
+    /// A slot of an AU that is bound now.
+    #[must_use]
+    pub fn fresh(entry: &MapEntry) -> Self {
+        Self { fresh: AtomicBool::new(true), ..Self::new(entry, BlockMask::NONE) }
+    }
+
+    /// Whether it was bound under this attachment in this epoch.
+    #[must_use]
+    pub fn is_fresh(&self) -> bool {
+        self.fresh.load(Ordering::Relaxed)
+    }
+
+    /// These are about to change.
+    pub fn add_changed(&self, blocks: BlockMask) {
+        if self.changed.load(Ordering::Relaxed) & blocks.0 != blocks.0 {
+            self.changed.fetch_or(blocks.0, Ordering::SeqCst);
+        }
+    }
+
+    /// What changed since the last call.
+    #[must_use]
+    pub fn take_changed(&self) -> BlockMask {
+        BlockMask(self.changed.swap(0, Ordering::SeqCst))
     }
 
     /// The replicas.
@@ -77,7 +108,13 @@ impl Slot {
 
     /// A snapshot is taken: what is written now must be preserved from now on.
     pub fn freeze(&self) {
+        self.fresh.store(false, Ordering::SeqCst);
         self.add_need(self.written());
+    }
+
+    /// No snapshot needs anything of it any more.
+    pub fn forget_need(&self) {
+        self.need.store(0, Ordering::SeqCst);
     }
 
     fn try_pin(&self) -> bool {
@@ -202,12 +239,6 @@ impl MapView {
     #[must_use]
     pub fn written_blocks(&self) -> u64 {
         u64::try_from(self.blocks.load(Ordering::SeqCst)).unwrap_or(0)
-    }
-
-    /// AUs of the volume.
-    #[must_use]
-    pub fn aus(&self) -> u32 {
-        self.aus
     }
 
     /// The next AU from `from` on that has space, with its slot.

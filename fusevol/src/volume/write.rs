@@ -1,4 +1,4 @@
-//! Writing: guard, bind, preserve, write, set the written bits.
+//! Writing: guard, bind out of the reserve, mark, preserve, write, set the written bits.
 //!
 //! What goes to disk is the request widened at its two ends: to whole blocks where the block was never written (zeros
 //! around the data, W1), to whole pages otherwise (read, modify, write). All between is covered by the request itself.
@@ -11,6 +11,7 @@ use fusevol_shared::disk::buf::{IoBuf, IoBytes};
 use fusevol_shared::error::{Error, Kind, Result};
 use fusevol_shared::map::AuMask;
 use fusevol_shared::mask::BlockMask;
+use fusevol_shared::sentence::{self, Tag};
 use fusevol_shared::units::{PAGE, PAGE_U64, VolAu, VolOff};
 use std::ops::Range;
 use std::sync::Arc;
@@ -48,7 +49,7 @@ impl<D: Disk, C: Control> Volume<D, C> {
         let _held = self.guard.lock(self.blocks_of(&bytes)).await?;
         self.check_writable()?;
         self.engine.lease.wait().await?;
-        self.bind(self.aus_of(&bytes), false).await
+        self.bind(self.aus_of(&bytes), true).await
     }
 
     fn aus_of(&self, bytes: &Range<u64>) -> Range<u32> {
@@ -60,17 +61,18 @@ impl<D: Disk, C: Control> Volume<D, C> {
     pub(super) async fn write_locked(&self, bytes: Range<u64>, data: &IoBytes) -> Result<()> {
         self.engine.lease.wait().await?;
         let aus = self.aus_of(&bytes);
-        let sequential = self.changes.sequential(&bytes);
-        self.bind(aus.clone(), sequential).await?;
+        self.bind(aus.clone(), false).await?;
         for _ in 0..TRIES {
-            let losses = self.marks.losses();
+            let losses = self.ledger.losses();
             let slots = aus.clone().map(|au| self.slot(VolAu(au))).collect::<Result<Vec<_>>>()?;
             let outer = self.widen(&slots, &bytes);
+            self.mark(aus.clone(), &slots).await?;
             self.preserve(&slots, &outer).await?;
+            self.set_changed(&slots, &outer);
             let buf = self.assemble(&slots, &outer, &bytes, data).await?;
             self.put(&slots, outer.start, &buf).await?;
             self.engine.lease.wait().await?;
-            if self.marks.add(losses, || self.set_written(&slots, &outer)) {
+            if self.ledger.add(losses, || self.set_written(&slots, &outer)) {
                 return Ok(());
             }
         }
@@ -88,7 +90,7 @@ impl<D: Disk, C: Control> Volume<D, C> {
             let b = VolOff(at).within_au(self.engine.au_size) / block;
             slot.is_some_and(|s| s.written().has(u32::try_from(b).unwrap_or(u32::MAX)))
         };
-        let grain = |at, slot| if written(at, slot) { PAGE_U64 } else { block };
+        let grain = |at, slot| if written(at, slot) || !sentence::holds(Tag::W1) { PAGE_U64 } else { block };
         let head = grain(bytes.start, slots.first());
         let tail = grain(bytes.end - 1, slots.last());
         bytes.start / head * head..bytes.end.next_multiple_of(tail)
@@ -124,6 +126,12 @@ impl<D: Disk, C: Control> Volume<D, C> {
         let to = usize::try_from(page - outer.start).expect("within a request");
         buf[to..to + PAGE].copy_from_slice(&old);
         Ok(())
+    }
+
+    fn set_changed(&self, slots: &[Arc<Slot>], outer: &Range<u64>) {
+        for ((_, within), slot) in self.cut(outer.clone()).zip(slots) {
+            slot.add_changed(BlockMask::range(blocks_within(self.engine.au_size, &within)));
+        }
     }
 
     /// Sets the bits of all blocks of `outer`; gives the new ones.

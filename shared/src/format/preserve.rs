@@ -5,13 +5,14 @@
 //! | bytes | what |
 //! |---|---|
 //! | from 0 | records, one after the other: a page that names 1 to 63 blocks, then the blocks' old bytes |
-//! | the last page | the successor: which segment goes on, and how many records count in this one |
+//! | the last page | the successor: which segment goes on, and how many records count in this one; or the break: no space |
 //!
 //! Both pages are frames of kind `Preserve` (see [`super::envelope`]), `seq` in the envelope is the record's number in
 //! the log of its attachment, from 1 on without a gap; the envelope's generation is 0. All numbers are little endian.
 //!
 //! Invariants: a record is written only after all before it are durable on every leg; a successor only once no record
-//! will follow in its segment, and before the first record of the next one.
+//! will follow in its segment, and before the first record of the next one. A break stands in the place that is kept for the
+//! successor, so there is always room for it: the snapshots that read this log have lost blocks from there on.
 
 use super::envelope::{self, BlockKind, Flaw, Head, PAGE_PAYLOAD, Place};
 use crate::ids::{DiskId, FenceToken, Generation, PoolId, Seq, SessionNo, VolumeEpoch, VolumeId};
@@ -23,6 +24,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 const RECORD: u8 = 1;
 const SUCCESSOR: u8 = 2;
+const BREAK: u8 = 3;
 
 /// Whose log a page belongs to: anything else ends the log.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -208,6 +210,14 @@ pub fn seal_successor(log: &LogId, at: At, seq: Seq, s: &Successor, out: &mut [u
     seal(log, at, seq, &payload, out);
 }
 
+/// Lays the page out that breaks the log, in the first page of `out`: at the successor's place, in its stead.
+///
+/// # Panics
+/// If `out` is shorter than a page.
+pub fn seal_break(log: &LogId, at: At, seq: Seq, out: &mut [u8]) {
+    seal(log, at, seq, page(BREAK, log, 0).as_bytes(), out);
+}
+
 fn open<'a>(bytes: &'a [u8], log: &LogId, at: At, what: u8) -> Result<(Seq, usize, &'a [u8]), NotPreserve> {
     let place = Place { kind: BlockKind::Preserve, pool: Some(log.pool), disk: Some(at.disk), at: at.off };
     let bytes = bytes.get(..PAGE).ok_or(NotPreserve::Malformed)?;
@@ -252,6 +262,12 @@ pub fn open_successor(bytes: &[u8], log: &LogId, at: At) -> Result<(Seq, Success
     let next = LogId { segment: raw.segment.get(), epoch: VolumeEpoch(raw.epoch.get()), ..*log };
     let legs = legs.iter().map(|l| DiskAu { disk: DiskNo(l.disk.get()), au: AuNo(l.au.get()) }).collect();
     Ok((seq, Successor { next, legs, records: raw.records.get() }))
+}
+
+/// Whether the page at the start of `bytes` breaks the log.
+#[must_use]
+pub fn is_break(bytes: &[u8], log: &LogId, at: At) -> bool {
+    open(bytes, log, at, BREAK).is_ok_and(|(_, count, rest)| count == 0 && rest.is_empty())
 }
 
 #[cfg(test)]

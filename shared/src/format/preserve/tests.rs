@@ -108,3 +108,15 @@ fn golden_successor() {
     want.extend([0, 0, 0, 0, 77, 0, 0, 0, 2, 0, 0, 0, 78, 0, 0, 0]);
     assert_eq!(payload, want);
 }
+
+#[test]
+fn a_break_is_one_only_of_its_own_log_and_place() {
+    let mut page = vec![0; PAGE];
+    seal_break(&log(), AT, Seq(4), &mut page);
+    assert!(is_break(&page, &log(), AT));
+    assert!(open_successor(&page, &log(), AT).is_err() && open_record(&page, &log(), AT).is_err());
+    assert!(!is_break(&page, &LogId { segment: 99, ..log() }, AT));
+    assert!(!is_break(&page, &log(), At { off: DiskOff(0), ..AT }));
+    page[200] ^= 1;
+    assert!(!is_break(&page, &log(), AT));
+}

@@ -1,0 +1,135 @@
+//! Space for new places: out of the reserve, which is refilled ahead; a writer asks only where it is empty.
+//!
+//! One `Grant` is out at a time. Its number is used until it is answered: one whose answer was lost is sent again unchanged,
+//! and the manager answers it as before.
+
+use super::view::Slot;
+use super::{Mode, Volume};
+use crate::control::Control;
+use fusevol_shared::change::Places;
+use fusevol_shared::disk::Disk;
+use fusevol_shared::error::{Error, Kind, Result};
+use fusevol_shared::map::{Leg, MapEntry};
+use fusevol_shared::mask::BlockMask;
+use fusevol_shared::units::{DiskAu, VolAu};
+use fusevol_shared::wire::messages::{AUS_PER_GRANT, Grant};
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// Numbers the grants of one attachment.
+#[derive(Default)]
+pub(super) struct Grants {
+    last: u64,
+    /// Sent, and its answer was lost.
+    open: Option<Grant>,
+}
+
+impl<D: Disk, C: Control> Volume<D, C> {
+    /// Makes sure that these AUs have space. `plain`: also where no data follows.
+    pub(super) async fn bind(&self, aus: Range<u32>, plain: bool) -> Result<()> {
+        for au in aus.map(VolAu) {
+            if self.view.get(au).is_none() || plain {
+                self.bind_one(au, plain).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn bind_one(&self, au: VolAu, plain: bool) -> Result<()> {
+        loop {
+            let empty = self.ledger.bind(au, plain, || {
+                if self.view.get(au).is_some() {
+                    return Ok(None);
+                }
+                let legs = self.reserve.take(self.place_before(au)).ok_or(())?;
+                self.view.set(au, Some(Arc::new(fresh_slot(&legs)?)));
+                Ok(Some(legs))
+            });
+            match empty {
+                Ok(()) => return Ok(()),
+                Err(()) => self.wait_for_grant().await?,
+            }
+        }
+    }
+
+    fn place_before(&self, au: VolAu) -> Option<DiskAu> {
+        self.view.get(VolAu(au.0.checked_sub(1)?)).map(|s| s.source())
+    }
+
+    /// A place for something else than data of the volume.
+    pub(super) async fn place(&self) -> Result<Vec<DiskAu>> {
+        loop {
+            if let Some(legs) = self.reserve.take(None) {
+                return Ok(legs);
+            }
+            self.wait_for_grant().await?;
+        }
+    }
+
+    /// The reserve was empty: returns when something was granted since.
+    async fn wait_for_grant(&self) -> Result<()> {
+        let began = self.engine.lease.now();
+        self.reserve.waits.fetch_add(1, Ordering::Relaxed);
+        let mut grants = self.grants.lock().await;
+        if self.reserve.len() == 0 {
+            let want = self.reserve.want(self.engine.lease.now()).max(1);
+            self.ask(&mut grants, want, Vec::new()).await?;
+        }
+        let waited = u64::try_from(self.engine.lease.now().since(began).as_micros()).unwrap_or(u64::MAX);
+        self.reserve.longest_wait.fetch_max(waited, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Asks ahead where the reserve is low, and gives back what is far too much.
+    ///
+    /// # Errors
+    /// What the manager answers; `NoSpace` is none for who does not wait for it.
+    pub(super) async fn refill(&self) -> Result<()> {
+        if self.mode != Mode::Write || self.is_closed() {
+            return Ok(());
+        }
+        let mut grants = self.grants.lock().await;
+        let want = self.reserve.want(self.engine.lease.now());
+        let back = if want == 0 { self.reserve.surplus() } else { Vec::new() };
+        if want == 0 && back.is_empty() {
+            return Ok(());
+        }
+        match self.ask(&mut grants, want, back).await {
+            Err(e) if e.kind() == Kind::NoSpace => Ok(()),
+            other => other,
+        }
+    }
+
+    async fn ask(&self, grants: &mut Grants, want: u32, back: Vec<Places>) -> Result<()> {
+        let (volume, token) = (self.id, self.token);
+        if let Some(open) = grants.open.clone() {
+            self.settle(grants, open).await?;
+        }
+        let call = Grant { volume, token, no: grants.last + 1, want: want.min(AUS_PER_GRANT), back };
+        self.settle(grants, call).await
+    }
+
+    async fn settle(&self, grants: &mut Grants, call: Grant) -> Result<()> {
+        grants.open = Some(call.clone());
+        let granted = match self.engine.control.call(call).await {
+            Err(e) if matches!(e.kind(), Kind::Unreachable | Kind::Lapsed) => return Err(e),
+            other => other,
+        };
+        // Refused, or nothing there: what was to be given back then is not; it is the session's until its end.
+        grants.open = None;
+        let granted = granted?;
+        grants.last += 1;
+        if granted.places.iter().any(|p| !p.fits()) {
+            return Err(Error::new(Kind::Damaged, "the manager granted places that do not fit together"));
+        }
+        self.reserve.add(granted.places);
+        Ok(())
+    }
+}
+
+fn fresh_slot(legs: &[DiskAu]) -> std::result::Result<Slot, ()> {
+    let legs: Vec<Leg> = legs.iter().map(|p| Leg::single(*p)).collect();
+    let entry = MapEntry::new(&legs, BlockMask::NONE).ok_or(())?;
+    Ok(Slot::fresh(&entry))
+}

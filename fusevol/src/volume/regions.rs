@@ -1,0 +1,100 @@
+//! Dirty regions as the data path sees them: a bit each, set before the first write to a region, cleared when it is at rest.
+//!
+//! ```text
+//!  clean --Marked is durable, SEAL clear--> dirty --nobody writes in it, legs flushed, Cleared is durable--> clean
+//!                                             '--- flip: its changes are said, and it is dirty anew in the new epoch
+//! ```
+//! The bit is what the journal says, or less: it is set after the mark is durable, and taken away before the clearing is.
+//! Both are done under the range guard of the region's blocks, so no write is under way meanwhile.
+//!
+//! *touched* says whether a region was written since the cleaner looked last; a region that was not is at rest.
+
+use fusevol_shared::change::Region;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// The regions of one volume.
+pub struct Regions {
+    dirty: Box<[AtomicU64]>,
+    touched: Box<[AtomicU64]>,
+}
+
+fn place(r: Region) -> (usize, u64) {
+    ((r.0 / 64) as usize, 1 << (r.0 % 64))
+}
+
+impl Regions {
+    /// All clean, of a volume of so many AUs.
+    #[must_use]
+    pub fn new(aus: u32) -> Self {
+        let words = aus.div_ceil(fusevol_shared::change::AUS_PER_REGION).div_ceil(64);
+        let clean = || (0..words).map(|_| AtomicU64::new(0)).collect();
+        Self { dirty: clean(), touched: clean() }
+    }
+
+    /// Whether it is dirty; a writer that finds it so has touched it.
+    #[must_use]
+    pub fn touch(&self, r: Region) -> bool {
+        let (word, bit) = place(r);
+        let dirty = self.dirty[word].load(Ordering::SeqCst) & bit != 0;
+        if dirty && self.touched[word].load(Ordering::Relaxed) & bit == 0 {
+            self.touched[word].fetch_or(bit, Ordering::Relaxed);
+        }
+        dirty
+    }
+
+    /// Its mark is durable.
+    pub fn set_dirty(&self, r: Region) {
+        let (word, bit) = place(r);
+        self.touched[word].fetch_or(bit, Ordering::Relaxed);
+        self.dirty[word].fetch_or(bit, Ordering::SeqCst);
+    }
+
+    /// It is clean; whoever writes in it marks it again.
+    pub fn set_clean(&self, r: Region) {
+        let (word, bit) = place(r);
+        self.dirty[word].fetch_and(!bit, Ordering::SeqCst);
+    }
+
+    /// Every dirty region, ascending.
+    #[must_use]
+    pub fn dirty(&self) -> Vec<Region> {
+        let mut out = Vec::new();
+        for (i, word) in (0u32..).zip(self.dirty.iter()) {
+            let mut bits = word.load(Ordering::SeqCst);
+            while bits != 0 {
+                out.push(Region(i * 64 + bits.trailing_zeros()));
+                bits &= bits - 1;
+            }
+        }
+        out
+    }
+
+    /// Dirty regions that were not written since the last call.
+    #[must_use]
+    pub fn at_rest(&self) -> Vec<Region> {
+        let rests = |r: &Region| {
+            let (word, bit) = place(*r);
+            self.touched[word].fetch_and(!bit, Ordering::Relaxed) & bit == 0
+        };
+        self.dirty().into_iter().filter(rests).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_region_comes_to_rest_when_nobody_writes_in_it() {
+        let r = Regions::new(64 * 130);
+        assert!(!r.touch(Region(129)));
+        r.set_dirty(Region(129));
+        r.set_dirty(Region(3));
+        assert_eq!(r.dirty(), [Region(3), Region(129)]);
+        assert!(r.at_rest().is_empty(), "just marked");
+        assert!(r.touch(Region(3)));
+        assert_eq!(r.at_rest(), [Region(129)]);
+        r.set_clean(Region(129));
+        assert_eq!(r.at_rest(), [Region(3)]);
+    }
+}

@@ -1,0 +1,63 @@
+//! Where the preserve log goes on, and what is done when it cannot.
+//!
+//! A segment comes out of the reserve and is in the journal before it is named on disk, so the catalog always knows whose it is.
+//! Where there is no space for one: by the volume's policy the snapshots break, first in the log (readers look there), then in the
+//! journal, and then the writer goes on; or the writer gets `NoSpace`, and the snapshots stay.
+
+use super::Volume;
+use crate::control::Control;
+use fusevol_shared::change::{Entry, Segment, WhenFull};
+use fusevol_shared::disk::Disk;
+use fusevol_shared::error::{Error, Kind, Result};
+use fusevol_shared::ids::VolumeEpoch;
+use fusevol_shared::units::VolAu;
+use std::sync::atomic::Ordering;
+
+impl<D: Disk, C: Control> Volume<D, C> {
+    /// The next segment of the preserve log. One caller at a time: who leads the log.
+    pub(super) async fn next_segment(&self) -> Result<Segment> {
+        let legs = self.place().await?;
+        let no = self.next_segment.load(Ordering::SeqCst);
+        let epoch = self.preserve_epoch();
+        let segment = Segment { no, epoch, token: self.token, session: self.engine.session, legs: legs.clone() };
+        match self.log()?.append(vec![Entry::Segment(segment.clone())]).await {
+            Ok(counts) => {
+                self.next_segment.fetch_add(1, Ordering::SeqCst);
+                counts.clear().map(|_| segment)
+            }
+            Err(e) => {
+                self.reserve.put_back(legs);
+                Err(e)
+            }
+        }
+    }
+
+    /// The epoch that preserve records carry: the one before the current.
+    fn preserve_epoch(&self) -> VolumeEpoch {
+        VolumeEpoch(self.epoch().0.saturating_sub(1))
+    }
+
+    /// There is no space to preserve into: `Ok` where the writer may go on without.
+    pub(super) async fn preserve_space_is_out(&self, why: Error) -> Result<()> {
+        if self.when_full == WhenFull::StopWriter {
+            return Err(why.within("a snapshot needs space, and the volume stops its writer for that"));
+        }
+        let _one = self.breaking.lock().await;
+        if !self.snapshots.load(Ordering::SeqCst) {
+            return Ok(()); // another writer has just done it
+        }
+        let epoch = self.preserve_epoch();
+        self.preserved.break_off(&self.engine.disks).await?;
+        self.log()?.append(vec![Entry::Broken { epoch }]).await?.clear()?;
+        self.snapshots.store(false, Ordering::SeqCst);
+        self.broken.store(true, Ordering::SeqCst);
+        self.view.iter_from(VolAu(0)).for_each(|(_, slot)| slot.forget_need());
+        tracing::error!("no space to preserve blocks: the snapshots of volume {} up to epoch {epoch} are broken", self.id);
+        Ok(())
+    }
+
+    /// Whether an error of the preserve log is that it has no space.
+    pub(super) fn is_out_of_space(e: &Error) -> bool {
+        e.kind() == Kind::NoSpace
+    }
+}
