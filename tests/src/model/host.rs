@@ -4,6 +4,7 @@ use super::manager::{Link, Manager};
 use fusevol::control::Control;
 use fusevol::disks::Disks;
 use fusevol::lease::{IO_TIMEOUT, Lease};
+use fusevol::slot::Slot;
 use fusevol::snapshot::SnapshotReader;
 use fusevol::volume::{Engine, Mode, Volume};
 use fusevol_shared::clock::{BootTime, SystemClock};
@@ -53,6 +54,7 @@ impl<D: Disk> Host<D> {
             lease: Arc::new(lease),
             pool: welcome.pool,
             session: welcome.session,
+            slot: Arc::new(Slot::new(welcome.pool, welcome.session, session, welcome.opened, Vec::new())),
             au_size: welcome.au_size,
         };
         let host = Rc::new(Self {
@@ -97,7 +99,7 @@ impl<D: Disk> Host<D> {
                 if let Some(f) = &*self.on_held.borrow() {
                     f(hold);
                 }
-                self.engine.control.ack(push, Ack::Held { seq: held.seq() });
+                self.engine.control.ack(push, Ack::Held { seq: held.seq(), held_us: held.held_us() });
             }
             Err(e) => self.engine.control.ack(push, Ack::Failed((&e).into())),
         }
@@ -140,6 +142,7 @@ impl<D: Disk> Host<D> {
         let attached = Volume::attach(&self.engine, id, mode).await;
         if let Ok(v) = &attached {
             self.volumes.borrow_mut().insert(id, v.clone());
+            tokio::task::spawn_local(v.clone().tend());
         }
         self.busy.set(self.busy.get() - 1);
         attached

@@ -78,7 +78,14 @@ impl Manager {
                 Effect::Reply { conn, id, result } => drop(m.replies.insert((conn, id), result)),
                 Effect::Push { conn, push, body } => m.pushes.entry(conn).or_default().push_back((push, body)),
                 Effect::AdminReply { to, result } => drop(m.admin.insert(to, result)),
-                Effect::Close { .. } | Effect::ProbeLock { .. } | Effect::Notice(_) => {}
+                Effect::Close { .. }
+                | Effect::ProbeLock { .. }
+                // No session of a model is looked for on the disks: all live.
+                | Effect::OpenSlot { .. }
+                | Effect::SealSlot { .. }
+                | Effect::ReadSlot { .. }
+                | Effect::ReadJournals { .. }
+                | Effect::Notice(_) => {}
             }
         }
         let wake = std::mem::take(&mut m.wakers);
@@ -187,5 +194,12 @@ impl Control for Link {
         });
         let reply = result.await.map_err(Error::from)?;
         Ok(T::Reply::try_from(reply).unwrap_or_else(|r| panic!("{} answered by {r:?}", T::NAME)))
+    }
+
+    async fn sleep(&self, _: Duration) {
+        // Time stands still: others go first, that is all.
+        for _ in 0..50 {
+            tokio::task::yield_now().await;
+        }
     }
 }
