@@ -3,8 +3,8 @@
 //!
 //! `FUSEVOL_SEED=n` runs that seed alone and prints its trace; `FUSEVOL_LONG=n` runs n times as many. A seed that ever failed stays in [`REGRESSIONS`].
 
-use fusevol_tests::sim::setup::Template;
 use fusevol_shared::sentence::{Tag, without};
+use fusevol_tests::sim::setup::Template;
 use fusevol_tests::sim::world::{Done, run};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 

@@ -82,7 +82,7 @@ impl<D: Disk, C: Control> Volume<D, C> {
             guard: RangeGuard::default(),
             ledger: Ledger::default(),
             dirty: Dirty::default(),
-            rounds: Rounds::default(),
+            rounds: Rounds::new(&engine.disks),
             turn: tokio::sync::Mutex::new(()),
             reserve: Reserve::new(attached.reserve.clone(), engine.lease.now()),
             grants: tokio::sync::Mutex::default(),

@@ -6,7 +6,7 @@
 
 use super::Volume;
 use crate::control::Control;
-use crate::disks::io_error;
+use crate::disks::{Disks, io_error};
 use fusevol_shared::disk::Disk;
 use fusevol_shared::error::{Error, Kind, Result, WireError};
 use fusevol_shared::sentence::{self, Tag};
@@ -26,6 +26,9 @@ struct Last {
     result: std::result::Result<(), WireError>,
     /// Failed flushes of each disk that this volume has heard of.
     heard: BTreeMap<DiskNo, u64>,
+    /// A flush that nobody had asked for (of a hold, of a region at rest) failed on these disks: who asks next is told, and until then no
+    /// flush is good, nor is anything that was written taken for lost.
+    owed: Option<(WireError, Vec<DiskNo>)>,
 }
 
 /// The rounds of one attachment.
@@ -34,9 +37,11 @@ pub(super) struct Rounds {
     last: tokio::sync::Mutex<Last>,
 }
 
-impl Default for Rounds {
-    fn default() -> Self {
-        let last = Last { round: 0, result: Ok(()), heard: BTreeMap::new() };
+impl Rounds {
+    /// Of an attachment that begins: what failed before it is no matter of its writes.
+    pub(super) fn new<D: Disk>(disks: &Disks<D>) -> Self {
+        let heard = disks.present().iter().map(|d| (d.no(), d.failed_flushes())).collect();
+        let last = Last { round: 0, result: Ok(()), heard, owed: None };
         Self { begun: AtomicU64::new(0), last: tokio::sync::Mutex::new(last) }
     }
 }
@@ -63,12 +68,21 @@ impl<D: Disk, C: Control> Volume<D, C> {
     /// `Io` where a flush failed: writes since the last good flush may be lost; or where the journal failed: then the data is on
     /// disk, and the next flush appends what is to be said. `Lapsed` where the session is over.
     pub async fn flush(&self) -> Result<()> {
+        self.flush_for(true).await
+    }
+
+    /// The same on the engine's own account. Where it fails, the next [`Volume::flush`] does, too: a later good one brings nothing back.
+    pub(super) async fn flush_unasked(&self) -> Result<()> {
+        self.flush_for(false).await
+    }
+
+    async fn flush_for(&self, asked: bool) -> Result<()> {
         self.check_open()?;
         let want = self.rounds.begun.load(Ordering::SeqCst) + 1;
         let mut last = self.rounds.last.lock().await;
         if last.round < want {
             let round = self.rounds.begun.fetch_add(1, Ordering::SeqCst) + 1;
-            let result = self.round(&mut last.heard).await;
+            let result = self.round(asked, &mut last).await;
             last.round = round;
             last.result = result.as_ref().copied().map_err(WireError::from);
             return result;
@@ -76,18 +90,25 @@ impl<D: Disk, C: Control> Volume<D, C> {
         last.result.clone().map_err(Error::from)
     }
 
-    async fn round(&self, heard: &mut BTreeMap<DiskNo, u64>) -> Result<()> {
+    async fn round(&self, asked: bool, last: &mut Last) -> Result<()> {
         self.engine.lease.wait().await?;
         if sentence::holds(Tag::J1) {
             self.ledger.take();
         }
         let mut taken = Taken { volume: self, disks: self.dirty.take(), flushed: false };
-        let failed = self.flush_disks(&taken.disks, heard).await;
+        let failed = self.flush_disks(&taken.disks, &mut last.heard).await;
         if let Some((_, e)) = failed.first() {
             let error = Error::new(e.kind(), "flush failed: writes since the last flush may be lost").because(e.to_string());
-            let bad: Vec<DiskNo> = failed.iter().map(|(no, _)| *no).collect();
-            self.lose(&bad);
-            return Err(error);
+            let (told, mut bad) = last.owed.take().unwrap_or_else(|| (WireError::from(&error), Vec::new()));
+            bad.extend(failed.iter().map(|(no, _)| *no));
+            last.owed = Some((told, bad));
+        }
+        if let Some((told, bad)) = last.owed.take() {
+            match asked {
+                true => self.lose(&bad),
+                false => last.owed = Some((told.clone(), bad)),
+            }
+            return Err(told.into());
         }
         taken.flushed = true;
         if !sentence::holds(Tag::J1) {

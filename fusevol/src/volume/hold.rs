@@ -72,7 +72,7 @@ impl<D: Disk, C: Control> Volume<D, C> {
         if epoch <= closing {
             return Err(Error::new(Kind::Refused, format!("epoch {epoch} is over, {closing} is current")));
         }
-        self.flush().await?;
+        self.flush_unasked().await?;
         let dirty = self.regions.dirty();
         let changed = self.take_all_changed();
         for entry in cleared(closing, &dirty, &changed) {

@@ -60,7 +60,7 @@ impl<D: Disk, C: Control> Volume<D, C> {
         }
         // Every write in them has returned, and no other begins: the flush begins after the last one.
         if sentence::holds(Tag::M2) {
-            self.flush().await?;
+            self.flush_unasked().await?;
         }
         let regions: Vec<Region> = held.iter().map(|(r, _)| *r).collect();
         let changed = self.take_changed(&regions);

@@ -25,16 +25,8 @@ enum Fault {
     Rival,
 }
 
-const ALL: [Fault; 8] = [
-    Fault::KillClient,
-    Fault::KillManager,
-    Fault::Freeze,
-    Fault::PowerCut,
-    Fault::Blackout,
-    Fault::Cut,
-    Fault::Part,
-    Fault::Rival,
-];
+const ALL: [Fault; 8] =
+    [Fault::KillClient, Fault::KillManager, Fault::Freeze, Fault::PowerCut, Fault::Blackout, Fault::Cut, Fault::Part, Fault::Rival];
 
 /// A process goes on.
 pub fn thaw(shared: &Rc<Shared>, proc: ProcId) {
@@ -93,7 +85,12 @@ fn disks(shared: &Shared) {
             within: first..end,
             ..Faults::default()
         }),
-        1 => media[which].1.set_faults(Faults { lost: 30 + sched.below(200), astray: 30 + sched.below(200), lies: slots..first, ..Faults::default() }),
+        1 => media[which].1.set_faults(Faults {
+            lost: 30 + sched.below(200),
+            astray: 30 + sched.below(200),
+            lies: slots..first,
+            ..Faults::default()
+        }),
         _ => {}
     }
 }

@@ -123,14 +123,7 @@ impl Start {
         let engine = self.engine(&welcome, session, &link, &lease)?;
         engine.slot.check(&engine.disks).await?;
         *slot.borrow_mut() = Some((engine.slot.clone(), engine.disks.clone()));
-        let client = Rc::new(Client {
-            start: self,
-            link,
-            lease,
-            engine,
-            volumes: RefCell::default(),
-            snapshots: RefCell::default(),
-        });
+        let client = Rc::new(Client { start: self, link, lease, engine, volumes: RefCell::default(), snapshots: RefCell::default() });
         *back.borrow_mut() = Rc::downgrade(&client);
         let router = client.clone();
         drop(client.start.exec.spawn(proc, async move { router.route().await }));

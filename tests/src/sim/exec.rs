@@ -92,7 +92,13 @@ impl Exec {
     /// For this world.
     #[must_use]
     pub fn new(sched: Sched) -> Self {
-        Self(Rc::new(Inner { sched, tasks: RefCell::default(), parked: RefCell::default(), mourners: RefCell::default(), steps: Cell::new(0) }))
+        Self(Rc::new(Inner {
+            sched,
+            tasks: RefCell::default(),
+            parked: RefCell::default(),
+            mourners: RefCell::default(),
+            steps: Cell::new(0),
+        }))
     }
 
     /// Clock, dice and trace.

@@ -75,7 +75,10 @@ pub async fn run(shared: Rc<Shared>, start: Start) -> End {
 
 /// Errors that a fault explains.
 fn explained(e: &Error) -> bool {
-    matches!(e.kind(), Kind::Io | Kind::Lapsed | Kind::Unreachable | Kind::Busy | Kind::NoSpace | Kind::Refused | Kind::NotFound | Kind::Damaged)
+    matches!(
+        e.kind(),
+        Kind::Io | Kind::Lapsed | Kind::Unreachable | Kind::Busy | Kind::NoSpace | Kind::Refused | Kind::NotFound | Kind::Damaged
+    )
 }
 
 impl Program {

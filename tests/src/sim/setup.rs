@@ -1,13 +1,13 @@
 //! The pool with which every simulated world begins: made once, shared by all worlds page by page.
 
-use fusevol_mgr::catalog::Catalog;
-use fusevol_mgr::catalog::record::{DiskEntry, PoolEntry, Record};
-use fusevol_mgr::core::{AdminReply, AdminRequest, Config, Core, Effect, Event, Now, Output};
-use fusevol_mgr::core::AdminId;
-use fusevol_mgr::store::{self, NewDisk, NewPool, Who};
 use super::disk::Boot;
 use super::manager::boot_id;
 use crate::catalog::NoLocks;
+use fusevol_mgr::catalog::Catalog;
+use fusevol_mgr::catalog::record::{DiskEntry, PoolEntry, Record};
+use fusevol_mgr::core::AdminId;
+use fusevol_mgr::core::{AdminReply, AdminRequest, Config, Core, Effect, Event, Now, Output};
+use fusevol_mgr::store::{self, NewDisk, NewPool, Who};
 use fusevol_shared::clock::BootTime;
 use fusevol_shared::disk::mem::MemDisk;
 use fusevol_shared::disk::ring::block_on;

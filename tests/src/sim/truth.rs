@@ -255,7 +255,9 @@ impl Truth {
     pub fn plausible(&self, from: usize, bytes: &[u8]) -> Result<(), String> {
         for (i, chunk) in bytes.chunks(SECTOR).enumerate() {
             match self.parse(from + i, chunk).map_err(|e| format!("sector {}: {e}", from + i))? {
-                Found::Of(n) if n as usize >= self.zeros.len() => return Err(format!("sector {}: operation {n} was never begun", from + i)),
+                Found::Of(n) if n as usize >= self.zeros.len() => {
+                    return Err(format!("sector {}: operation {n} was never begun", from + i));
+                }
                 Found::Zeros | Found::Of(_) => {}
             }
         }
