@@ -55,7 +55,6 @@ impl<D: Disk> Host<D> {
             slot: Arc::new(Slot::new(welcome.pool, welcome.session, session, welcome.opened, Vec::new())),
             pool: welcome.pool,
             session: welcome.session,
-            slot: Arc::new(Slot::new(welcome.pool, welcome.session, session, welcome.opened, Vec::new())),
             au_size: welcome.au_size,
         };
         let host = Rc::new(Self {
