@@ -13,7 +13,7 @@ use std::time::Duration;
 const MIB: u64 = 1 << 20;
 const BLOCK: u64 = 16 << 10;
 /// Bytes that are written before the snapshot, and overwritten after it.
-const DATA: u64 = 48 * MIB;
+const DATA: u64 = 56 * MIB;
 const PUNCH: FallocateFlags = FallocateFlags::PUNCH_HOLE.union(FallocateFlags::KEEP_SIZE);
 const PATIENCE: Duration = Duration::from_secs(60);
 

@@ -33,11 +33,13 @@ const FIRST_MOST: u64 = 16;
 pub(super) enum Wait {
     /// Proof that this session is dead.
     Holder(SessionNo),
+    /// The same, for a reader: it begins in any case, after that or at the deadline.
+    Tail(SessionNo),
     /// These pushes to readers of snapshots.
     Readers(BTreeSet<(SessionNo, u64)>),
 }
 
-/// A write attachment that waits.
+/// An attachment that waits.
 #[derive(Debug)]
 pub(super) struct Pending {
     asker: Asker,
@@ -79,13 +81,30 @@ impl Core {
         self.check_holdings(session)
     }
 
-    pub(super) fn attach_read(&mut self, session: SessionNo, volume: VolumeId) -> Result<Reply> {
+    /// A reader. Where the writer may be dead the answer waits for the proof: what it had made durable stands in its journal, and is
+    /// to be seen by whoever comes after it.
+    pub(super) fn attach_read(&mut self, session: SessionNo, volume: VolumeId, conn: ConnId, id: u64) -> Result<Option<Reply>> {
+        let asker = Asker::Client { conn, id };
         if let Some(token) = self.catalog.attachment_of(volume, session).map(|a| a.token) {
-            return self.attached_reply(token);
+            return self.attached_reply(token).map(Some);
         }
-        if self.pending.contains_key(&(volume, session)) {
-            return Err(Error::new(Kind::Busy, "the session is attaching this volume for writing"));
+        if let Some(p) = self.pending.get_mut(&(volume, session)) {
+            if !matches!(p.wait, Wait::Tail(_)) {
+                return Err(Error::new(Kind::Busy, "the session is attaching this volume for writing"));
+            }
+            p.asker = asker;
+            return Ok(None);
         }
+        let writer = self.catalog.writer(volume).map(|a| a.session);
+        if let Some(writer) = writer.filter(|w| self.probe_holder(*w)) {
+            let deadline = self.now.boot.plus(self.config.patience);
+            self.pending.insert((volume, session), Pending { asker, wait: Wait::Tail(writer), deadline });
+            return Ok(None);
+        }
+        self.begin_read(session, volume).map(Some)
+    }
+
+    fn begin_read(&mut self, session: SessionNo, volume: VolumeId) -> Result<Reply> {
         self.check_holdings(session)?;
         let token = self.catalog.counters().token;
         let (journal, reserve) = (None, Vec::new());
@@ -120,15 +139,21 @@ impl Core {
 
     /// The holder is asked for by its locks, if it may be dead; `Busy` if not.
     fn wait_for_holder(&mut self, session: SessionNo, volume: VolumeId, holder: SessionNo, asker: Asker) -> Result<()> {
-        let now = self.now.boot;
-        let probed = self.is_probed(holder);
-        let Some(life) = self.lives.get_mut(&holder).filter(|l| l.is_ending() || l.may_be_dead() && probed) else {
+        if !self.probe_holder(holder) {
             return Err(self.busy_with(volume, holder));
-        };
-        life.probe_now(now);
-        let deadline = now.plus(self.config.patience);
+        }
+        let deadline = self.now.boot.plus(self.config.patience);
         self.pending.insert((volume, session), Pending { asker, wait: Wait::Holder(holder), deadline });
         Ok(())
+    }
+
+    /// Asks for a session that may be dead by its locks, now; whether there is an answer to wait for.
+    fn probe_holder(&mut self, holder: SessionNo) -> bool {
+        let now = self.now.boot;
+        let probed = self.is_probed(holder);
+        let Some(life) = self.lives.get_mut(&holder).filter(|l| l.is_ending() || l.may_be_dead() && probed) else { return false };
+        life.probe_now(now);
+        true
     }
 
     /// Who has it, and what can be done.
@@ -258,6 +283,7 @@ impl Core {
             }
         }
         self.readers_wait_over(|(s, _)| *s == no);
+        self.tail_is_known(no);
         let freed: Vec<_> = self.pending.iter().filter(|(_, p)| matches!(p.wait, Wait::Holder(h) if h == no)).map(|(k, _)| *k).collect();
         for (volume, session) in freed {
             let Some(p) = self.pending.remove(&(volume, session)) else { continue };
@@ -271,8 +297,20 @@ impl Core {
         }
     }
 
+    /// The writer is gone, with all it did folded, or it lives: those who want to read begin.
+    fn tail_is_known(&mut self, writer: SessionNo) {
+        let ready: Vec<_> = self.pending.iter().filter(|(_, p)| matches!(p.wait, Wait::Tail(w) if w == writer)).map(|(k, _)| *k).collect();
+        for (volume, session) in ready {
+            if let Some(p) = self.pending.remove(&(volume, session)) {
+                let result = self.begin_read(session, volume);
+                self.reply(p.asker, result);
+            }
+        }
+    }
+
     /// The holder is not dead.
     pub(super) fn pending_holder_stays(&mut self, no: SessionNo) {
+        self.tail_is_known(no);
         let refused: Vec<_> = self.pending.iter().filter(|(_, p)| matches!(p.wait, Wait::Holder(h) if h == no)).map(|(k, _)| *k).collect();
         for key in refused {
             if let Some(p) = self.pending.remove(&key) {
@@ -287,6 +325,11 @@ impl Core {
         for (volume, session) in due {
             let Some(p) = self.pending.remove(&(volume, session)) else { continue };
             let e = match p.wait {
+                Wait::Tail(_) => {
+                    let result = self.begin_read(session, volume);
+                    self.reply(p.asker, result);
+                    continue;
+                }
                 Wait::Holder(h) => self.busy_with(volume, h),
                 Wait::Readers(waits) => {
                     // It was never answered, so nothing was written under it.

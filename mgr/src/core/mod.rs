@@ -245,7 +245,7 @@ impl Core {
             Request::Goodbye(_) => self.goodbye(session, asker).map(|()| None),
             Request::ListVolumes(_) => Ok(Some(self.list_volumes(caller.client))),
             Request::AttachWrite(m) => self.attach_write(session, m.volume, conn, id),
-            Request::AttachRead(m) => self.attach_read(session, m.volume).map(Some),
+            Request::AttachRead(m) => self.attach_read(session, m.volume, conn, id),
             Request::Detach(m) => done(self.detach(session, m.volume)),
             Request::GetMap(m) => self.get_map(session, m.volume, m.from).map(Some),
             Request::GetNeed(m) => self.get_need(session, m.volume, m.from).map(Some),
