@@ -18,6 +18,8 @@ use tokio::sync::Notify;
 
 /// Smallest target.
 const LOW: u32 = 16;
+/// The shortest time over which a rate is measured: a burst is not a rate.
+const WINDOW: Duration = Duration::from_millis(250);
 /// The reserve lasts so long at the rate of the last refill.
 const AHEAD: Duration = Duration::from_secs(2);
 
@@ -119,12 +121,13 @@ impl Reserve {
     #[must_use]
     pub fn want(&self, now: BootTime) -> u32 {
         let mut s = self.state();
-        let since = now.since(s.refilled).max(Duration::from_millis(1));
+        let since = now.since(s.refilled).max(WINDOW);
         let rate =
             u64::from(s.taken) * u64::try_from(AHEAD.as_millis()).unwrap_or(u64::MAX) / u64::try_from(since.as_millis()).unwrap_or(1);
         // Down by a quarter at a time: bursts come in rows.
         s.target = u32::try_from(rate).unwrap_or(u32::MAX).max(s.target / 4 * 3).clamp(LOW, AUS_PER_GRANT);
-        if s.total * 2 >= s.target {
+        // Nobody takes from it: what there is will do, however little.
+        if s.total * 2 >= s.target || s.taken == 0 && s.total > 0 {
             return 0;
         }
         (s.taken, s.refilled) = (0, now);
@@ -135,7 +138,7 @@ impl Reserve {
     #[must_use]
     pub fn surplus(&self) -> Vec<Places> {
         let mut s = self.state();
-        let keep = s.target.max(LOW) * 4;
+        let keep = s.target.max(LOW) * 2;
         let mut out = Vec::new();
         while s.total > keep {
             let shortest = s.runs.iter().min_by_key(|(_, p)| p.count).map(|(k, p)| (*k, p.count));
