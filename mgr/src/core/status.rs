@@ -76,7 +76,7 @@ impl Core {
         all.filter(|(_, s)| s.entry.broken)
             .map(|(v, s)| {
                 let name = format!("{}@{}", v.entry.name, s.entry.name);
-                let text = format!("snapshot '{name}' has lost blocks and reads as an error");
+                let text = format!("snapshot '{name}' is broken: it has lost blocks, and reads as an error");
                 Finding { level: Level::Critical, text, action: format!("fusevol-mgr snapshot rm {name}") }
             })
             .collect()
