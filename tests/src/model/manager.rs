@@ -3,7 +3,7 @@
 use fusevol::control::Control;
 use fusevol_mgr::catalog::Catalog;
 use fusevol_mgr::catalog::record::{PoolEntry, Record};
-use fusevol_mgr::core::{AdminId, AdminReply, AdminRequest, Config, ConnId, Core, Effect, Event, Now, Output};
+use fusevol_mgr::core::{AdminId, AdminReply, AdminRequest, Config, ConnId, Core, Effect, Event, JournalRef, Now, Output};
 use fusevol_shared::clock::BootTime;
 use fusevol_shared::error::{Error, Result, WireError};
 use fusevol_shared::ids::{BootId, DiskId, Generation, KeyPrint, PoolId};
@@ -126,6 +126,14 @@ impl Manager {
     #[must_use]
     pub fn free_aus(&self) -> u64 {
         self.inner().core.catalog().free_aus()
+    }
+
+    /// Where the journals of all writers lie.
+    #[must_use]
+    pub fn journals(&self) -> Vec<JournalRef> {
+        let m = self.inner();
+        let writers = m.core.catalog().attachments();
+        writers.filter_map(|a| Some(JournalRef { volume: a.volume, session: a.session, token: a.token, journal: a.journal.clone()? })).collect()
     }
 
     /// What is wrong with the catalog: as it stands, and folded anew from its records and from its checkpoint.
