@@ -15,7 +15,9 @@ use fusevol_shared::net::memory::{MemNet, Way};
 use fusevol_shared::net::{Net, SystemNet};
 use fusevol_shared::random::{Random, SystemRandom};
 use fusevol_shared::units::AuSize;
-use fusevol_shared::wire::messages::{Ack, Done, Hello, PROTOCOL, Push, Recall, Renew, Renewed, Reply, Report, Request, Volumes, Welcome};
+use fusevol_shared::wire::messages::{
+    Ack, Fold, Folded, Hello, PROTOCOL, Push, Recall, Renew, Renewed, Reply, Request, Volumes, Welcome,
+};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -25,7 +27,7 @@ use tokio::sync::mpsc;
 const POOL: PoolId = PoolId([4; 16]);
 /// Nothing here takes this long; what does hangs.
 const HANG: Duration = Duration::from_secs(120);
-/// Reports are answered one in so many times only: the others are lost with the manager.
+/// Folds are answered one in so many times only: the others are lost with the manager.
 const ANSWERED: u64 = 3;
 
 /// What outlives the manager: its catalog, so to say.
@@ -146,17 +148,18 @@ impl Core {
                     None => Ok(welcome(lasting.generation).into()),
                 }
             }
-            Request::Report(report) => {
-                let asked = lasting.asked.entry(report.seq.0).or_default();
+            Request::Fold(fold) => {
+                let seq = fold.prev.0 + 1;
+                let asked = lasting.asked.entry(seq).or_default();
                 *asked += 1;
-                let lost = !(u64::from(*asked) + report.seq.0).is_multiple_of(ANSWERED);
-                if report.seq.0 > lasting.done.last().copied().unwrap_or(0) {
-                    lasting.done.push(report.seq.0);
+                let lost = !(u64::from(*asked) + seq).is_multiple_of(ANSWERED);
+                if seq > lasting.done.last().copied().unwrap_or(0) {
+                    lasting.done.push(seq);
                 }
                 if lost {
                     return;
                 }
-                Ok(Done {}.into())
+                Ok(Folded { seq: Seq(seq) }.into())
             }
             Request::Renew(_) => Ok(Renewed {}.into()),
             Request::ListVolumes(_) => Ok(Volumes { volumes: vec![] }.into()),
@@ -180,6 +183,8 @@ fn welcome(generation: u64) -> Welcome {
         lease_ms: 10_000,
         generation: Generation(generation),
         disks: vec![],
+        slots: vec![],
+        opened: Generation(generation),
     }
 }
 
@@ -199,8 +204,8 @@ impl Owner for Session {
     }
 }
 
-fn report(seq: u64) -> Report {
-    Report { volume: VolumeId([1; 16]), token: FenceToken(1), seq: Seq(seq), written: vec![] }
+fn fold(seq: u64) -> Fold {
+    Fold { volume: VolumeId([1; 16]), token: FenceToken(1), prev: Seq(seq - 1), appends: vec![] }
 }
 
 /// The manager dies fifty times while requests are in flight; most of its answers are lost.
@@ -209,7 +214,7 @@ fn done_once_and_answered_once_through_fifty_restarts() {
     const CALLS: u64 = 400;
     let mut pool = Pool::new();
     let (link, _pushed, _) = pool.link();
-    let calls: Vec<_> = (1..=CALLS).map(|seq| link.call(report(seq), None)).collect();
+    let calls: Vec<_> = (1..=CALLS).map(|seq| link.call(fold(seq), None)).collect();
     let answers = pool.runtime.spawn(async move {
         let mut answered = 0;
         for call in calls {
@@ -272,7 +277,7 @@ fn a_session_that_is_gone_is_an_end_until_a_new_one_begins() {
     let (link, _pushed, session) = pool.link();
     pool.within(link.opened(HANG)).unwrap();
     pool.lasting.lock().unwrap().refuse = Some(Kind::Lapsed);
-    let open = link.call(report(1), None);
+    let open = link.call(fold(1), None);
     link.reconnect();
     let mut state = link.state();
     let ended = async { state.wait_for(|s| matches!(s.phase, Phase::Ended(_))).await.unwrap().phase.clone() };

@@ -119,7 +119,7 @@ async fn beside(seed: u64) {
 fn a_full_pool_is_an_error_until_space_is_freed() {
     const AU: u64 = 256 << 10;
     run_local(async {
-        let (manager, id, disks) = pool(1, 12, 30 * AU);
+        let (manager, id, disks) = pool(1, 16, 30 * AU);
         let writer = Host::start(&manager, print(1), handles(&disks, |d| d)).await;
         let volume = writer.attach(id, Mode::Write).await.expect("attached");
         let data = |n: u8| {
@@ -139,7 +139,8 @@ fn a_full_pool_is_an_error_until_space_is_freed() {
             }
         }
         let full = full.expect("the pool is smaller than the volume");
-        assert!(full >= 10, "only the reserve is kept back, not what was asked for ahead: {full}");
+        // Of 22 AUs the journal has 4, and 4 are kept for snapshots.
+        assert!(full >= 14, "only what is kept is left, not what was asked for ahead: {full}");
         volume.write(0, data(8)).await.expect("what has space is written");
         volume.flush().await.expect("flush");
         volume.discard(AU, AU).await.expect("discard");

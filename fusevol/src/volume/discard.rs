@@ -50,6 +50,10 @@ impl<D: Disk, C: Control> Volume<D, C> {
         let _held = self.guard.lock(held).await?;
         self.check_writable()?;
         let whole = self.zero_edges(&bytes).await?;
+        if whole != bytes {
+            // Edges are written as zeros, and a discard is durable when it returns.
+            self.flush().await?;
+        }
         let mut from = whole.start;
         // Each turn takes at most one append's AUs; a volume has at most 2^32.
         while from < whole.end {

@@ -74,11 +74,23 @@ impl<D: Disk, C: Control> Volume<D, C> {
         let mut grants = self.grants.lock().await;
         if self.reserve.len() == 0 {
             let want = self.reserve.want(self.engine.lease.now()).max(1);
-            self.ask(&mut grants, want, Vec::new()).await?;
+            if let Err(e) = self.ask(&mut grants, want, Vec::new()).await {
+                if e.kind() != Kind::NoSpace || !self.gives_space_back().await? {
+                    return Err(e);
+                }
+                self.ask(&mut grants, want, Vec::new()).await?;
+            }
         }
         let waited = u64::try_from(self.engine.lease.now().since(began).as_micros()).unwrap_or(u64::MAX);
         self.reserve.longest_wait.fetch_max(waited, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// What was discarded here may be folded yet: then there may be space again.
+    async fn gives_space_back(&self) -> Result<bool> {
+        let log = self.log()?;
+        let waits = log.unfolded() > 0;
+        log.fold_all().await.map(|()| waits)
     }
 
     /// Asks ahead where the reserve is low, and gives back what is far too much.
@@ -111,6 +123,7 @@ impl<D: Disk, C: Control> Volume<D, C> {
     }
 
     async fn settle(&self, grants: &mut Grants, call: Grant) -> Result<()> {
+        let asked = call.want > 0;
         grants.open = Some(call.clone());
         let granted = match self.engine.control.call(call).await {
             Err(e) if matches!(e.kind(), Kind::Unreachable | Kind::Lapsed) => return Err(e),
@@ -122,6 +135,9 @@ impl<D: Disk, C: Control> Volume<D, C> {
         grants.last += 1;
         if granted.places.iter().any(|p| !p.fits()) {
             return Err(Error::new(Kind::Damaged, "the manager granted places that do not fit together"));
+        }
+        if granted.places.is_empty() && asked {
+            return Err(Error::new(Kind::NoSpace, "the manager granted nothing"));
         }
         self.reserve.add(granted.places);
         Ok(())

@@ -53,7 +53,8 @@ impl Core {
         Ok(Reply::Attached(Attached {
             token: a.token,
             size: v.entry.size,
-            epoch: v.entry.epoch,
+            // A hold that is under way has begun an epoch in which the writer is not yet.
+            epoch: if a.writes() { a.epoch() } else { v.entry.epoch },
             version: v.entry.version,
             snapshots: self.snapshot_infos(a.volume),
             segment: first.into_iter().collect(),

@@ -166,9 +166,8 @@ impl Core {
             if !holds(Tag::F1) {
                 continue;
             }
-            let (all, rest) = (self.fold_tail(token, &tail, room)?, room);
-            let Some(weight) = all else { return Ok(Closed::Part) };
-            room = rest.saturating_sub(weight);
+            let Some(weight) = self.fold_tail(token, &tail, room)? else { return Ok(Closed::Part) };
+            room = room.saturating_sub(weight);
             let regions = self.left_dirty(token, &tail);
             if !regions.is_empty() {
                 self.commit(Record::LeftDirty { token, regions })?;
@@ -192,7 +191,7 @@ impl Core {
             return Err(damaged("appends are missing in a journal"));
         }
         let flip = |e: &Entry| if let Entry::Flipped { epoch, .. } = e { Some(*epoch) } else { None };
-        let end = new().flat_map(|x| &x.entries).filter_map(flip).last().unwrap_or(a.epoch());
+        let end = new().flat_map(|x| &x.entries).filter_map(flip).next_back().unwrap_or(a.epoch());
         if end == tail.epoch { Ok(()) } else { Err(damaged("a journal ends in another epoch than its appends say")) }
     }
 

@@ -30,7 +30,7 @@ impl Core {
         let lives = self.lives.iter().flat_map(|(no, l)| {
             let lease = (!l.lapsed).then_some(l.until);
             let probe = (l.may_be_dead() && !l.probe.asked && !l.is_ending() && self.is_probed(*no)).then_some(l.probe.next);
-            let recall = if l.is_sealed() { None } else { l.recalled.values().min().copied() };
+            let recall = if l.doomed && (l.is_sealed() || l.is_ending()) { None } else { l.recalled.values().min().copied() };
             let watch = l.watch.and_then(|w| w.due());
             let closing = l.closing.as_ref().and_then(|c| c.due());
             [lease, probe, recall, watch, l.seal.due(), closing].into_iter().flatten()

@@ -52,6 +52,7 @@ impl<D: Disk> Host<D> {
             disks: Arc::new(table),
             control: Arc::new(link),
             lease: Arc::new(lease),
+            slot: Arc::new(Slot::new(welcome.pool, welcome.session, session, welcome.opened, Vec::new())),
             pool: welcome.pool,
             session: welcome.session,
             slot: Arc::new(Slot::new(welcome.pool, welcome.session, session, welcome.opened, Vec::new())),

@@ -19,6 +19,8 @@ use std::time::Duration;
 
 /// AUs at the start of each disk that hold no data.
 pub const FIRST_DATA: u32 = 4;
+/// How long a sleep takes, in turns of the other tasks.
+const TURNS: u32 = 24;
 const NOW: Now = Now { boot: BootTime(1_000_000_000), wall: 1_700_000_000_000_000_000 };
 
 struct Inner {
@@ -78,9 +80,9 @@ impl Manager {
                 Effect::Reply { conn, id, result } => drop(m.replies.insert((conn, id), result)),
                 Effect::Push { conn, push, body } => m.pushes.entry(conn).or_default().push_back((push, body)),
                 Effect::AdminReply { to, result } => drop(m.admin.insert(to, result)),
+                // Nobody dies here: no lock, slot or journal is asked for. (The simulator is where sessions die.)
                 Effect::Close { .. }
                 | Effect::ProbeLock { .. }
-                // No session of a model is looked for on the disks: all live.
                 | Effect::OpenSlot { .. }
                 | Effect::SealSlot { .. }
                 | Effect::ReadSlot { .. }
@@ -196,9 +198,9 @@ impl Control for Link {
         Ok(T::Reply::try_from(reply).unwrap_or_else(|r| panic!("{} answered by {r:?}", T::NAME)))
     }
 
+    /// Time stands still: others have their turn some times.
     async fn sleep(&self, _: Duration) {
-        // Time stands still: others go first, that is all.
-        for _ in 0..50 {
+        for _ in 0..TURNS {
             tokio::task::yield_now().await;
         }
     }

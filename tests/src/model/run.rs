@@ -136,6 +136,14 @@ impl World {
         }
     }
 
+    /// The catalog knows everything that was written.
+    async fn flush_and_fold(&self) {
+        self.volume.flush().await.expect("flush");
+        while self.volume.counters().unfolded > 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+
     async fn write(&mut self) {
         let (off, len) = self.range();
         let mut data = IoBuf::zeroed(len);
@@ -208,7 +216,7 @@ impl World {
     /// count once they are reported.
     async fn check_modified(&mut self) {
         let Some(i) = self.pick() else { return };
-        self.volume.flush().await.expect("flush");
+        self.flush_and_fold().await;
         let reader = self.reader(self.reference.shots[i].id).await;
         let modified = reader.modified().await.expect("the list of modified blocks");
         assert!(modified.complete);
@@ -232,7 +240,7 @@ impl World {
 
     /// A reader on another host sees what is reported.
     async fn second_reader(&mut self) {
-        self.volume.flush().await.expect("flush");
+        self.flush_and_fold().await;
         let reader = match self.live_reader.take() {
             Some(r) => r,
             None => self.other.attach(self.id, Mode::Read).await.expect("attached for reading"),

@@ -2,13 +2,27 @@
 //! guard that ends it. A guard ends only what it started, by pid or name; nothing is left behind, and no mount can hang
 //! a test for ever ([`mount::Mount`] aborts its connection after a time).
 //!
-//! `FUSEVOL_KEEP=1` keeps the scratch folders of failed tests.
+//! `FUSEVOL_KEEP=1` keeps the scratch folders of failed tests; `FUSEVOL_LONG=1` makes the long forms of the proofs ([`rounds`]).
 
 pub mod caller;
+pub mod crashfile;
+pub mod files;
+pub mod ledger;
+pub mod load;
 pub mod loopdev;
 pub mod mount;
 pub mod netns;
 pub mod pool;
+pub mod reader;
 pub mod run;
 pub mod wait;
 pub mod writer;
+
+/// Rounds in a long form, for each one of the short form.
+const LONG: u64 = 10;
+
+/// `n` rounds, or many times as many where the long forms are asked for.
+#[must_use]
+pub fn rounds(n: u64) -> u64 {
+    if std::env::var_os("FUSEVOL_LONG").is_some() { n * LONG } else { n }
+}

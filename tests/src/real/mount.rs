@@ -126,25 +126,30 @@ impl Drop for Mount {
 
 /// Aborts the connection of the mount at `dir` unless the sender is dropped in time.
 fn watchdog(dir: &Path) -> mpsc::Sender<()> {
-    if fs::read_dir(CONNECTIONS).is_ok_and(|mut d| d.next().is_none()) {
-        let _said = run(Command::new("mount").args(["-t", "fusectl", "none", CONNECTIONS]));
-    }
     let connection = connection_of(dir);
     let (alive, over) = mpsc::channel::<()>();
     let dir = dir.to_owned();
     std::thread::spawn(move || {
         if over.recv_timeout(WATCHDOG) == Err(mpsc::RecvTimeoutError::Timeout) {
             eprintln!("the mount at {} is aborted after {WATCHDOG:?}", dir.display());
-            if let Some(n) = connection {
-                fs::write(format!("{CONNECTIONS}/{n}/abort"), "1").unwrap_or_default();
-            }
+            abort(connection);
         }
     });
     alive
 }
 
+/// Aborts a FUSE connection: all that waits for an answer of its server fails.
+pub(super) fn abort(connection: Option<u32>) {
+    if let Some(n) = connection {
+        fs::write(format!("{CONNECTIONS}/{n}/abort"), "1").unwrap_or_default();
+    }
+}
+
 /// The number of the FUSE connection: the minor number of the mount's device, read without touching the mount.
-fn connection_of(dir: &Path) -> Option<u32> {
+pub(super) fn connection_of(dir: &Path) -> Option<u32> {
+    if fs::read_dir(CONNECTIONS).is_ok_and(|mut d| d.next().is_none()) {
+        let _said = run(Command::new("mount").args(["-t", "fusectl", "none", CONNECTIONS]));
+    }
     let dir = fs::canonicalize(dir.parent()?).ok()?.join(dir.file_name()?);
     let table = fs::read_to_string("/proc/self/mountinfo").ok()?;
     let line = table.lines().rfind(|l| l.split(' ').nth(4) == dir.to_str())?;

@@ -1,8 +1,11 @@
 //! A pool of file disks under a real manager process.
+//!
+//! The next manager is started ahead, in a shell that waits for its turn: a new process closes what it inherits, the volume
+//! files of a load among them, and each such close is a flush that may need the manager which is about to be started.
 
 use super::run::{Ran, program, run};
 use super::wait::until;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -15,6 +18,8 @@ pub struct Pool {
     scratch: tempfile::TempDir,
     disks: Vec<PathBuf>,
     manager: Option<Child>,
+    /// The next one, which waits for a line.
+    next: Option<Child>,
 }
 
 /// How a pool is made.
@@ -25,6 +30,18 @@ pub struct Options<'a> {
     pub listen: &'a [String],
     /// Lease, seconds.
     pub lease: u32,
+}
+
+/// A folder for one test; it goes with its guard, unless it shall be kept.
+///
+/// # Panics
+/// Where it cannot be made.
+#[must_use]
+pub fn scratch() -> tempfile::TempDir {
+    let base = std::env::var_os("FUSEVOL_TEST_DIR").map_or_else(|| PathBuf::from("/var/tmp"), PathBuf::from);
+    let mut scratch = tempfile::Builder::new().prefix("fusevol-test.").tempdir_in(base).expect("a scratch folder");
+    scratch.disable_cleanup(std::env::var_os("FUSEVOL_KEEP").is_some());
+    scratch
 }
 
 /// A port that nobody listens on.
@@ -49,18 +66,29 @@ impl Pool {
     /// Where that fails.
     #[must_use]
     pub fn with(options: &Options<'_>) -> Self {
-        let base = std::env::var_os("FUSEVOL_TEST_DIR").map_or_else(|| PathBuf::from("/var/tmp"), PathBuf::from);
-        let mut scratch = tempfile::Builder::new().prefix("fusevol-test.").tempdir_in(base).expect("a scratch folder");
-        scratch.disable_cleanup(std::env::var_os("FUSEVOL_KEEP").is_some());
+        let scratch = scratch();
         let disks: Vec<_> = (0..options.disks.len()).map(|i| scratch.path().join(format!("d{i}.img"))).collect();
         for (path, size) in disks.iter().zip(options.disks) {
             std::fs::File::create(path).and_then(|f| f.set_len(*size)).expect("a disk file");
         }
-        let mut pool = Self { scratch, disks, manager: None };
+        Self::init(scratch, disks, options.listen, options.lease)
+    }
+
+    /// Made by `init` of disks that are there already, and served: one address, a lease of two seconds.
+    ///
+    /// # Panics
+    /// Where that fails.
+    #[must_use]
+    pub fn on(disks: Vec<PathBuf>) -> Self {
+        Self::init(scratch(), disks, &[], 2)
+    }
+
+    fn init(scratch: tempfile::TempDir, disks: Vec<PathBuf>, listen: &[String], lease: u32) -> Self {
+        let mut pool = Self { scratch, disks, manager: None, next: None };
         let mut init = Command::new(program("fusevol-mgr"));
-        init.args(["init", "--dir"]).arg(pool.dir()).args(["--pool", "san1", "--lease", &options.lease.to_string()]);
+        init.args(["init", "--dir"]).arg(pool.dir()).args(["--pool", "san1", "--lease", &lease.to_string()]);
         let local = [format!("127.0.0.1:{}", free_port())];
-        for address in if options.listen.is_empty() { &local } else { options.listen } {
+        for address in if listen.is_empty() { &local } else { listen } {
             init.args(["--listen", address]);
         }
         let _said = run(init.args(&pool.disks)).ok();
@@ -92,15 +120,8 @@ impl Pool {
     /// Where it does not.
     pub fn serve(&mut self) {
         assert!(self.manager.is_none(), "it is served already");
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.scratch.path().join("manager.log")).expect("a log");
-        let mut child = Command::new(program("fusevol-mgr"))
-            .args(["serve", "--dir"])
-            .arg(self.dir())
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(log)
-            .spawn()
-            .expect("the manager starts");
+        let mut child = self.next.take().unwrap_or_else(|| self.waiting());
+        child.stdin.take().expect("piped").write_all(b"go\n").expect("it waits for its turn");
         let out = child.stdout.take().expect("piped");
         self.manager = Some(child);
         let mut lines = BufReader::new(out).lines();
@@ -108,6 +129,15 @@ impl Pool {
         assert!(ready, "the manager ended before it was ready:\n{}", self.log());
         // What it says later is not of interest, but the pipe must stay open.
         std::thread::spawn(move || lines.for_each(drop));
+        self.next = Some(self.waiting());
+    }
+
+    /// A manager that starts once it gets a line.
+    fn waiting(&self) -> Child {
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.scratch.path().join("manager.log")).expect("a log");
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "read -r go && exec \"$0\" serve --dir \"$1\""]).arg(program("fusevol-mgr")).arg(self.dir());
+        shell.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log).spawn().expect("a shell starts")
     }
 
     /// What the manager has logged.
@@ -156,6 +186,41 @@ impl Pool {
         key
     }
 
+    /// A number of `pool show`: allocation units that are `total`, `free`, `mapped`, `preserve`, `limbo`, ...
+    ///
+    /// # Panics
+    /// Where the pool does not tell it.
+    #[must_use]
+    pub fn space(&self, what: &str) -> u64 {
+        let pool = self.mgr(&["--json", "pool", "show"]).ok().json();
+        pool["pool"]["space"][what].as_u64().unwrap_or_else(|| panic!("no {what} in {pool}"))
+    }
+
+    /// Waits until every allocation unit is free, mapped, preserved or on its way to be free: nobody is attached, and
+    /// nothing is kept for somebody who is gone.
+    pub fn adds_up(&self) {
+        until("what is kept for sessions to come back", PATIENCE, || {
+            let parts: u64 = ["free", "mapped", "preserve", "limbo"].iter().map(|p| self.space(p)).sum();
+            (parts == self.space("total")).then_some(())
+        });
+    }
+
+    /// Removes a snapshot, as soon as nobody reads it.
+    pub fn remove_snapshot(&self, target: &str) {
+        let removed = || (self.mgr(&["snapshot", "rm", target, "-y"]).code == 0).then_some(());
+        until(&format!("{target} to be removed"), PATIENCE, removed);
+    }
+
+    /// Removes all snapshots and the volume, and waits until `free` allocation units are free.
+    pub fn remove(&self, volume: &str, free: u64) {
+        let list = self.mgr(&["--json", "snapshot", "ls", volume]).ok().json();
+        for snapshot in list["snapshots"].as_array().into_iter().flatten() {
+            self.remove_snapshot(&format!("{volume}@{}", snapshot["name"].as_str().expect("a name")));
+        }
+        let _said = self.mgr(&["volume", "rm", volume, "-y"]).ok();
+        until("all space to be free", PATIENCE, || (self.space("free") == free).then_some(()));
+    }
+
     /// Stops the manager where it runs, and proves the catalog against the disks.
     pub fn check(&mut self) {
         if self.manager.is_some() {
@@ -173,7 +238,7 @@ impl Default for Pool {
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        if let Some(mut child) = self.manager.take() {
+        for mut child in self.manager.take().into_iter().chain(self.next.take()) {
             // The test is over: whatever it is doing, it ends.
             child.kill().and_then(|()| child.wait()).map(drop).unwrap_or_default();
         }

@@ -3,6 +3,7 @@
 //! Write `n` (from 1) fills one aligned block of 4 KiB with `n` and the block's own number. What the volume held at some
 //! instant is then the replay of writes `1..=k` for one `k`: the largest number in the image.
 
+use super::wait::timed;
 use fusevol_shared::random::SeededRandom;
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
@@ -11,6 +12,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 /// Bytes a write.
 pub const GRAIN: usize = 4096;
@@ -24,6 +26,7 @@ pub struct Writer {
     stop: Arc<AtomicBool>,
     acked: Arc<AtomicU64>,
     synced: Arc<AtomicU64>,
+    slowest: Arc<AtomicU64>,
     thread: JoinHandle<History>,
 }
 
@@ -38,7 +41,8 @@ impl Writer {
         let file = OpenOptions::new().write(true).open(image).expect("the image opens for writing");
         let (stop, acked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let synced = Arc::new(AtomicU64::new(0));
-        let (stop2, acked2, synced2) = (stop.clone(), acked.clone(), synced.clone());
+        let slowest = Arc::new(AtomicU64::new(0));
+        let (stop2, acked2, synced2, slowest2) = (stop.clone(), acked.clone(), synced.clone(), slowest.clone());
         let thread = std::thread::spawn(move || {
             let mut random = SeededRandom(seed);
             let mut history = History::default();
@@ -46,13 +50,12 @@ impl Writer {
                 let grain = random.below(grains);
                 history.0.push(grain);
                 let n = history.0.len() as u64;
-                let mut done = file.write_all_at(&filled(n, grain), grain * GRAIN as u64);
-                if done.is_ok() {
+                let (done, took) = timed(|| {
+                    file.write_all_at(&filled(n, grain), grain * GRAIN as u64)?;
                     acked2.store(n, Ordering::Release);
-                    if n.is_multiple_of(64) {
-                        done = file.sync_data();
-                    }
-                }
+                    if n.is_multiple_of(64) { file.sync_data() } else { Ok(()) }
+                });
+                slowest2.fetch_max(u64::try_from(took.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
                 match done {
                     Ok(()) if n.is_multiple_of(64) => synced2.store(n, Ordering::Release),
                     Ok(()) => {}
@@ -64,13 +67,25 @@ impl Writer {
             }
             history
         });
-        Self { stop, acked, synced, thread }
+        Self { stop, acked, synced, slowest, thread }
     }
 
     /// How many writes were acknowledged.
     #[must_use]
     pub fn acked(&self) -> u64 {
         self.acked.load(Ordering::Acquire)
+    }
+
+    /// The longest write, or write with its fsync, since the last question.
+    #[must_use]
+    pub fn slowest(&self) -> Duration {
+        Duration::from_micros(self.slowest.swap(0, Ordering::Relaxed))
+    }
+
+    /// Whether a write has failed.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        self.thread.is_finished()
     }
 
     /// Stops, and tells what was written.

@@ -47,17 +47,15 @@ fn what_a_dead_writer_appended_is_folded_and_then_all_of_it_is_free() {
     wr.append(&mut w, vec![e]);
     unfolded(&mut w, &mut wr, 7, 3);
     unfolded(&mut w, &mut wr, 0, 4);
-    let (id, none) = w.send(b, AttachWrite { volume: v });
-    assert!(none.expect("it lives").is_err());
+    assert_eq!(w.refused(b, AttachWrite { volume: v }), Kind::Busy, "it lives");
     w.disconnect(wr.conn);
-    let (id, none) = (w.send(b, AttachWrite { volume: v }).0, id);
-    let _ = none;
+    let (id, _) = w.send(b, AttachWrite { volume: v });
     w.step(Event::LockProbed { session: S, held: false });
     w.answer(b, id).expect("answered").expect("attached");
     assert_eq!(written(&w, v), 3);
     let own = w.shadow.writer(v).expect("the next");
     let held = own.reserve.len() + own.journal.as_ref().expect("a journal").places().len();
-    assert_eq!(w.shadow.free_aus() as usize + held, free as usize + 4 + wr.reserve.len());
+    assert_eq!(w.shadow.free_aus() + held as u64, free + 4 + wr.reserve.len() as u64);
 }
 
 #[test]

@@ -253,7 +253,10 @@ impl World {
 
     pub fn wait(&mut self, d: Duration) {
         let end = self.now + u64::try_from(d.as_nanos()).expect("short");
+        let mut idle = 0;
         while let Some(due) = self.core.deadline().filter(|d| d.0 <= end) {
+            idle = if due.0 > self.now { 0 } else { idle + 1 };
+            assert!(idle < 100, "something is due for ever");
             self.now = self.now.max(due.0);
             self.step(Event::Tick);
             // A question that nobody answers is not asked again.

@@ -62,6 +62,8 @@ fn held_flipped_folded_taken_released() {
     assert_eq!(none, None);
     let (_, hold) = hold_of(&w, wr.conn);
     assert_eq!((hold.token, hold.epoch.0), (wr.token, 2));
+    let again = w.ok(wr.conn, fusevol_shared::wire::messages::AttachWrite { volume: v });
+    assert_eq!(again.epoch.0, 1, "the writer has not flipped yet");
     flip(&mut w, &mut wr, vec![written(2)]);
     assert_eq!((w.answer(b, id), w.shadow.snapshot_count()), (None, 0), "not folded yet");
     // What comes after the flip, in the same fold, belongs to the live map only.

@@ -139,8 +139,8 @@ impl Person {
     fn write(&mut self, w: &mut World, r: &mut SeededRandom, v: VolumeId) {
         let Some(x) = self.writing.get_mut(&v) else { return };
         match r.below(12) {
-            0..6 => Self::append(w, r, &mut x.own),
-            6..8 => {
+            0..5 => Self::append(w, r, &mut x.own),
+            5..8 => {
                 let again = x.own.fold_request();
                 let done = x.own.try_fold(w).is_ok();
                 if let Some(m) = again.filter(|_| done && r.below(3) == 0) {
@@ -174,9 +174,13 @@ impl Person {
         let v = volumes[pick(r, volumes.len())];
         let s = snapshots.get(pick(r, snapshots.len())).copied();
         match r.below(40) {
-            0..3 => _ = w.send(conn, Renew {}),
-            3 => self.leave(w),
-            4 if r.below(6) == 0 => {
+            0..4 => {
+                if w.ask(conn, Renew {}).is_err() {
+                    self.leave(w);
+                }
+            }
+            4 if r.below(4) == 0 => self.leave(w),
+            4 if r.below(8) == 0 => {
                 self.leave(w);
                 self.die();
             }
@@ -222,7 +226,13 @@ impl Person {
                 }
             }
             13..17 => self.hear(w, r),
-            _ => self.write(w, r, v),
+            _ => {
+                let own: Vec<VolumeId> = self.writing.keys().copied().collect();
+                if !own.is_empty() {
+                    let at = own[pick(r, own.len())];
+                    self.write(w, r, at);
+                }
+            }
         }
     }
 
