@@ -149,7 +149,7 @@ impl Program {
             volume: volume.clone(),
             attachment,
             sectors: lane * share..if lane + 1 == LANES { vol.sectors() } else { (lane + 1) * share },
-            left: Cell::new(8 + self.sched().below(30)),
+            left: Cell::new(8 + self.sched().below(24)),
         };
         self.exec.spawn(self.proc, async move { lane.run().await })
     }
@@ -241,7 +241,7 @@ impl Lane {
     }
 
     async fn run(self) {
-        while self.left.get() > 0 && !self.volume.is_closed() && !self.client.over() {
+        while self.left.get() > 0 && !self.volume.is_closed() && !self.client.over() && !self.shared.ending() {
             self.left.set(self.left.get() - 1);
             self.shared.count();
             match self.sched().below(100) {

@@ -23,7 +23,7 @@ use fusevol_mgr::core::AdminRequest;
 use fusevol_shared::error::Kind;
 use fusevol_shared::ids::{SnapshotId, VolumeId};
 use fusevol_shared::wire::messages::Hold;
-use futures_util::future::{Either, select};
+use futures_util::future::{Either, join_all, select};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::pin::pin;
@@ -317,7 +317,7 @@ impl Shared {
 
     // ---- the end ----
 
-    async fn end(self: &Rc<Self>) {
+    async fn end(self: &Rc<Self>, programs: Vec<Joined<()>>) {
         self.ending.set(true);
         self.sched().say(WORLD, "everything is healed");
         self.net.heal();
@@ -325,6 +325,10 @@ impl Shared {
         let frozen: Vec<ProcId> = self.living.borrow().keys().copied().filter(|p| self.sched().frozen(*p)).collect();
         for p in frozen {
             chaos::thaw(self, p);
+        }
+        let late = self.exec.sleep(PATIENCE);
+        if let Either::Right(_) = select(pin!(join_all(programs)), pin!(late)).await {
+            panic!("a client does not come to its end: {:?}", self.living.borrow());
         }
         let (proc, start) = self.start_client(CLIENTS, HostNo(0));
         let shared = self.clone();
@@ -353,7 +357,7 @@ impl Shared {
         let volume = loop {
             match client.attach(vol.id, Mode::Write).await {
                 Ok(v) => break v,
-                Err(e) if e.kind() == Kind::Busy && self.sched().now() < until => {
+                Err(e) if matches!(e.kind(), Kind::Busy | Kind::Lapsed) && !client.over() && self.sched().now() < until => {
                     self.sched().sleep(proc, Duration::from_millis(700)).await;
                 }
                 Err(e) => panic!("{} cannot be attached in the end: {e}", vol.name),
@@ -454,11 +458,9 @@ pub fn run(template: &Template, seed: u64, print: bool) -> Done {
     let ended = exec.run(STEPS, async move {
         drop(world.exec.spawn(WORLD, world.clone().keep_managers()));
         drop(world.exec.spawn(WORLD, world.clone().administer()));
-        for n in 0..CLIENTS {
-            drop(world.exec.spawn(WORLD, world.clone().keep_client(n)));
-        }
+        let programs = (0..CLIENTS).map(|n| world.exec.spawn(WORLD, world.clone().keep_client(n))).collect();
         chaos::run(&world).await;
-        world.end().await;
+        world.end(programs).await;
     });
     match ended {
         Ok(()) => {}
