@@ -9,7 +9,7 @@ use fusevol_shared::format::journal::Tail;
 use fusevol_shared::ids::{Seq, SessionNo, SnapshotId, VolumeEpoch, VolumeId};
 use fusevol_shared::sentence::{Tag, without};
 use fusevol_shared::units::VolAu;
-use fusevol_shared::wire::messages::{Ack, AttachWrite, Goodbye, Hello, PROTOCOL, Push, Renew};
+use fusevol_shared::wire::messages::{Ack, AttachRead, AttachWrite, Goodbye, Hello, PROTOCOL, Push, Renew};
 
 const S: SessionNo = SessionNo(0);
 
@@ -56,6 +56,29 @@ fn what_a_dead_writer_appended_is_folded_and_then_all_of_it_is_free() {
     let own = w.shadow.writer(v).expect("the next");
     let held = own.reserve.len() + own.journal.as_ref().expect("a journal").places().len();
     assert_eq!(w.shadow.free_aus() + held as u64, free + 4 + wr.reserve.len() as u64);
+}
+
+#[test]
+fn who_reads_after_a_dead_writer_sees_all_that_it_had_synced() {
+    let (mut w, v, mut wr, b) = pair();
+    unfolded(&mut w, &mut wr, 0, 4);
+    w.disconnect(wr.conn);
+    let (id, answer) = w.send(b, AttachRead { volume: v });
+    assert!(answer.is_none(), "it waits for the proof");
+    w.step(Event::LockProbed { session: S, held: false });
+    w.answer(b, id).expect("answered").expect("attached");
+    assert_eq!(written(&w, v), 1, "folded before the answer");
+}
+
+#[test]
+fn who_reads_beside_a_writer_that_lives_does_not_wait_for_it() {
+    let (mut w, v, wr, b) = pair();
+    w.disconnect(wr.conn);
+    let (id, answer) = w.send(b, AttachRead { volume: v });
+    assert!(answer.is_none());
+    w.step(Event::LockProbed { session: S, held: true });
+    w.answer(b, id).expect("answered").expect("attached beside it");
+    assert!(w.shadow.writer(v).is_some());
 }
 
 #[test]

@@ -196,7 +196,8 @@ impl Person {
                 }
             }
             7 if !self.writing.contains_key(&v) && w.shadow.attachment_of(v, self.session.expect("opened")).is_none() => {
-                if let Ok(a) = w.ask(conn, AttachRead { volume: v }) {
+                // Where the writer may be dead the answer comes later, and this one does not wait for it.
+                if let Some(Ok(Reply::Attached(a))) = w.send(conn, AttachRead { volume: v }).1 {
                     let MapPart { runs, .. } = w.ok(conn, GetMap { volume: v, from: VolAu(0) });
                     self.reading.insert(v, (a.version, places(&runs).into_iter().collect()));
                 }
