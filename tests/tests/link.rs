@@ -15,9 +15,7 @@ use fusevol_shared::net::memory::{MemNet, Way};
 use fusevol_shared::net::{Net, SystemNet};
 use fusevol_shared::random::{Random, SystemRandom};
 use fusevol_shared::units::AuSize;
-use fusevol_shared::wire::messages::{
-    Ack, Fold, Folded, Hello, PROTOCOL, Push, Recall, Renew, Renewed, Reply, Request, Volumes, Welcome,
-};
+use fusevol_shared::wire::messages::{Ack, Fold, Folded, Hello, PROTOCOL, Push, Recall, Renew, Renewed, Reply, Request, Volumes, Welcome};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

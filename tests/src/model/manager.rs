@@ -133,7 +133,9 @@ impl Manager {
     pub fn journals(&self) -> Vec<JournalRef> {
         let m = self.inner();
         let writers = m.core.catalog().attachments();
-        writers.filter_map(|a| Some(JournalRef { volume: a.volume, session: a.session, token: a.token, journal: a.journal.clone()? })).collect()
+        writers
+            .filter_map(|a| Some(JournalRef { volume: a.volume, session: a.session, token: a.token, journal: a.journal.clone()? }))
+            .collect()
     }
 
     /// What is wrong with the catalog: as it stands, and folded anew from its records and from its checkpoint.

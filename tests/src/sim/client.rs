@@ -107,7 +107,7 @@ impl Start {
         let boot = boot_id(self.boot);
         let link = Link::new(&sched, &self.net, proc, self.host, self.print, session, boot, self.addresses.clone(), lease.clone());
         drop(self.exec.spawn(proc, link.clone().run()));
-        let slot: Rc<RefCell<Option<(Arc<Slot>, Arc<Disks<SimDisk>>)>>> = Rc::default();
+        let slot: Stands = Rc::default();
         let back: Rc<RefCell<std::rc::Weak<Client>>> = Rc::default();
         let driver = Driver {
             machine: Machine::new(clock.now(), PATIENCE),
@@ -159,6 +159,9 @@ impl Start {
     }
 }
 
+/// The slot and its disks, once the session stands.
+type Stands = Rc<RefCell<Option<(Arc<Slot>, Arc<Disks<SimDisk>>)>>>;
+
 /// The task that carries the session's decisions out.
 struct Driver {
     machine: Machine,
@@ -166,7 +169,7 @@ struct Driver {
     proc: ProcId,
     link: Arc<Link>,
     lease: Arc<Lease>,
-    slot: Rc<RefCell<Option<(Arc<Slot>, Arc<Disks<SimDisk>>)>>>,
+    slot: Stands,
     client: Rc<RefCell<std::rc::Weak<Client>>>,
 }
 
@@ -273,7 +276,7 @@ impl Client {
                 if under_way.is_empty() {
                     filled.await;
                 } else {
-                    drop(select(pin!(filled), under_way.next()).await);
+                    select(pin!(filled), under_way.next()).await;
                 }
             };
             next.await;

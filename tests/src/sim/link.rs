@@ -236,7 +236,9 @@ impl Link {
             if self.state().kicked {
                 return true;
             }
-            let wait = async { drop(select(pin!(self.heard.filled()), pin!(self.work.filled())).await) };
+            let wait = async {
+                select(pin!(self.heard.filled()), pin!(self.work.filled())).await;
+            };
             let timer = self.sched.sleep(self.proc, SILENCE / 3);
             drop(select(pin!(wait), timer).await);
             while self.work.take().is_some() {}

@@ -171,7 +171,7 @@ fn a_world_that_hangs_is_a_failure() {
             turn().await;
         }
     };
-    assert_eq!(exec.run(1000, async { forever.await }).expect_err("too long"), Stuck::Steps);
+    assert_eq!(exec.run(1000, forever).expect_err("too long"), Stuck::Steps);
 }
 
 #[test]
