@@ -3,8 +3,10 @@
 use fusevol::control::Control;
 use fusevol_mgr::catalog::Catalog;
 use fusevol_mgr::catalog::record::{PoolEntry, Record};
+use fusevol_mgr::store::{Door, Store};
 use fusevol_mgr::core::{AdminId, AdminReply, AdminRequest, Config, ConnId, Core, Effect, Event, JournalRef, Now, Output};
 use fusevol_shared::clock::BootTime;
+use fusevol_shared::disk::Disk;
 use fusevol_shared::error::{Error, Result, WireError};
 use fusevol_shared::ids::{BootId, DiskId, Generation, KeyPrint, PoolId};
 use fusevol_shared::name::Name;
@@ -26,6 +28,8 @@ const NOW: Now = Now { boot: BootTime(1_000_000_000), wall: 1_700_000_000_000_00
 struct Inner {
     core: Core,
     records: Vec<Record>,
+    /// Events that wait for the store, where there is one.
+    queue: Option<VecDeque<Event>>,
     replies: BTreeMap<(ConnId, u64), std::result::Result<Reply, WireError>>,
     admin: BTreeMap<AdminId, std::result::Result<AdminReply, WireError>>,
     pushes: BTreeMap<ConnId, VecDeque<(u64, Push)>>,
@@ -46,18 +50,7 @@ impl Manager {
         let name = Name::new("model").expect("a good name");
         let pool = Record::PoolCreated(PoolEntry { id: PoolId([1; 16]), name, au_size, lease_ms: 10_000, created: 1 });
         let catalog = Catalog::fold([&pool]).expect("a pool can begin");
-        let config = Config::new(Duration::from_secs(10), BootId([2; 16]));
-        let core = Core::new(catalog, config, Generation(1), NOW, Box::new(SeededRandom(seed)));
-        let inner = Inner {
-            core,
-            records: vec![pool],
-            replies: BTreeMap::new(),
-            admin: BTreeMap::new(),
-            pushes: BTreeMap::new(),
-            wakers: Vec::new(),
-            next: 1,
-        };
-        let manager = Arc::new(Self(Mutex::new(inner)));
+        let manager = Self::over(catalog, seed);
         for (id, aus) in disks {
             let (first_data, end_data) = (AuNo(FIRST_DATA), AuNo(aus - 1));
             manager.admin(AdminRequest::DiskAdd { id: *id, aus: *aus, first_data, end_data, paths: vec![] }).expect("a disk is added");
@@ -65,17 +58,69 @@ impl Manager {
         manager
     }
 
+    /// A manager that goes on from a catalog.
+    #[must_use]
+    pub fn over(catalog: Catalog, seed: u64) -> Arc<Self> {
+        let records = catalog.dump();
+        let config = Config::new(Duration::from_secs(10), BootId([2; 16]));
+        let core = Core::new(catalog, config, Generation(1), NOW, Box::new(SeededRandom(seed)));
+        let inner = Inner {
+            core,
+            records,
+            queue: None,
+            replies: BTreeMap::new(),
+            admin: BTreeMap::new(),
+            pushes: BTreeMap::new(),
+            wakers: Vec::new(),
+            next: 1,
+        };
+        Arc::new(Self(Mutex::new(inner)))
+    }
+
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.0.lock().expect("no test panics within")
     }
 
-    /// One event, committed at once.
+    /// One event: committed at once, or by who [`Manager::serve`]s.
     pub fn step(&self, event: Event) {
         let mut m = self.inner();
+        if let Some(queue) = &mut m.queue {
+            return queue.push_back(event);
+        }
         let mut out = Output::default();
         m.core.step(NOW, event, &mut out);
         m.records.append(&mut out.records);
-        for effect in out.effects {
+        drop(m);
+        self.carry_out(out.effects);
+    }
+
+    /// From now on events wait until this has committed what they led to in the store; as the driver does it: one transaction for all that
+    /// wait, and the effects after it. Never ends.
+    ///
+    /// # Panics
+    /// If the store fails.
+    pub async fn serve<D: Disk, W: Door<D>>(self: Arc<Self>, mut store: Store<D, W>) {
+        self.inner().queue = Some(VecDeque::new());
+        loop {
+            let (records, effects, dump) = {
+                let mut m = self.inner();
+                let events = std::mem::take(m.queue.as_mut().expect("set above"));
+                let mut out = Output::default();
+                events.into_iter().for_each(|e| m.core.step(NOW, e, &mut out));
+                m.records.extend(out.records.iter().cloned());
+                (out.records, out.effects, m.core.catalog().dump())
+            };
+            if !records.is_empty() {
+                store.commit(&records, || dump).await.expect("a memory disk does not fail");
+            }
+            self.carry_out(effects);
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn carry_out(&self, effects: Vec<Effect>) {
+        let mut m = self.inner();
+        for effect in effects {
             match effect {
                 Effect::Reply { conn, id, result } => drop(m.replies.insert((conn, id), result)),
                 Effect::Push { conn, push, body } => m.pushes.entry(conn).or_default().push_back((push, body)),
@@ -126,6 +171,12 @@ impl Manager {
     #[must_use]
     pub fn free_aus(&self) -> u64 {
         self.inner().core.catalog().free_aus()
+    }
+
+    /// The catalog as the records of a checkpoint.
+    #[must_use]
+    pub fn dump(&self) -> Vec<Record> {
+        self.inner().core.catalog().dump()
     }
 
     /// Where the journals of all writers lie.
