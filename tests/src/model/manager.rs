@@ -3,8 +3,8 @@
 use fusevol::control::Control;
 use fusevol_mgr::catalog::Catalog;
 use fusevol_mgr::catalog::record::{PoolEntry, Record};
-use fusevol_mgr::store::{Door, Store};
 use fusevol_mgr::core::{AdminId, AdminReply, AdminRequest, Config, ConnId, Core, Effect, Event, JournalRef, Now, Output};
+use fusevol_mgr::store::{Door, Store};
 use fusevol_shared::clock::BootTime;
 use fusevol_shared::disk::Disk;
 use fusevol_shared::error::{Error, Result, WireError};
