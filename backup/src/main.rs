@@ -3,5 +3,8 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    if fusevol::private::watch::main() {
+        return ExitCode::SUCCESS;
+    }
     fusevol_shared::cli::main("fusevol-backup", fusevol_backup::cli::run)
 }

@@ -5,7 +5,10 @@
 //! ```
 //!
 //! Invariants: a snapshot that was created here is *temporary* until [`PrivateMount::keep_snapshot`] says otherwise, and is
-//! removed at the end, however the end comes about (a `kill -9` excepted); what was opened in the mount fails after it.
+//! removed at the end, however the end comes about (a `kill -9` excepted); what was opened in the mount fails after it. After a
+//! `kill -9` the [`watch`]er ends the mount, so that the process goes away and its session can be proven dead.
+
+pub mod watch;
 
 use crate::fs::mount::{self, Mount};
 use crate::fs::{Shows, table};
@@ -24,6 +27,7 @@ use fusevol_shared::wire::rights::Rights;
 use rustix::fs::Mode;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use watch::Watcher;
 
 /// Where folders and sockets of mounts lie.
 pub const RUN: &str = "/run/fusevol";
@@ -75,6 +79,8 @@ struct Shared {
 
 struct State {
     mount: Option<Mount>,
+    /// Dropped after the mount has ended.
+    watcher: Option<Watcher>,
     temporary: Vec<SnapshotId>,
 }
 
@@ -97,7 +103,11 @@ impl PrivateMount {
                 return Err(e);
             }
         };
-        let state = Mutex::new(State { mount: Some(mount), temporary: Vec::new() });
+        let watcher = Watcher::begin(&dir).unwrap_or_else(|e| {
+            tracing::warn!("if this process is killed, its mount {} must be ended by hand: {e}", dir.display());
+            None
+        });
+        let state = Mutex::new(State { mount: Some(mount), watcher, temporary: Vec::new() });
         let shared = Arc::new(Shared { session, dir, state });
         let signals = match signals(&shared) {
             Ok(signals) => Some(signals),
@@ -235,6 +245,7 @@ impl Shared {
         let mut state = self.state();
         let Some(mount) = state.mount.take() else { return Ok(()) };
         let unmounted = mount.end();
+        drop(state.watcher.take());
         // Closed before they are removed, or they would be in use.
         let drained = self.session.drain();
         let mut removed = Ok(());

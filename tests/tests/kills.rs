@@ -203,6 +203,7 @@ impl Stand {
             self.ended_before,
             self.stuck
         );
+        assert_eq!(self.stuck, 0, "{what}: a killed reader's own mount kept it from going away");
         self.pool.adds_up();
         self.pool.remove("db", free);
         self.pool.check();

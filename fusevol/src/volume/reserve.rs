@@ -70,8 +70,9 @@ impl Reserve {
     /// A reserve that begins with these.
     #[must_use]
     pub fn new(places: Vec<Places>, now: BootTime) -> Self {
-        let mut state = State { target: LOW, refilled: now, ..State::default() };
+        let mut state = State { refilled: now, ..State::default() };
         places.into_iter().for_each(|p| state.add(p));
+        state.target = state.total.clamp(LOW, AUS_PER_GRANT);
         Self {
             state: Mutex::new(state),
             low: Notify::new(),
@@ -103,6 +104,8 @@ impl Reserve {
     pub fn add(&self, places: Vec<Places>) {
         let mut s = self.state();
         places.into_iter().for_each(|p| s.add(p));
+        // Where fewer came than were asked for, the pool has not more to spare: asking again at once would take it all, bit by bit.
+        s.target = s.target.min(s.total.max(LOW));
         self.grants.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -121,11 +124,13 @@ impl Reserve {
     #[must_use]
     pub fn want(&self, now: BootTime) -> u32 {
         let mut s = self.state();
+        let quick = now.since(s.refilled) < WINDOW && s.taken > 0 && s.total * 2 < s.target;
         let since = now.since(s.refilled).max(WINDOW);
         let rate =
             u64::from(s.taken) * u64::try_from(AHEAD.as_millis()).unwrap_or(u64::MAX) / u64::try_from(since.as_millis()).unwrap_or(1);
-        // Down by a quarter at a time: bursts come in rows.
-        s.target = u32::try_from(rate).unwrap_or(u32::MAX).max(s.target / 4 * 3).clamp(LOW, AUS_PER_GRANT);
+        // Up by four where half of it was gone at once: the rate is not known yet. Down by a quarter at a time: bursts come in rows.
+        let least = if quick { s.target.saturating_mul(4) } else { s.target / 4 * 3 };
+        s.target = u32::try_from(rate).unwrap_or(u32::MAX).max(least).clamp(LOW, AUS_PER_GRANT);
         // Nobody takes from it: what there is will do, however little.
         if s.total * 2 >= s.target || s.taken == 0 && s.total > 0 {
             return 0;

@@ -26,7 +26,7 @@ pub(super) const AUS_PER_PART: usize = 4096;
 pub(super) const GRANT_SHARE: u64 = 16;
 /// AUs in the first reserve of a writer: so many if there are, and a sixteenth of what is free up to so many.
 const FIRST_LEAST: u64 = 4;
-const FIRST_MOST: u64 = 16;
+const FIRST_MOST: u64 = 64;
 
 /// What a write attachment waits for.
 #[derive(Debug)]

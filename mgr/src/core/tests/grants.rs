@@ -23,7 +23,7 @@ fn an_attachment_comes_with_a_journal_and_a_first_reserve() {
     let (mut w, v, wr) = one(2, 1000);
     let a = w.shadow.attachment(wr.token).expect("stands").clone();
     let journal = a.journal.clone().expect("a journal");
-    assert_eq!((journal.no, journal.copies.len(), a.reserve.len()), (1, 2, 16));
+    assert_eq!((journal.no, journal.copies.len(), a.reserve.len()), (1, 2, 64));
     assert_ne!(journal.copies[0].first.disk, journal.copies[1].first.disk);
     assert_eq!(a.reserve.runs().len(), 1, "side by side");
     // Asked again, the same.
