@@ -88,7 +88,13 @@ pub struct Engine<D, C> {
     pub session: SessionNo,
     /// The pool's AU size.
     pub au_size: AuSize,
+    /// Volumes that could not be given back.
+    pub unsettled: Unsettled<D, C>,
 }
+
+/// Journals of attachments that ended here and not at the manager, which could not be told: each is settled before its volume is
+/// attached again, or by the end of the session. (A second life of the same attachment would begin its journal anew, over it.)
+pub type Unsettled<D, C> = Arc<Mutex<std::collections::BTreeMap<VolumeId, Arc<JournalLog<D, C>>>>>;
 
 impl<D, C> Clone for Engine<D, C> {
     fn clone(&self) -> Self {
@@ -100,6 +106,7 @@ impl<D, C> Clone for Engine<D, C> {
             pool: self.pool,
             session: self.session,
             au_size: self.au_size,
+            unsettled: self.unsettled.clone(),
         }
     }
 }
@@ -133,7 +140,7 @@ pub struct Volume<D, C> {
     reserve: Reserve,
     grants: tokio::sync::Mutex<grant::Grants>,
     /// None for a reader.
-    journal: Option<JournalLog<D, C>>,
+    journal: Option<Arc<JournalLog<D, C>>>,
     regions: Regions,
     /// The current one.
     epoch: AtomicU64,
@@ -202,7 +209,7 @@ impl<D: Disk, C: Control> Volume<D, C> {
     }
 
     fn log(&self) -> Result<&JournalLog<D, C>> {
-        self.journal.as_ref().ok_or_else(|| Error::new(Kind::Denied, "the volume is attached for reading only"))
+        self.journal.as_deref().ok_or_else(|| Error::new(Kind::Denied, "the volume is attached for reading only"))
     }
 
     fn poison(&self) {

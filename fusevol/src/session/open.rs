@@ -177,6 +177,7 @@ fn stand(
         session: welcome.session,
         au_size: welcome.au_size,
         slot: Arc::new(slot),
+        unsettled: Arc::default(),
     };
     Ok((About { id, welcome, paths }, engine))
 }

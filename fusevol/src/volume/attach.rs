@@ -39,6 +39,19 @@ pub(crate) async fn fetch_map(part: impl AsyncFn(VolAu) -> Result<MapPart>, mut 
     }
 }
 
+fn unsettled<D, C>(engine: &Engine<D, C>) -> std::sync::MutexGuard<'_, std::collections::BTreeMap<VolumeId, Arc<JournalLog<D, C>>>> {
+    engine.unsettled.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// Folds what the former write attachment of a volume had journaled, and gives that attachment back.
+async fn settle_former<D: Disk, C: Control>(engine: &Engine<D, C>, id: VolumeId) -> Result<()> {
+    let Some(log) = unsettled(engine).get(&id).cloned() else { return Ok(()) };
+    log.settle().await?;
+    engine.control.call(Detach { volume: id }).await?;
+    unsettled(engine).remove(&id);
+    Ok(())
+}
+
 impl<D: Disk, C: Control> Volume<D, C> {
     /// Attaches a volume and gets its map. Pushes about the volume that arrive meanwhile are to be kept and handed
     /// over, in order, once this has returned.
@@ -46,6 +59,7 @@ impl<D: Disk, C: Control> Volume<D, C> {
     /// # Errors
     /// What the manager answers: `NotFound`, `Denied`, `Busy` (naming the holder).
     pub async fn attach(engine: &Engine<D, C>, id: VolumeId, mode: Mode) -> Result<Arc<Self>> {
+        settle_former(engine, id).await?;
         let attached = match mode {
             Mode::Write => engine.control.call(AttachWrite { volume: id }).await?,
             Mode::Read => engine.control.call(AttachRead { volume: id }).await?,
@@ -68,7 +82,7 @@ impl<D: Disk, C: Control> Volume<D, C> {
         let first = attached.segment.first().cloned();
         let journal = match (mode, attached.journal.first()) {
             (Mode::Read, _) => None,
-            (Mode::Write, Some(j)) => Some(JournalLog::new(engine.clone(), id, attached.token, j.clone(), attached.epoch)),
+            (Mode::Write, Some(j)) => Some(Arc::new(JournalLog::new(engine.clone(), id, attached.token, j.clone(), attached.epoch))),
             (Mode::Write, None) => return Err(Error::new(Kind::Damaged, "the manager granted no journal")),
         };
         let volume = Self {
@@ -177,10 +191,13 @@ impl<D: Disk, C: Control> Volume<D, C> {
         self.ended.notify_waiters();
         // What counts in the journal is folded before the attachment ends; where it cannot be, the attachment ends with the session.
         if let Some(log) = &self.journal {
-            log.settle().await.map_err(|e| e.within("the volume could not be given back"))?;
+            unsettled(&self.engine).insert(self.id, log.clone());
         }
-        let told = self.engine.control.call(Detach { volume: self.id }).await;
-        flushed.and(told.map(|_| ()))
+        let given = settle_former(&self.engine, self.id).await.map_err(|e| e.within("the volume could not be given back"));
+        if self.journal.is_none() {
+            self.engine.control.call(Detach { volume: self.id }).await?;
+        }
+        flushed.and(given)
     }
 
     /// Flushes, and clears the dirty regions. The caller holds every block.

@@ -51,8 +51,8 @@ impl<D: Disk, C: Control> Volume<D, C> {
         self.check_writable()?;
         let whole = self.zero_edges(&bytes).await?;
         if whole != bytes {
-            // Edges are written as zeros, and a discard is durable when it returns.
-            self.flush().await?;
+            // Edges are written as zeros, and a discard is durable when it returns. What others wrote is told to who flushes.
+            self.flush_unasked().await?;
         }
         let mut from = whole.start;
         // Each turn takes at most one append's AUs; a volume has at most 2^32.

@@ -56,6 +56,7 @@ impl<D: Disk> Host<D> {
             pool: welcome.pool,
             session: welcome.session,
             au_size: welcome.au_size,
+            unsettled: Arc::default(),
         };
         let host = Rc::new(Self {
             engine,

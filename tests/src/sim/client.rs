@@ -155,6 +155,7 @@ impl Start {
             pool: welcome.pool,
             session: welcome.session,
             au_size: welcome.au_size,
+            unsettled: Arc::default(),
         })
     }
 }
