@@ -34,12 +34,6 @@ pub enum Tag {
     H1,
     /// The first write to an unwritten block writes the whole block.
     W1,
-    /// Recovery makes the copies equal to one; a generation writes an area of its own.
-    C1,
-    /// A commit is answered only after the own SEAL was read clear.
-    C2,
-    /// Dropping a copy is recorded before the next commit.
-    C3,
 }
 
 #[cfg(debug_assertions)]

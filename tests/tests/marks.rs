@@ -1,11 +1,12 @@
-//! Dirty marks in the journal (PROTOCOL.md, M1, M2): what a crash leaves says of every region that may differ, or may have changed unsaid,
+//! What an append may say (PROTOCOL.md, J1), and dirty marks (M1, M2): what a crash leaves says of no block that it is written whose data is not
+//! there, and of every region that may differ, or may have changed unsaid,
 //! that it is dirty; and with the sentence switched off it does not.
 
 use fusevol::control::Control;
 use fusevol::volume::{Mode, Volume};
 use fusevol_mgr::core::JournalRef;
 use fusevol_mgr::session_io::SessionIo;
-use fusevol_shared::change::Region;
+use fusevol_shared::change::{Entry, Region};
 use fusevol_shared::disk::Disk;
 use fusevol_shared::disk::buf::{IoBuf, IoBytes};
 use fusevol_shared::disk::mem::MemDisk;
@@ -13,7 +14,7 @@ use fusevol_shared::format::journal::Tail;
 use fusevol_shared::ids::{DiskId, PoolId, SnapshotId, VolumeId};
 use fusevol_shared::random::SeededRandom;
 use fusevol_shared::sentence::{Tag, without};
-use fusevol_shared::units::{AuSize, DiskNo};
+use fusevol_shared::units::{AuSize, DiskNo, DiskOff};
 use fusevol_shared::wire::messages::CreateSnapshot;
 use fusevol_tests::crash::CrashSet;
 use fusevol_tests::model::host::Host;
@@ -107,4 +108,38 @@ async fn is_clean_without_its_data() -> bool {
 fn a_region_is_clean_only_once_its_data_is_there() {
     assert!(!run_local(is_clean_without_its_data()));
     assert!(without(Tag::M2, || run_local(is_clean_without_its_data())), "a mirror would stay different, unsaid");
+}
+
+/// Whether some power cut leaves a journal that says "written" of a block that holds what lay there before.
+async fn is_written_without_its_data() -> bool {
+    let (manager, id, disks): (Arc<Manager>, _, _) = pool(1, 64, 8 * AU);
+    let sevens = vec![7; usize::try_from(60 * AU).expect("small")];
+    disks.iter().for_each(|(_, d)| d.poke(DiskOff(0), &sevens));
+    let set = CrashSet::over(disks.iter().map(|(_, d)| d.clone()).collect());
+    let crash: Vec<_> = disks.iter().zip(set.disks()).map(|((id, _), d)| (*id, Arc::new(d))).collect();
+    let writer = Host::start(&manager, print(1), crash).await;
+    let volume = writer.attach(id, Mode::Write).await.expect("attached");
+    volume.write(0, data(1)).await.expect("written: there is something to flush");
+    // The write is in flight when the flush is submitted, and complete before the append.
+    let (written, flushed) = futures_util::future::join(volume.write(4096, data(2)), volume.flush()).await;
+    written.and(flushed).expect("both");
+    let journals = manager.journals();
+    let (at, au_size) = (volume.extents().first().expect("a block").at, AuSize::from_log2(18).expect("256 KiB"));
+    for state in set.states(&mut SeededRandom(3), 8) {
+        let disks: Vec<_> = (0..).zip(&disks).zip(state.disks).map(|((no, (id, _)), d)| (DiskNo(no), *id, d)).collect();
+        let tail = tail(&journals, &disks).await;
+        let says = |e: &Entry| matches!(e, Entry::Written { masks } if masks.iter().any(|m| m.blocks.has(1)));
+        let said = tail.appends.iter().flat_map(|a| &a.entries).any(says);
+        let byte = disks[usize::from(at.disk.0)].2.peek(at.au.start(au_size).plus(4096), 1)[0];
+        if said && byte == 7 {
+            return true;
+        }
+    }
+    false
+}
+
+#[test]
+fn a_block_is_said_to_be_written_only_once_its_data_is_there() {
+    assert!(!run_local(is_written_without_its_data()));
+    assert!(without(Tag::J1, || run_local(is_written_without_its_data())), "foreign bytes would be read");
 }

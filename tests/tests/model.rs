@@ -2,18 +2,24 @@
 
 use fusevol::control::Control;
 use fusevol::volume::{Mode, Volume};
+use fusevol_mgr::core::{AdminReply, AdminRequest};
 use fusevol_shared::disk::buf::IoBuf;
+use fusevol_shared::disk::mem::MemDisk;
 use fusevol_shared::error::Kind;
-use fusevol_shared::ids::SnapshotId;
+use fusevol_shared::ids::{DiskId, SnapshotId};
 use fusevol_shared::random::{Random, SeededRandom};
+use fusevol_shared::sentence::{Tag, without};
+use fusevol_shared::units::{AuSize, DiskOff};
 use fusevol_shared::wire::messages::CreateSnapshot;
+use fusevol_shared::wire::rights::{Right, Rights};
 use fusevol_tests::model::host::Host;
-use fusevol_tests::model::manager::Link;
+use fusevol_tests::model::manager::{Link, Manager};
 use fusevol_tests::model::run::{World, handles, pool, print};
 use fusevol_tests::model::run_local;
 use fusevol_tests::model::slow::SlowDisk;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -35,6 +41,48 @@ fn a_snapshot_read_beside_its_writers_is_frozen() {
         eprintln!("seed {seed}");
         run_local(beside(seed));
     }
+}
+
+/// Whether one of these stories fails.
+fn some_fails(seeds: std::ops::Range<u64>, story: impl Fn(u64)) -> bool {
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| {}));
+    let failed = seeds.into_iter().any(|seed| catch_unwind(AssertUnwindSafe(|| story(seed))).is_err());
+    std::panic::set_hook(hook);
+    failed
+}
+
+/// PROTOCOL, S1: the live place first, then the list.
+#[test]
+fn without_s1_a_snapshot_shows_what_was_written_after_it() {
+    assert!(without(Tag::S1, || some_fails(1..13, |seed| run_local(beside(seed)))));
+}
+
+/// What is read around one page that is written in space that somebody had filled with sevens.
+async fn around_a_first_write() -> Vec<u8> {
+    const AU: u64 = 1 << 20;
+    let ids = [DiskId([11; 16])];
+    let manager = Manager::new(1, AuSize::DEFAULT, &ids.map(|id| (id, 24)));
+    let disks = ids.map(|id| (id, MemDisk::new(24 * AU))).to_vec();
+    let rights = Right::ALL.into_iter().fold(Rights::NONE, Rights::with);
+    manager.admin(AdminRequest::ClientAdd { name: "host1".into(), print: print(1) }).expect("added");
+    let made = manager.admin(AdminRequest::VolumeCreate { name: "vol".into(), size: 8 * AU }).expect("made");
+    let AdminReply::Volume(made) = made else { panic!("another reply") };
+    manager.admin(AdminRequest::AccessGrant { volume: "vol".into(), client: "host1".into(), rights }).expect("granted");
+    // The disk is full of somebody's data, wherever the next volume's space comes from.
+    disks[0].1.poke(DiskOff(0), &vec![7; usize::try_from(24 * AU).expect("small")]);
+    let host = Host::start(&manager, print(1), handles(&disks, |d| d)).await;
+    let volume = host.attach(made.id, Mode::Write).await.expect("attached");
+    volume.write(4096, IoBuf::zeroed(4096).freeze()).await.expect("written");
+    let block = usize::try_from(volume.block_size()).expect("small");
+    volume.read(0, block).await.expect("read").to_vec()
+}
+
+/// PROTOCOL, W1: the first write to a block writes the whole block.
+#[test]
+fn a_first_write_shows_nothing_of_what_lay_there() {
+    assert!(run_local(around_a_first_write()).iter().all(|b| *b == 0));
+    assert!(without(Tag::W1, || run_local(around_a_first_write())).contains(&7));
 }
 
 const SIZE: usize = 12 * (256 << 10);
