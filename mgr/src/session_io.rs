@@ -128,10 +128,18 @@ impl<'a, D: Disk> SessionIo<'a, D> {
         Ok(SlotSeal::decode(&page, at).map_err(|flaw| flaw.to_string()))
     }
 
-    /// Reads these journals to their ends, one after the other.
+    /// Reads these journals, of a session that is dead, to their ends, one after the other. Every disk is flushed before: what the session
+    /// overwrote and did not flush is in a disk's cache perhaps, and would be read by its successor, or frozen in a snapshot, and be gone
+    /// after a power cut. A disk that cannot be flushed keeps every journal from being concluded.
     pub async fn read_journals(&self, journals: &[JournalRef]) -> Tails {
+        let flushed = join_all(self.disks.iter().map(|(no, _, _)| self.bounded(*no, async |d| d.flush().await))).await;
+        let flushed = flushed.into_iter().collect::<Result<()>>().map_err(|e| WireError::from(&e.within("before journals are read")));
         let mut tails = Tails::new();
         for j in journals {
+            if let Err(e) = &flushed {
+                tails.push((j.token, Err(e.clone())));
+                continue;
+            }
             let end = self.read_journal(j).await.map(|read| read.tail);
             tails.push((j.token, end.map_err(|e| WireError::from(&e))));
         }

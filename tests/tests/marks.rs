@@ -143,3 +143,33 @@ fn a_block_is_said_to_be_written_only_once_its_data_is_there() {
     assert!(!run_local(is_written_without_its_data()));
     assert!(without(Tag::J1, || run_local(is_written_without_its_data())), "foreign bytes would be read");
 }
+
+/// SEMANTICS: who reads after a dead writer. What its successor may read of it, flushed or not, is there after a power cut, too: else it would be
+/// read once, or frozen in a snapshot, and then be gone.
+#[test]
+fn what_a_dead_writer_left_unflushed_is_made_durable_before_its_journal_is_concluded() {
+    run_local(async {
+        let (manager, id, disks): (Arc<Manager>, _, _) = pool(1, 64, 8 * AU);
+        let first = Host::start(&manager, print(1), handles(&disks, |d| d)).await;
+        let at = written_once(&first, id).await.extents().first().expect("one block").at;
+        first.detach(id).await.expect("given back");
+        let set = CrashSet::over(disks.iter().map(|(_, d)| d.clone()).collect());
+        let crash: Vec<_> = disks.iter().zip(set.disks()).map(|((id, _), d)| (*id, Arc::new(d))).collect();
+        let writer = Host::start(&manager, print(2), crash.clone()).await;
+        let volume = writer.attach(id, Mode::Write).await.expect("attached");
+        volume.write(0, data(2)).await.expect("written, not flushed");
+        // Here the writer dies, and is found drained.
+        let members: Vec<_> = (0..).zip(crash).map(|(no, (id, d))| (DiskNo(no), id, d)).collect();
+        let au_size = AuSize::from_log2(18).expect("256 KiB");
+        let io = SessionIo::new(PoolId([1; 16]), au_size, &members, Duration::from_secs(60));
+        io.read_journals(&manager.journals()).await.pop().expect("one writer").1.expect("it can be read");
+        set.mark(1);
+        let off = at.au.start(au_size);
+        let after: Vec<u8> = set
+            .states(&mut SeededRandom(3), 8)
+            .filter(|s| s.acknowledged == 1)
+            .map(|s| s.disks[usize::from(at.disk.0)].peek(off, 1)[0])
+            .collect();
+        assert!(!after.is_empty() && after.iter().all(|b| *b == 2), "{after:?}");
+    });
+}

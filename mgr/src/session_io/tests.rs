@@ -168,6 +168,16 @@ fn an_unreadable_copy_is_passed_over_and_none_is_an_error() {
 }
 
 #[test]
+fn no_journal_is_concluded_over_a_disk_that_cannot_be_flushed() {
+    let w = world();
+    write_turn(&w, 0, 1, 0, 1..=3);
+    w.faults[2].add(broken(Ops::FLUSH).times(1));
+    let ends = || ring::block_on(w.io().read_journals(&[journal(2)])).pop().expect("one").1.map(|t| t.last);
+    assert!(ends().is_err_and(|e| e.message.contains("disk 2")));
+    assert_eq!(ends(), Ok(Seq(3)), "asked again");
+}
+
+#[test]
 fn damage_is_never_a_shorter_journal() {
     let w = world();
     let starts = write_turn(&w, 0, 1, 0, 1..=3);
