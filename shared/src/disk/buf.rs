@@ -9,12 +9,22 @@ use crate::units::PAGE;
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 #[derive(Debug)]
 struct Region {
     start: NonNull<u8>,
     layout: Layout,
+    registered: OnceLock<Registered>,
+}
+
+/// A region that one ring knows: its I/O there finds the memory by number.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Registered {
+    /// Which ring of this process.
+    pub ring: u64,
+    /// Its number with that ring.
+    pub index: u16,
 }
 
 // SAFETY: the region is plain memory; who may touch which range is decided by the owners below.
@@ -28,7 +38,7 @@ impl Region {
             Layout::from_size_align(len.next_multiple_of(PAGE).max(PAGE), PAGE).expect("an I/O buffer is far smaller than isize::MAX");
         // SAFETY: the layout's size is at least PAGE, never zero.
         let start = NonNull::new(unsafe { alloc_zeroed(layout) }).unwrap_or_else(|| handle_alloc_error(layout));
-        Self { start, layout }
+        Self { start, layout, registered: OnceLock::new() }
     }
 }
 
@@ -101,6 +111,23 @@ impl IoBuf {
     }
 }
 
+impl IoBuf {
+    /// The whole region that this is a part of: where it begins, and its length.
+    pub(super) fn region(&self) -> (*mut u8, usize) {
+        (self.region.start.as_ptr(), self.region.layout.size())
+    }
+
+    /// The region is known to a ring from now on; `false` where it is known to one already.
+    pub(super) fn set_registered(&self, registered: Registered) -> bool {
+        self.region.registered.set(registered).is_ok()
+    }
+
+    /// Which ring knows it.
+    pub(super) fn registered(&self) -> Option<Registered> {
+        self.region.registered.get().copied()
+    }
+}
+
 impl Deref for IoBuf {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
@@ -133,6 +160,11 @@ impl IoBytes {
     pub fn slice(&self, from: usize, len: usize) -> Self {
         assert!(from.checked_add(len).is_some_and(|end| end <= self.len), "slice {from}+{len} of {}", self.len);
         Self { region: self.region.clone(), off: self.off + from, len }
+    }
+
+    /// Which ring knows it.
+    pub(super) fn registered(&self) -> Option<Registered> {
+        self.region.registered.get().copied()
     }
 
     /// The memory as a writable buffer again, where nobody else shares it.

@@ -20,12 +20,15 @@
 //!
 //! A process that forks must do so before its first `block_on`: a ring is not shared with a child.
 
+mod kernel;
 mod reactor;
+mod request;
 #[cfg(test)]
 mod tests;
 
 use super::buf::{IoBuf, IoBytes};
-use reactor::{Reactor, Request};
+use reactor::Reactor;
+use request::Request;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd};
 use std::cell::{Cell, RefCell};
 use std::future::Future;
@@ -39,6 +42,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 pub use reactor::MAX_IN_FLIGHT;
+pub use request::{COMMAND_BYTES, Command};
 
 /// The thread runs; nothing was woken since the last poll.
 const IDLE: u8 = 0;
@@ -156,8 +160,18 @@ impl Local {
             Lazy::Not | Lazy::Refused(_) => Vec::new(),
         };
         self.notify.awake();
-        // The ring is not borrowed here: a waker may run any code.
-        woken.into_iter().for_each(Waker::wake);
+        self.wake(woken);
+    }
+
+    /// Wakes them. The ring is not borrowed here: a waker may run any code.
+    fn wake(&self, mut woken: Vec<Waker>) {
+        if woken.capacity() == 0 {
+            return;
+        }
+        woken.drain(..).for_each(Waker::wake);
+        if let Lazy::Made(reactor) = &mut *self.reactor.borrow_mut() {
+            reactor.give_back(woken);
+        }
     }
 
     fn with_reactor<R>(&self, f: impl FnOnce(&mut Reactor) -> R) -> Result<R, i32> {
@@ -174,7 +188,7 @@ impl Local {
             Lazy::Not => unreachable!("made above"),
         };
         drop(lazy);
-        woken.into_iter().for_each(Waker::wake);
+        self.wake(woken);
         Ok(value)
     }
 }
@@ -216,6 +230,33 @@ pub async fn sleep(duration: Duration) -> io::Result<()> {
         // A timeout that ran out says so by this errno.
         Err(libc::ETIME) | Ok(_) => Ok(()),
         Err(errno) => Err(io::Error::from_raw_os_error(errno)),
+    }
+}
+
+/// This thread's ring knows descriptors by number from their first use on, and this memory (whole regions) from now on: each I/O with
+/// them costs less. Once a thread. A file that the ring has come to know stays open until the thread ends, or its number goes to another.
+///
+/// # Errors
+/// What the kernel says, `ENOSYS` without a ring; everything works all the same.
+pub fn register(memory: &[&IoBuf]) -> io::Result<()> {
+    let registered = LOCAL.with(|local| local.with_reactor(|r| r.register(memory)));
+    registered.unwrap_or_else(|errno| Err(io::Error::from_raw_os_error(errno)))
+}
+
+/// Whether this thread's ring takes [`command`]s.
+#[must_use]
+pub fn takes_commands() -> bool {
+    LOCAL.with(|local| local.with_reactor(|r| r.takes_commands())).unwrap_or(false)
+}
+
+/// Gives a command to the driver behind `fd`, and gives it and its memory back with the driver's answer: its result, or the errno.
+///
+/// # Panics
+/// Where this thread's ring [takes none](takes_commands).
+pub async fn command(fd: &Arc<OwnedFd>, command: Command) -> (Result<usize, i32>, Command) {
+    match Op::new(Request::Command { fd: fd.clone(), command, pieces: None }).await {
+        (result, Request::Command { command, .. }) => (result, command),
+        _ => unreachable!("a request comes back as it was given"),
     }
 }
 

@@ -1,70 +1,28 @@
-//! One thread's io_uring and the table of its requests. The only place that hands memory to the kernel.
+//! One thread's ring and the table of its requests. The only place that hands memory to the kernel.
 //!
 //! A slot is free, in flight (it owns the request: memory and descriptor), or done. A completion names its slot by
 //! `user_data`; a slot is given to the next request only after the completion of the one before has been seen, so a
 //! completion is never taken for another's.
 #![allow(unsafe_code)]
 
-use crate::disk::buf::{IoBuf, IoBytes};
-use io_uring::types::{Fd, FsyncFlags, SubmitArgs, TimeoutFlags, Timespec};
-use io_uring::{IoUring, opcode, squeue};
+use super::kernel::{Entry, Kernel};
+use super::request::Request;
+use crate::disk::buf::IoBuf;
+use io_uring::opcode;
+use io_uring::types::{Fd, SubmitArgs, Timespec};
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::sync::Arc;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::task::Waker;
 use std::time::Duration;
 
 /// Requests of one thread that are in the kernel at once.
 pub const MAX_IN_FLIGHT: usize = 512;
-/// Entries of the submission queue; a full one is handed over early.
-const QUEUE: u32 = 256;
-/// Entries of the completion queue: the requests, as many cancellations, and the eventfd's poll.
-const COMPLETIONS: u32 = 2048;
-/// One read or write hands at most this to the kernel (it takes less than 2 GiB); the rest follows as after a short one.
-const MAX_CHUNK: usize = 1 << 30;
 /// `user_data` of the poll on the eventfd, and of cancellations, whose completions say nothing.
 const WAKE: u64 = u64::MAX;
 const CANCEL: u64 = u64::MAX - 1;
 /// The end of a thread waits for so many quiet rounds of so long for what is in flight.
 const END_ROUNDS: u32 = 100;
 const END_ROUND: Duration = Duration::from_millis(100);
-
-/// What a slot owns while the kernel works on it.
-#[derive(Debug)]
-pub(super) enum Request {
-    Read { fd: Arc<OwnedFd>, at: u64, buf: IoBuf, from: usize },
-    Write { fd: Arc<OwnedFd>, at: u64, data: IoBytes, from: usize, durable: bool },
-    Sync { fd: Arc<OwnedFd> },
-    Sleep(Box<Timespec>),
-}
-
-impl Request {
-    pub(super) fn sleep(duration: Duration) -> Self {
-        Self::Sleep(Box::new(Timespec::from(duration)))
-    }
-
-    /// The kernel's form. It points into `self`'s heap memory, which moving `self` does not move.
-    fn entry(&mut self) -> squeue::Entry {
-        match self {
-            Self::Read { fd, at, buf, from } => {
-                let rest = &mut buf[*from..];
-                opcode::Read::new(Fd(fd.as_raw_fd()), rest.as_mut_ptr(), chunk(rest.len())).offset(*at).build()
-            }
-            Self::Write { fd, at, data, from, durable } => {
-                let rest = &data[*from..];
-                let flags = if *durable { libc::RWF_DSYNC } else { 0 };
-                opcode::Write::new(Fd(fd.as_raw_fd()), rest.as_ptr(), chunk(rest.len())).offset(*at).rw_flags(flags).build()
-            }
-            Self::Sync { fd } => opcode::Fsync::new(Fd(fd.as_raw_fd())).flags(FsyncFlags::DATASYNC).build(),
-            Self::Sleep(time) => opcode::Timeout::new(&raw const **time).flags(TimeoutFlags::BOOTTIME).build(),
-        }
-    }
-}
-
-/// A length as the kernel takes it, cut to `MAX_CHUNK`.
-fn chunk(len: usize) -> u32 {
-    u32::try_from(len.min(MAX_CHUNK)).expect("MAX_CHUNK fits")
-}
 
 enum Slot {
     Free,
@@ -73,35 +31,28 @@ enum Slot {
 }
 
 pub(super) struct Reactor {
-    ring: IoUring,
+    kernel: Kernel,
     slots: Vec<Slot>,
     free: Vec<usize>,
     /// Who waits for a free slot; all are woken when one is freed, and ask again.
     waiting: Vec<Waker>,
     /// Who is to be woken once the ring is not borrowed: a waker may run any code.
     woken: Vec<Waker>,
+    /// Room for the completions of one turn.
+    seen: Vec<(u64, i32)>,
     /// Lives as long as the thread's `Notify`, which outlives this.
     eventfd: RawFd,
 }
 
 impl Reactor {
     pub(super) fn new(eventfd: BorrowedFd<'_>) -> io::Result<Self> {
-        let mut builder = IoUring::builder();
-        builder.setup_cqsize(COMPLETIONS);
-        let plain = builder.clone();
-        let ring = builder
-            .setup_single_issuer()
-            .setup_defer_taskrun()
-            .setup_taskrun_flag()
-            .build(QUEUE)
-            // Kernels before 6.1 don't know these flags.
-            .or_else(|e| if e.raw_os_error() == Some(libc::EINVAL) { plain.build(QUEUE) } else { Err(e) })?;
         let mut reactor = Self {
-            ring,
+            kernel: Kernel::new()?,
             slots: (0..MAX_IN_FLIGHT).map(|_| Slot::Free).collect(),
             free: (0..MAX_IN_FLIGHT).rev().collect(),
             waiting: Vec::new(),
             woken: Vec::new(),
+            seen: Vec::new(),
             eventfd: eventfd.as_raw_fd(),
         };
         reactor.watch_eventfd();
@@ -111,16 +62,27 @@ impl Reactor {
     #[allow(clippy::cast_sign_loss)] // POLLIN is 1
     pub(super) fn watch_eventfd(&mut self) {
         let entry = opcode::PollAdd::new(Fd(self.eventfd), libc::POLLIN as u32).build().user_data(WAKE);
-        self.push(&entry);
+        self.push(&Entry::Short(entry));
     }
 
-    fn push(&mut self, entry: &squeue::Entry) {
+    fn push(&mut self, entry: &Entry) {
         // SAFETY: what the entry points to is owned by its slot until its completion has been reaped, or leaked.
-        if unsafe { self.ring.submission().push(entry) }.is_err() {
+        if !unsafe { self.kernel.push(entry) } {
             self.enter(false);
             // SAFETY: as above.
-            unsafe { self.ring.submission().push(entry) }.expect("the queue was just handed over");
+            let pushed = unsafe { self.kernel.push(entry) };
+            assert!(pushed, "the queue was just handed over");
         }
+    }
+
+    /// Whether commands can be given.
+    pub(super) fn takes_commands(&self) -> bool {
+        self.kernel.is_wide()
+    }
+
+    /// From now on descriptors are known by number from their first use on, and this memory is.
+    pub(super) fn register(&mut self, memory: &[&IoBuf]) -> io::Result<()> {
+        self.kernel.register(memory)
     }
 
     /// Starts the request and gives its slot, or leaves it where it is and remembers who waits.
@@ -130,7 +92,7 @@ impl Reactor {
             return None;
         };
         let mut request = request.take().expect("the caller has a request");
-        let entry = request.entry().user_data(index as u64);
+        let entry = request.entry(&mut self.kernel, index as u64);
         self.slots[index] = Slot::InFlight { request, waker: Some(waker.clone()), orphan: false };
         self.push(&entry);
         Some(index)
@@ -176,25 +138,32 @@ impl Reactor {
         self.woken.append(&mut self.waiting);
     }
 
-    /// Who is to be woken, by the caller, who has let go of the ring.
+    /// Who is to be woken, by the caller, who has let go of the ring and then [gives the room back](Self::give_back).
     pub(super) fn woken(&mut self) -> Vec<Waker> {
         std::mem::take(&mut self.woken)
     }
 
+    /// The empty vector that [`woken`](Self::woken) gave: the next turn need not make one.
+    pub(super) fn give_back(&mut self, room: Vec<Waker>) {
+        if self.woken.capacity() == 0 {
+            self.woken = room;
+        }
+    }
+
     /// Hands over what is queued, if anything is.
     pub(super) fn submit_queued(&mut self) {
-        if !self.ring.submission().is_empty() {
+        if self.kernel.has_queued() {
             self.enter(false);
         }
     }
 
     fn cancel(&mut self, user_data: u64) {
-        self.push(&opcode::AsyncCancel::new(user_data).build().user_data(CANCEL));
+        self.push(&Entry::Short(opcode::AsyncCancel::new(user_data).build().user_data(CANCEL)));
     }
 
     /// Hands the queue to the kernel; with `wait`, until there is a completion.
     pub(super) fn enter(&mut self, wait: bool) {
-        match self.ring.submit_and_wait(usize::from(wait)) {
+        match self.kernel.enter(wait) {
             Ok(_) => {}
             // Interrupted, or short of memory for completions: the caller reaps and comes again.
             Err(e) if matches!(e.raw_os_error(), Some(libc::EINTR | libc::EAGAIN | libc::EBUSY)) => {}
@@ -205,14 +174,16 @@ impl Reactor {
     /// Takes the completions. Whether the eventfd was written: the caller empties it before the next `enter`.
     pub(super) fn reap(&mut self) -> bool {
         let mut by_eventfd = false;
-        let completions: Vec<_> = self.ring.completion().map(|c| (c.user_data(), c.result())).collect();
-        for (user_data, result) in completions {
+        let mut seen = std::mem::take(&mut self.seen);
+        self.kernel.completions(&mut seen);
+        for (user_data, result) in seen.drain(..) {
             match user_data {
                 WAKE => by_eventfd = true,
                 CANCEL => {}
                 _ => self.complete(user_data, result),
             }
         }
+        self.seen = seen;
         by_eventfd
     }
 
@@ -249,7 +220,7 @@ impl Drop for Reactor {
             let before = self.in_flight();
             let round = Timespec::from(END_ROUND);
             // A round that ran out, or a ring that is refused: both are counted as quiet.
-            let _ = self.ring.submitter().submit_with_args(1, &SubmitArgs::new().timespec(&round));
+            let _ = self.kernel.enter_for(&SubmitArgs::new().timespec(&round));
             self.reap();
             quiet = if self.in_flight() < before { 0 } else { quiet + 1 };
         }

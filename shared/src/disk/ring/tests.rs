@@ -175,3 +175,45 @@ fn many_threads_each_with_a_ring() {
         .collect();
     threads.into_iter().for_each(|t| t.join().unwrap());
 }
+
+/// Each thread its own ring: what one ring knows by number is plain memory to the others.
+#[test]
+fn registered_memory_and_files_are_the_same_memory_and_files() {
+    let files: Vec<_> = (0..70).map(|_| temp()).collect();
+    let mut known = IoBuf::zeroed(3 * PAGE);
+    known[..PAGE].fill(1);
+    known[PAGE..].fill(2);
+    let known = std::thread::spawn(move || {
+        register(&[&known]).expect("root, or room for locked memory");
+        block_on(async {
+            for f in &files {
+                let data = known.freeze();
+                assert_eq!(write(f, 0, &data.slice(PAGE, 2 * PAGE), 0, false).await, Ok(2 * PAGE));
+                known = data.try_thaw().expect("the write is done");
+                known[PAGE..].fill(9);
+                let mut tail = known;
+                let head = tail.split_to(PAGE);
+                let (n, back) = read(f, 0, tail, PAGE).await;
+                assert_eq!(n, Ok(PAGE), "the rest of the buffer");
+                assert_eq!((back[0], back[PAGE], head[0]), (9, 2, 1));
+                known = head;
+                known.rejoin(back).expect("the two halves");
+                known[PAGE..].fill(2);
+            }
+            known
+        })
+    });
+    let known = known.join().expect("no panic").freeze();
+    assert_eq!(block_on(write(&temp(), 0, &known, 0, false)), Ok(3 * PAGE), "on another ring");
+}
+
+#[test]
+fn a_command_comes_back_with_its_memory_and_the_drivers_answer() {
+    if !takes_commands() {
+        return;
+    }
+    let command_of =
+        || Command { op: 1, bytes: [0; COMMAND_BYTES], hands_over: true, head: IoBuf::zeroed(1), body: IoBuf::copy_of(&[7; 9]) };
+    let (answer, back) = block_on(command(&temp(), command_of()));
+    assert_eq!((answer, back.body[8]), (Err(libc::EOPNOTSUPP), 7), "a plain file has no commands");
+}
