@@ -16,6 +16,7 @@ use crate::lease::IO_TIMEOUT;
 use crate::session::Session;
 use crate::session::granted::List;
 use crate::session::open::{self, Options};
+use fusevol_shared::disk::ring;
 use fusevol_shared::error::{Context, Error, Kind as ErrorKind, Result};
 use fusevol_shared::ids::{SnapshotId, VolumeId};
 use fusevol_shared::map::AuMask;
@@ -271,7 +272,7 @@ impl Shared {
 pub(crate) fn modified(session: &Session, id: SnapshotId) -> Result<Modified> {
     let file = session.snapshot(id)?;
     file.open(session)?;
-    let modified = file.with(async |r| r.modified().await);
+    let modified = ring::block_on(file.with(async |r| r.modified().await));
     let closed = file.close(session);
     modified.and_then(|m| closed.map(|()| m))
 }

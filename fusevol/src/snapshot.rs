@@ -175,6 +175,17 @@ impl<D: Disk, C: Control> SnapshotReader<D, C> {
         Ok(middle(buf, off - outer.start, end - off))
     }
 
+    /// The same into the front of `buf`.
+    pub async fn read_into(&self, off: u64, len: usize, mut buf: IoBuf) -> (Result<usize>, IoBuf) {
+        match self.read(off, len).await {
+            Ok(b) => {
+                buf[..b.len()].copy_from_slice(&b);
+                (Ok(b.len()), buf)
+            }
+            Err(e) => (Err(e), buf),
+        }
+    }
+
     fn plan(&self, outer: Range<u64>) -> Result<(Vec<Piece>, Vec<Wanted>)> {
         let size = self.engine.au_size;
         let n = |x: u64| usize::try_from(x).expect("within a request");

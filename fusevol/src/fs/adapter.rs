@@ -4,6 +4,7 @@ use super::attr::{Base, Shows};
 use super::errno;
 use super::handles::{Handle, Handles};
 use super::nodes::{Node, Nodes};
+use super::scratch;
 use crate::session::Session;
 use crate::session::granted::List;
 use crate::volume::Mode;
@@ -12,6 +13,8 @@ use fuser::{
     IoctlFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
     ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
+use fusevol_shared::disk::buf::IoBuf;
+use fusevol_shared::disk::ring;
 use fusevol_shared::error::{Error, Kind, Result};
 use std::ffi::OsStr;
 use std::path::Path;
@@ -204,15 +207,14 @@ impl Filesystem for Adapter {
         reply: ReplyData,
     ) {
         let len = usize::try_from(size).unwrap_or(0);
-        let read = match self.handles.get(fh.0) {
-            Some(Handle::Volume(file, _)) => file.read(offset, len),
-            Some(Handle::Snapshot(file)) => file.read(offset, len),
-            None => return reply.error(Errno::EBADF),
-        };
-        match read {
-            Ok(data) => reply.data(&data),
-            Err(e) => reply.error(self.failed("read", ino, &e)),
-        }
+        scratch::with(len, |buf| {
+            let (read, buf) = ring::block_on(self.read_at(ino, fh, offset, len, buf));
+            match read {
+                Ok(n) => reply.data(&buf[..n]),
+                Err(e) => reply.error(e),
+            }
+            buf
+        });
     }
 
     fn write(
@@ -228,18 +230,25 @@ impl Filesystem for Adapter {
         reply: ReplyWrite,
     ) {
         // O_SYNC contains the bit of O_DSYNC.
-        match self.write_at(ino, fh, offset, data, flags.0 & libc::O_DSYNC != 0) {
-            Ok(n) => reply.written(n),
-            Err(e) => reply.error(e),
-        }
+        let sync = flags.0 & libc::O_DSYNC != 0;
+        scratch::with(data.len(), |mut buf| {
+            buf[..data.len()].copy_from_slice(data);
+            let bytes = buf.freeze();
+            match ring::block_on(self.write_at(ino, fh, offset, &bytes.slice(0, data.len()), sync)) {
+                Ok(n) => reply.written(n),
+                Err(e) => reply.error(e),
+            }
+            // Shared only where a part of it may still be on its way: then the next request gets other memory.
+            bytes.try_thaw().unwrap_or_else(|_| IoBuf::zeroed(0))
+        });
     }
 
     fn flush(&self, _req: &Request, ino: INodeNo, fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
-        empty(reply, self.sync(ino, fh));
+        empty(reply, ring::block_on(self.sync(ino, fh)));
     }
 
     fn fsync(&self, _req: &Request, ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        empty(reply, self.sync(ino, fh));
+        empty(reply, ring::block_on(self.sync(ino, fh)));
     }
 
     fn fsyncdir(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
@@ -299,7 +308,7 @@ impl Filesystem for Adapter {
     }
 
     fn fallocate(&self, _req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, length: u64, mode: i32, reply: ReplyEmpty) {
-        empty(reply, self.fallocate_at(ino, fh, offset, length, mode));
+        empty(reply, ring::block_on(self.fallocate_at(ino, fh, offset, length, mode)));
     }
 
     fn lseek(&self, _req: &Request, ino: INodeNo, fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {

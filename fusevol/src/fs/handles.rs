@@ -4,10 +4,11 @@ use crate::session::Session;
 use crate::session::file::VolumeFile;
 use crate::session::snapshot::SnapshotFile;
 use crate::volume::Mode;
+use arc_swap::ArcSwap;
 use fusevol_shared::error::Result;
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
 
 /// What an open file is.
 #[derive(Clone)]
@@ -28,10 +29,11 @@ impl Handle {
     }
 }
 
-/// All open files of a mount. The kernel bounds their number by the processes' limits.
+/// All open files of a mount. The kernel bounds their number by the processes' limits. Looking one up waits for nobody: the table
+/// is replaced as a whole.
 #[derive(Default)]
 pub(super) struct Handles {
-    open: RwLock<HashMap<u64, Handle>>,
+    open: ArcSwap<HashMap<u64, Handle>>,
     given: AtomicU64,
 }
 
@@ -39,17 +41,26 @@ impl Handles {
     /// A new number for this.
     pub(super) fn add(&self, handle: Handle) -> u64 {
         let fh = self.given.fetch_add(1, Ordering::Relaxed) + 1;
-        self.open.write().unwrap_or_else(PoisonError::into_inner).insert(fh, handle);
+        self.open.rcu(|open| {
+            let mut open = HashMap::clone(open);
+            open.insert(fh, handle.clone());
+            open
+        });
         fh
     }
 
     /// What the number stands for.
     pub(super) fn get(&self, fh: u64) -> Option<Handle> {
-        self.open.read().unwrap_or_else(PoisonError::into_inner).get(&fh).cloned()
+        self.open.load().get(&fh).cloned()
     }
 
     /// Takes the number back.
     pub(super) fn remove(&self, fh: u64) -> Option<Handle> {
-        self.open.write().unwrap_or_else(PoisonError::into_inner).remove(&fh)
+        let before = self.open.rcu(|open| {
+            let mut open = HashMap::clone(open);
+            open.remove(&fh);
+            open
+        });
+        before.get(&fh).cloned()
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! - [`adapter`]: the operations; [`ops`]: those that take more than a line. [`attr`]: names and attributes. [`nodes`]: inode numbers. [`handles`]: open files.
 //! - [`errno`]: our errors as numbers. [`mount`]: mounting, serving, the options of the connection.
-//! - [`table`]: the host's table of mounts, and who uses one.
+//! - [`scratch`]: a loop's memory. [`table`]: the host's table of mounts, and who uses one.
 //!
 //! Invariants: no decision about data is taken here; each request is served to its end by the thread that took it, which
 //! drives the disks on its own ring; attributes and names are never cached by the kernel, so they are never stale; every
@@ -15,6 +15,7 @@ mod handles;
 pub mod mount;
 pub mod nodes;
 mod ops;
+mod scratch;
 pub mod table;
 
 pub use attr::Shows;

@@ -7,6 +7,7 @@ use crate::session::file::VolumeFile;
 use crate::volume::Mode;
 use fuser::{Errno, FileHandle, INodeNo};
 use fusevol_shared::disk::buf::{IoBuf, IoBytes};
+use fusevol_shared::disk::ring;
 use std::sync::Arc;
 
 const PUNCH: i32 = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
@@ -14,7 +15,7 @@ const ZERO: i32 = libc::FALLOC_FL_ZERO_RANGE;
 const ZERO_KEEP: i32 = libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE;
 const KEEP: i32 = libc::FALLOC_FL_KEEP_SIZE;
 
-type Answer<T> = Result<T, Errno>;
+pub(super) type Answer<T> = Result<T, Errno>;
 
 impl Adapter {
     fn writable(&self, fh: FileHandle) -> Answer<Arc<VolumeFile>> {
@@ -24,23 +25,32 @@ impl Adapter {
         }
     }
 
-    pub(super) fn write_at(&self, ino: INodeNo, fh: FileHandle, offset: u64, data: &[u8], sync: bool) -> Answer<u32> {
+    /// Bytes into the front of `buf`; how many.
+    pub(super) async fn read_at(&self, ino: INodeNo, fh: FileHandle, offset: u64, len: usize, buf: IoBuf) -> (Answer<usize>, IoBuf) {
+        let (read, buf) = match self.handles.get(fh.0) {
+            Some(Handle::Volume(file, _)) => file.read_into(offset, len, buf).await,
+            Some(Handle::Snapshot(file)) => file.read_into(offset, len, buf).await,
+            None => return (Err(Errno::EBADF), buf),
+        };
+        (read.map_err(|e| self.failed("read", ino, &e)), buf)
+    }
+
+    /// How many bytes were written: those that lie within the volume.
+    pub(super) async fn write_at(&self, ino: INodeNo, fh: FileHandle, offset: u64, data: &IoBytes, sync: bool) -> Answer<u32> {
         let file = self.writable(fh)?;
-        let size = file.attached().ok_or(Errno::EIO)?.size();
         if data.is_empty() {
             return Ok(0);
         }
-        if offset >= size {
-            tracing::debug!("{}: a write at {offset}, past the end ({size})", self.name(ino));
-            return Err(Errno::EFBIG);
+        match file.write(offset, data, sync).await.map_err(|e| self.failed("write", ino, &e))? {
+            0 => {
+                tracing::debug!("{}: a write at {offset}, past the end", self.name(ino));
+                Err(Errno::EFBIG)
+            }
+            n => u32::try_from(n).map_err(|_| Errno::EINVAL),
         }
-        let fits = usize::try_from(size - offset).map_or(data.len(), |room| room.min(data.len()));
-        let bytes: IoBytes = IoBuf::copy_of(&data[..fits]).freeze();
-        file.write(offset, bytes, sync).map_err(|e| self.failed("write", ino, &e))?;
-        u32::try_from(fits).map_err(|_| Errno::EINVAL)
     }
 
-    pub(super) fn fallocate_at(&self, ino: INodeNo, fh: FileHandle, offset: u64, length: u64, mode: i32) -> Answer<()> {
+    pub(super) async fn fallocate_at(&self, ino: INodeNo, fh: FileHandle, offset: u64, length: u64, mode: i32) -> Answer<()> {
         let file = self.writable(fh)?;
         let size = file.attached().ok_or(Errno::EIO)?.size();
         let end = offset.checked_add(length).ok_or(Errno::EFBIG)?;
@@ -53,9 +63,9 @@ impl Adapter {
             return Ok(());
         }
         let done = match mode {
-            PUNCH => file.discard(offset, length),
-            ZERO | ZERO_KEEP => file.zero(offset, length),
-            0 | KEEP => file.allocate(offset, length),
+            PUNCH => file.discard(offset, length).await,
+            ZERO | ZERO_KEEP => file.zero(offset, length).await,
+            0 | KEEP => file.allocate(offset, length).await,
             _ => return Err(Errno::EOPNOTSUPP),
         };
         done.map_err(|e| self.failed("fallocate", ino, &e))
@@ -84,7 +94,7 @@ impl Adapter {
         let file = self.session.volume(id).map_err(|e| self.failed("truncate", ino, &e))?;
         if size == 0 && fh.is_none() && file.users().writers > 0 {
             tracing::info!("{}: opened with O_TRUNC: all its blocks are discarded, its size stays", self.name(ino));
-            return file.discard(0, attr.size).map_err(|e| self.failed("truncate", ino, &e));
+            return ring::block_on(file.discard(0, attr.size)).map_err(|e| self.failed("truncate", ino, &e));
         }
         tracing::warn!(
             "{}: a change of its size from {} to {size} is refused: volumes are not resized through the mount",
@@ -94,9 +104,9 @@ impl Adapter {
         Err(Errno::EPERM)
     }
 
-    pub(super) fn sync(&self, ino: INodeNo, fh: FileHandle) -> Answer<()> {
+    pub(super) async fn sync(&self, ino: INodeNo, fh: FileHandle) -> Answer<()> {
         match self.handles.get(fh.0).ok_or(Errno::EBADF)? {
-            Handle::Volume(file, Mode::Write) => file.flush().map_err(|e| self.failed("flush", ino, &e)),
+            Handle::Volume(file, Mode::Write) => file.flush().await.map_err(|e| self.failed("flush", ino, &e)),
             Handle::Volume(_, Mode::Read) | Handle::Snapshot(_) => Ok(()),
         }
     }

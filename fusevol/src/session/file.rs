@@ -10,7 +10,7 @@
 //! What was opened for writing stays so until the last close, also where only readers are left.
 //!
 //! Invariants: an I/O holds `active` for reading from before it takes the volume until it has its answer, so a change of
-//! attachment finds none in flight; changes of attachment come one after the other (`users`).
+//! attachment finds none in flight, and I/O that comes meanwhile waits for it without holding its thread; changes of attachment come one after the other (`users`).
 
 use super::inbox::Inbox;
 use super::{Session, Volume, router};
@@ -21,7 +21,8 @@ use fusevol_shared::disk::ring;
 use fusevol_shared::error::{Error, Kind, Result};
 use fusevol_shared::ids::VolumeId;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::RwLock;
 
 /// How many have a file open.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize)]
@@ -134,7 +135,7 @@ impl VolumeFile {
     }
 
     fn attach(&self, session: &Session, mode: Mode) -> Result<()> {
-        let mut active = self.active.write().unwrap_or_else(PoisonError::into_inner);
+        let mut active = ring::block_on(self.active.write());
         self.inbox.begin();
         let attached = ring::block_on(async {
             let volume = Volume::attach(&session.engine, self.id, mode).await?;
@@ -166,7 +167,7 @@ impl VolumeFile {
 
     fn detach(&self) -> Result<()> {
         // Waits for the I/O in flight: it holds the lock for reading.
-        let mut active = self.active.write().unwrap_or_else(PoisonError::into_inner);
+        let mut active = ring::block_on(self.active.write());
         let Some(volume) = active.take() else { return Ok(()) };
         let result = ring::block_on(volume.detach());
         self.inbox.shut().into_iter().for_each(router::to_nobody);
@@ -178,70 +179,85 @@ impl VolumeFile {
     }
 
     /// Runs one I/O on the volume as it is attached.
-    fn io<T>(&self, io: impl AsyncFnOnce(&Volume) -> Result<T>) -> Result<T> {
-        let active = self.active.read().unwrap_or_else(PoisonError::into_inner);
-        let volume =
-            active.as_ref().ok_or_else(|| Error::new(Kind::Lapsed, "the volume is not attached any more").hint("open it again"))?;
-        ring::block_on(io(volume))
+    async fn io<T>(&self, io: impl AsyncFnOnce(&Volume) -> Result<T>) -> Result<T> {
+        let active = self.active.read().await;
+        io(active.as_ref().ok_or_else(detached)?).await
     }
 
-    fn change(&self, io: impl AsyncFnOnce(&Volume) -> Result<()>) -> Result<()> {
-        self.io(io)?;
+    async fn change(&self, io: impl AsyncFnOnce(&Volume) -> Result<()>) -> Result<()> {
+        self.io(io).await?;
         self.changed.store(SystemClock.wall(), Ordering::Relaxed);
         Ok(())
     }
 
-    /// Bytes `off..off + len`; fewer where the volume ends.
+    /// Bytes `off..off + len` into the front of `buf`; how many: fewer where the volume ends. Gives `buf` back whole.
     ///
     /// # Errors
-    /// As `Volume::read`; so below.
-    pub fn read(&self, off: u64, len: usize) -> Result<IoBuf> {
-        self.io(async |v| v.read(off, len).await)
+    /// As `Volume::read_into`; so below.
+    pub async fn read_into(&self, off: u64, len: usize, buf: IoBuf) -> (Result<usize>, IoBuf) {
+        let active = self.active.read().await;
+        match active.as_ref() {
+            Some(volume) => volume.read_into(off, len, buf).await,
+            None => (Err(detached()), buf),
+        }
     }
 
-    /// Writes; with `sync` it is durable when this returns.
+    /// Writes as much of `data` as lies within the volume; how many bytes. With `sync` they are durable when this returns.
     ///
     /// # Errors
     /// As `Volume::write` and `Volume::flush`.
-    pub fn write(&self, off: u64, data: IoBytes, sync: bool) -> Result<()> {
-        self.change(async |v| {
-            v.write(off, data).await?;
-            if sync { v.flush().await } else { Ok(()) }
-        })
+    pub async fn write(&self, off: u64, data: &IoBytes, sync: bool) -> Result<usize> {
+        let active = self.active.read().await;
+        let volume = active.as_ref().ok_or_else(detached)?;
+        let fits = usize::try_from(volume.size().saturating_sub(off)).map_or(data.len(), |room| room.min(data.len()));
+        if fits == 0 {
+            return Ok(0);
+        }
+        volume.write(off, data.slice(0, fits)).await?;
+        if sync {
+            volume.flush().await?;
+        }
+        self.changed.store(SystemClock.wall(), Ordering::Relaxed);
+        Ok(fits)
     }
 
     /// Makes durable what was written; nothing to do where it is only read.
     ///
     /// # Errors
     /// As `Volume::flush`.
-    pub fn flush(&self) -> Result<()> {
+    pub async fn flush(&self) -> Result<()> {
         self.io(async |v| match v.mode() {
             Mode::Write => v.flush().await,
             Mode::Read => Ok(()),
         })
+        .await
     }
 
     /// Gives space back; reads as zeros from now on.
     ///
     /// # Errors
     /// As `Volume::discard`.
-    pub fn discard(&self, off: u64, len: u64) -> Result<()> {
-        self.change(async |v| v.discard(off, len).await)
+    pub async fn discard(&self, off: u64, len: u64) -> Result<()> {
+        self.change(async |v| v.discard(off, len).await).await
     }
 
     /// Reads as zeros from now on.
     ///
     /// # Errors
     /// As `Volume::zero`.
-    pub fn zero(&self, off: u64, len: u64) -> Result<()> {
-        self.change(async |v| v.zero(off, len).await)
+    pub async fn zero(&self, off: u64, len: u64) -> Result<()> {
+        self.change(async |v| v.zero(off, len).await).await
     }
 
     /// Gives space without writing.
     ///
     /// # Errors
     /// As `Volume::allocate`.
-    pub fn allocate(&self, off: u64, len: u64) -> Result<()> {
-        self.change(async |v| v.allocate(off, len).await)
+    pub async fn allocate(&self, off: u64, len: u64) -> Result<()> {
+        self.change(async |v| v.allocate(off, len).await).await
     }
+}
+
+fn detached() -> Error {
+    Error::new(Kind::Lapsed, "the volume is not attached any more").hint("open it again")
 }

@@ -6,7 +6,8 @@ use fusevol_shared::disk::buf::IoBuf;
 use fusevol_shared::disk::ring;
 use fusevol_shared::error::{Error, Kind, Result};
 use fusevol_shared::ids::SnapshotId;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::RwLock;
 
 /// A snapshot's file.
 pub struct SnapshotFile {
@@ -38,7 +39,7 @@ impl SnapshotFile {
     pub fn open(&self, session: &Session) -> Result<()> {
         let mut users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
         if *users == 0 {
-            let mut active = self.active.write().unwrap_or_else(PoisonError::into_inner);
+            let mut active = ring::block_on(self.active.write());
             self.inbox.begin();
             match ring::block_on(self.begin(session)) {
                 Ok(reader) => *active = Some(reader),
@@ -89,7 +90,7 @@ impl SnapshotFile {
 
     fn end(&self) -> Result<()> {
         // Waits for the reads in flight: they hold the lock for reading.
-        let mut active = self.active.write().unwrap_or_else(PoisonError::into_inner);
+        let mut active = ring::block_on(self.active.write());
         let Some(reader) = active.take() else { return Ok(()) };
         let result = ring::block_on(reader.close());
         self.inbox.shut().into_iter().for_each(router::to_nobody);
@@ -100,17 +101,24 @@ impl SnapshotFile {
     ///
     /// # Errors
     /// `Lapsed` where it is not open any more; the question's.
-    pub fn with<T>(&self, ask: impl AsyncFnOnce(&Reader) -> Result<T>) -> Result<T> {
-        let active = self.active.read().unwrap_or_else(PoisonError::into_inner);
-        let reader = active.as_ref().ok_or_else(|| Error::new(Kind::Lapsed, "the snapshot is not open any more"))?;
-        ring::block_on(ask(reader))
+    pub async fn with<T>(&self, ask: impl AsyncFnOnce(&Reader) -> Result<T>) -> Result<T> {
+        let active = self.active.read().await;
+        ask(active.as_ref().ok_or_else(shut)?).await
     }
 
-    /// Bytes `off..off + len` as they were; fewer where the snapshot ends.
+    /// Bytes `off..off + len`, as they were, into the front of `buf`; how many: fewer where the snapshot ends. Gives `buf` back whole.
     ///
     /// # Errors
-    /// As `SnapshotReader::read`.
-    pub fn read(&self, off: u64, len: usize) -> Result<IoBuf> {
-        self.with(async |r| r.read(off, len).await)
+    /// As `SnapshotReader::read_into`.
+    pub async fn read_into(&self, off: u64, len: usize, buf: IoBuf) -> (Result<usize>, IoBuf) {
+        let active = self.active.read().await;
+        match active.as_ref() {
+            Some(reader) => reader.read_into(off, len, buf).await,
+            None => (Err(shut()), buf),
+        }
     }
+}
+
+fn shut() -> Error {
+    Error::new(Kind::Lapsed, "the snapshot is not open any more")
 }

@@ -49,4 +49,15 @@ impl<D: Disk, C: Control> Volume<D, C> {
         self.engine.lease.wait().await?;
         Ok(middle(buf, off - outer.start, end - off))
     }
+
+    /// The same into the front of `buf`.
+    pub async fn read_into(&self, off: u64, len: usize, mut buf: IoBuf) -> (Result<usize>, IoBuf) {
+        match self.read(off, len).await {
+            Ok(b) => {
+                buf[..b.len()].copy_from_slice(&b);
+                (Ok(b.len()), buf)
+            }
+            Err(e) => (Err(e), buf),
+        }
+    }
 }
