@@ -11,6 +11,7 @@
 pub mod watch;
 
 use crate::fs::mount::{self, Mount};
+use crate::fs::transport::Transport;
 use crate::fs::{Shows, table};
 use crate::lease::IO_TIMEOUT;
 use crate::session::Session;
@@ -319,7 +320,7 @@ fn begin(session: &Arc<Session>, dir: &Path, kind: &Kind) -> Result<Mount> {
         }
     };
     let read_only = *kind == Kind::Snapshots;
-    mount::mount(session.clone(), dir, &mount::Options { shows, loops: None, allow_other: false, read_only })
+    mount::mount(session.clone(), dir, &mount::Options { shows, loops: None, allow_other: false, read_only, transport: Transport::Auto })
 }
 
 /// A thread that waits for SIGINT and SIGTERM, and then ends mount and process in order.

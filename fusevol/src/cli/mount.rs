@@ -6,6 +6,7 @@
 use super::report::Who;
 use super::serve::{self, Options};
 use super::{mountpoint, serve::serve};
+use crate::fs::transport::Transport;
 use crate::fs::{Shows, mount as fuse, table};
 use crate::lease::IO_TIMEOUT;
 use crate::private::{RUN, make_run};
@@ -58,6 +59,7 @@ struct Chosen {
     loops: Option<usize>,
     allow_other: bool,
     read_only: bool,
+    transport: Transport,
 }
 
 /// Runs the verb.
@@ -84,14 +86,20 @@ fn serving(args: &Args, chosen: &Chosen, log: Option<PathBuf>) -> Result<Options
     mountpoint::prepare(&args.dir)?;
     Ok(serve::Options {
         session: open::Options { key, disks: args.disks.clone(), io_timeout: chosen.io_timeout, program: "fusevol mount".to_owned() },
-        mount: fuse::Options { shows: Shows::All, loops: chosen.loops, allow_other: chosen.allow_other, read_only: chosen.read_only },
+        mount: fuse::Options {
+            shows: Shows::All,
+            loops: chosen.loops,
+            allow_other: chosen.allow_other,
+            read_only: chosen.read_only,
+            transport: chosen.transport,
+        },
         dir: args.dir.clone(),
         log,
     })
 }
 
 fn parse(options: &[String]) -> Result<Chosen> {
-    let mut chosen = Chosen { io_timeout: IO_TIMEOUT, loops: None, allow_other: false, read_only: false };
+    let mut chosen = Chosen { io_timeout: IO_TIMEOUT, loops: None, allow_other: false, read_only: false, transport: Transport::Auto };
     let refused = |what: String| Error::new(Kind::Refused, what).hint("-o takes io_timeout=SECONDS, loops=N, allow_other, ro");
     for option in options.iter().filter(|o| !o.is_empty()) {
         let (name, value) = option.split_once('=').map_or((option.as_str(), None), |(n, v)| (n, Some(v)));
@@ -103,6 +111,7 @@ fn parse(options: &[String]) -> Result<Chosen> {
             ("io_timeout", _) => chosen.io_timeout = Duration::from_secs(number(86_400)?),
             ("loops", _) => chosen.loops = usize::try_from(number(fuse::LOOPS_MAX as u64)?).ok(),
             ("allow_other", None) => chosen.allow_other = true,
+            ("transport", Some(which)) => chosen.transport = which.parse()?,
             ("ro", None) => chosen.read_only = true,
             ("rw", None) => chosen.read_only = false,
             _ => return Err(refused(format!("'{option}' is no option of mount"))),

@@ -17,6 +17,7 @@ use fusevol_shared::disk::buf::IoBuf;
 use fusevol_shared::disk::ring;
 use fusevol_shared::error::{Error, Kind, Result};
 use std::ffi::OsStr;
+use std::ops::Deref;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -26,7 +27,7 @@ const TTL: Duration = Duration::ZERO;
 /// A list of volumes that is older than this is renewed when somebody looks.
 const FRESH: Duration = Duration::from_secs(1);
 /// Largest request, bytes.
-const MAX_WRITE: u32 = 1 << 20;
+const MAX_WRITE: u32 = super::uring::LARGEST;
 /// Every open goes past the page cache, its writes beside each other.
 const OPENED: FopenFlags = FopenFlags::FOPEN_DIRECT_IO.union(FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES);
 
@@ -100,6 +101,16 @@ impl Adapter {
     }
 }
 
+/// The adapter as the library has it; rings share it.
+pub(super) struct Front(pub(super) Arc<Adapter>);
+
+impl Deref for Front {
+    type Target = Adapter;
+    fn deref(&self) -> &Adapter {
+        &self.0
+    }
+}
+
 fn empty(reply: ReplyEmpty, result: std::result::Result<(), Errno>) {
     match result {
         Ok(()) => reply.ok(),
@@ -107,7 +118,7 @@ fn empty(reply: ReplyEmpty, result: std::result::Result<(), Errno>) {
     }
 }
 
-impl Filesystem for Adapter {
+impl Filesystem for Front {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
         for flag in
             [InitFlags::FUSE_ASYNC_DIO, InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP, InitFlags::FUSE_MAX_PAGES, InitFlags::FUSE_PARALLEL_DIROPS]

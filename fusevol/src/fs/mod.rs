@@ -2,9 +2,10 @@
 //!
 //! - [`adapter`]: the operations; [`ops`]: those that take more than a line. [`attr`]: names and attributes. [`nodes`]: inode numbers. [`handles`]: open files.
 //! - [`errno`]: our errors as numbers. [`mount`]: mounting, serving, the options of the connection.
+//! - [`transport`]: which way requests come; [`uring`]: the quick one.
 //! - [`scratch`]: a loop's memory. [`table`]: the host's table of mounts, and who uses one.
 //!
-//! Invariants: no decision about data is taken here; each request is served to its end by the thread that took it, which
+//! Invariants: no decision about data is taken here; each request is served to its end on the thread that took it, which
 //! drives the disks on its own ring; attributes and names are never cached by the kernel, so they are never stale; every
 //! open is direct, so the kernel keeps no page that another host has changed (mapped pages excepted).
 
@@ -17,5 +18,7 @@ pub mod nodes;
 mod ops;
 mod scratch;
 pub mod table;
+pub mod transport;
+mod uring;
 
 pub use attr::Shows;

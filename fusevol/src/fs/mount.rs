@@ -1,13 +1,14 @@
 //! Mounting a session at a folder, and serving it until it is unmounted.
 //!
-//! Each loop serves one request at a time, on its own ring, so the number of loops bounds the requests under way: eight a
+//! Over rings where the kernel has them ([`uring`]), else by loops. Each loop serves one request at a time, on its own ring, so the number of loops bounds the requests under way: eight a
 //! core, at least [`LOOPS_MIN`].
 
-use super::adapter::Adapter;
+use super::adapter::{Adapter, Front};
 use super::attr::{Base, Shows};
 use super::handles::Handles;
 use super::nodes::Nodes;
-use super::table;
+use super::transport::{Served, Transport};
+use super::{table, uring};
 use crate::session::Session;
 use fuser::{BackgroundSession, Config, SessionACL};
 use fusevol_shared::clock::{Clock, SystemClock};
@@ -39,12 +40,19 @@ pub struct Options {
     pub allow_other: bool,
     /// Nothing can be written.
     pub read_only: bool,
+    /// Which way requests come.
+    pub transport: Transport,
 }
 
 /// A mount that is served by this process.
 pub struct Mount {
     dir: PathBuf,
-    serving: BackgroundSession,
+    serving: Serving,
+}
+
+enum Serving {
+    Ring(uring::Transport),
+    Loops(BackgroundSession, Served),
 }
 
 /// Mounts `session` at `dir`, an empty folder, and serves it on threads of its own.
@@ -69,21 +77,51 @@ pub fn mount(session: Arc<Session>, dir: &Path, options: &Options) -> Result<Mou
         nodes: Nodes::default(),
         handles: Handles::default(),
     };
+    let ring = ring(options.transport)?;
     let fuse = attach(&dir, &source, options)?;
-    let acl = if options.allow_other { SessionACL::All } else { SessionACL::Owner };
-    let mut config = Config::default();
-    config.acl = acl;
-    config.n_threads = Some(loops);
-    config.clone_fd = true;
-    let serving = fuser::Session::from_fd(adapter, fuse, acl, config).and_then(fuser::Session::spawn);
-    match serving.context(Kind::Io, || format!("{} cannot be served", dir.display())) {
+    match serve(ring, Arc::new(adapter), fuse, options, loops) {
         Ok(serving) => Ok(Mount { dir, serving }),
         Err(e) => {
             // What the kernel says to that matters less than why it could not be served.
             let _ = table::unmount_by_force(&dir);
-            Err(e)
+            Err(e.within(dir.display()))
         }
     }
+}
+
+/// The rings to serve with, or how it is served without.
+fn ring(wished: Transport) -> Result<std::result::Result<uring::Prepared, Served>> {
+    if wished == Transport::Classic {
+        return Ok(Err(Served::Classic { why: None }));
+    }
+    match uring::possible().and_then(|()| uring::prepare()) {
+        Ok(prepared) => Ok(Ok(prepared)),
+        Err(e) if wished == Transport::Uring => Err(e),
+        Err(e) => {
+            tracing::info!("the classic transport serves: {e}");
+            Ok(Err(Served::Classic { why: Some(e.to_string()) }))
+        }
+    }
+}
+
+fn serve(
+    ring: std::result::Result<uring::Prepared, Served>,
+    adapter: Arc<Adapter>,
+    fuse: OwnedFd,
+    options: &Options,
+    loops: usize,
+) -> Result<Serving> {
+    let acl = if options.allow_other { SessionACL::All } else { SessionACL::Owner };
+    let served = match ring {
+        Ok(prepared) => return uring::start(prepared, adapter, fuse, acl).map(Serving::Ring),
+        Err(served) => served,
+    };
+    let mut config = Config::default();
+    config.acl = acl;
+    config.n_threads = Some(loops);
+    config.clone_fd = true;
+    let session = fuser::Session::from_fd(Front(adapter), fuse, acl, config).and_then(fuser::Session::spawn);
+    Ok(Serving::Loops(session.context(Kind::Io, || "the mount cannot be served")?, served))
 }
 
 /// The kernel's end: `/dev/fuse`, mounted. Done here and not by the library, which unmounts the folder once more when it
@@ -128,7 +166,16 @@ impl Mount {
     /// # Errors
     /// `Io` where a loop ended in another way.
     pub fn wait(self) -> Result<()> {
-        self.serving.join().context(Kind::Io, || "a serving thread ended")
+        self.serving.join()
+    }
+
+    /// How it is served now.
+    #[must_use]
+    pub fn served(&self) -> Served {
+        match &self.serving {
+            Serving::Ring(transport) => transport.served(),
+            Serving::Loops(_, served) => served.clone(),
+        }
     }
 
     /// Unmounts by force: what is open fails from now on. Then waits for the loops.
@@ -142,6 +189,15 @@ impl Mount {
             let _ = self.serving.join();
         }
         unmounted
+    }
+}
+
+impl Serving {
+    fn join(self) -> Result<()> {
+        match self {
+            Serving::Ring(transport) => transport.join(),
+            Serving::Loops(loops, _) => loops.join().context(Kind::Io, || "a serving thread ended"),
+        }
     }
 }
 
