@@ -93,10 +93,10 @@ pub fn at(dir: &Path) -> Result<Option<Entry>> {
     Ok(read()?.into_iter().rfind(|e| e.dir == dir))
 }
 
-/// Whether the mount at `dir` has lost its process.
+/// Whether the mount at `dir` has lost its process; one that is being lost has.
 #[must_use]
 pub fn is_dead(dir: &Path) -> bool {
-    matches!(fs::metadata(dir), Err(e) if e.raw_os_error() == Some(libc::ENOTCONN))
+    matches!(fs::metadata(dir), Err(e) if matches!(e.raw_os_error(), Some(libc::ENOTCONN | libc::ECONNABORTED)))
 }
 
 /// Unmounts what nobody uses.

@@ -90,27 +90,25 @@ impl Request {
             }
             Self::Sync { fd } => on(fd, kernel, |fd| opcode::Fsync::new(fd).flags(FsyncFlags::DATASYNC).build()),
             Self::Sleep(time) => opcode::Timeout::new(&raw const **time).flags(TimeoutFlags::BOOTTIME).build(),
-            Self::Command { fd, command, pieces } => return command_entry(fd, command, pieces, kernel, user_data),
+            Self::Command { fd, command, pieces } => return command_entry(fd, command, pieces, user_data),
         };
         Entry::Short(entry.user_data(user_data))
     }
 }
 
-fn command_entry(fd: &Arc<OwnedFd>, command: &mut Command, pieces: &mut Option<Box<Pieces>>, kernel: &mut Kernel, user_data: u64) -> Entry {
+fn command_entry(fd: &Arc<OwnedFd>, command: &mut Command, pieces: &mut Option<Box<Pieces>>, user_data: u64) -> Entry {
     let mut bytes = [0; 80];
     bytes[..COMMAND_BYTES].copy_from_slice(&command.bytes);
-    let (fd, flags) = match kernel.file(fd) {
-        Some(index) => (Fd(index), squeue::Flags::FIXED_FILE),
-        None => (Fd(fd.as_raw_fd()), squeue::Flags::empty()),
-    };
-    let mut build = opcode::UringCmd80::new(fd, command.op).cmd(bytes);
+    // Not by number: a descriptor that the ring knows stays open until everything in flight on it is done, also after the process was killed, and a
+    // driver that waits for the end of its last user (FUSE) would wait for a hung disk.
+    let mut build = opcode::UringCmd80::new(Fd(fd.as_raw_fd()), command.op).cmd(bytes);
     if command.hands_over {
         let (head, body) = (command.head.len(), command.body.len());
         let both = Pieces([iovec(command.head.as_mut_ptr(), head), iovec(command.body.as_mut_ptr(), body)]);
         let pieces = pieces.insert(Box::new(both));
         build = build.addr(Some(pieces.0.as_ptr() as u64));
     }
-    let mut entry = build.build().flags(flags).user_data(user_data);
+    let mut entry = build.build().user_data(user_data);
     if command.hands_over {
         set_len(&mut entry, 2);
     }
