@@ -1,18 +1,21 @@
 //! The disks that this process has open, by their number in the pool.
 //!
 //! States of a number: *present* (an open disk whose label was checked), *missing* (known to the pool, not found or
-//! lost here), *unknown*. The table is swapped as a whole, so that a look-up never waits.
+//! lost here), *unknown*. The table is swapped as a whole, so that a look-up never waits; it is dense, so that one is an index.
 //!
 //! [`Dirty`] belongs to one volume: which disks it has written since its last flush. Invariant: a disk is marked after
 //! the write has completed and before it is acknowledged; taken before the flush is submitted. What one volume flushes
 //! never clears another one's marks.
+//!
+//! Why a mark may be left out where the bit is set already: the writer looks at the bit after its write has completed. Where it finds it
+//! set, the take that clears that bit comes after the look (both are `SeqCst` on one word), so the flush that follows the take is submitted
+//! after the write's completion, and covers it. Where it finds it clear it sets it, as ever.
 
 use arc_swap::ArcSwap;
 use fusevol_shared::disk::{Disk, DiskError, DiskResult};
 use fusevol_shared::error::{Error, Kind, Result};
 use fusevol_shared::ids::DiskId;
 use fusevol_shared::units::DiskNo;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -76,14 +79,17 @@ impl<D> Clone for State<D> {
     }
 }
 
+/// By number; `None` is unknown. As long as the greatest number that is known.
+type Table<D> = Vec<Option<State<D>>>;
+
 /// The table of disks.
 pub struct Disks<D> {
-    table: ArcSwap<BTreeMap<DiskNo, State<D>>>,
+    table: ArcSwap<Table<D>>,
 }
 
 impl<D> Default for Disks<D> {
     fn default() -> Self {
-        Self { table: ArcSwap::from_pointee(BTreeMap::new()) }
+        Self { table: ArcSwap::from_pointee(Vec::new()) }
     }
 }
 
@@ -107,18 +113,22 @@ impl<D: Disk> Disks<D> {
 
     fn change(&self, no: DiskNo, state: State<D>) {
         self.table.rcu(|t| {
-            let mut t = BTreeMap::clone(t);
-            t.insert(no, state.clone());
+            let mut t = Table::clone(t);
+            let at = usize::from(no.0);
+            if t.len() <= at {
+                t.resize(at + 1, None);
+            }
+            t[at] = Some(state.clone());
             t
         });
     }
 
-    /// The disk `no`.
+    /// The disk `no`. It stays open until what is given here is dropped, whatever becomes of the table meanwhile.
     ///
     /// # Errors
     /// `Io` where it is missing or unknown.
     pub fn get(&self, no: DiskNo) -> Result<Arc<Member<D>>> {
-        match self.table.load().get(&no) {
+        match self.table.load().get(usize::from(no.0)).and_then(Option::as_ref) {
             Some(State::Present(m)) => Ok(m.clone()),
             Some(State::Missing(why)) => Err(Error::new(Kind::Io, format!("disk {no} is missing: {why}"))),
             None => Err(Error::new(Kind::Io, format!("disk {no} is not known here"))),
@@ -129,13 +139,14 @@ impl<D: Disk> Disks<D> {
     #[must_use]
     pub fn missing(&self) -> Vec<(DiskNo, String)> {
         let table = self.table.load();
-        table.iter().filter_map(|(no, s)| if let State::Missing(why) = s { Some((*no, why.clone())) } else { None }).collect()
+        let states = (0u16..=u16::MAX).map(DiskNo).zip(table.iter());
+        states.filter_map(|(no, s)| if let Some(State::Missing(why)) = s { Some((no, why.clone())) } else { None }).collect()
     }
 
     /// The disks that are present.
     #[must_use]
     pub fn present(&self) -> Vec<Arc<Member<D>>> {
-        self.table.load().values().filter_map(|s| if let State::Present(m) = s { Some(m.clone()) } else { None }).collect()
+        self.table.load().iter().filter_map(|s| if let Some(State::Present(m)) = s { Some(m.clone()) } else { None }).collect()
     }
 }
 
@@ -160,7 +171,10 @@ impl Dirty {
     /// A write to `no` has completed.
     pub fn mark(&self, no: DiskNo) {
         let (word, bit) = (&self.0[usize::from(no.0 / 64)], 1u64 << (no.0 % 64));
-        word.fetch_or(bit, Ordering::SeqCst);
+        // All writers of a disk meet on this word: most find the bit set and leave it alone (see the head of this file).
+        if word.load(Ordering::SeqCst) & bit == 0 {
+            word.fetch_or(bit, Ordering::SeqCst);
+        }
     }
 
     /// Takes all marks.

@@ -6,6 +6,13 @@
 //! A bit is taken before the flush is submitted, so only complete data is journaled (PROTOCOL.md, J1); a binding goes with the
 //! first bit of its AU, or before its discard, or where space was asked for without data.
 //!
+//! A write that brings no new bit (all its blocks were written before) adds nothing here: [`Ledger::unchanged`] is all it asks. The
+//! number of losses is odd while bits are being lost and even otherwise; the losing flush makes it odd *before* it clears any bit of the
+//! map. So a writer that read an even number, then planned on bits that it found set, then wrote, and then finds the same number, did
+//! all of this before the loss began: its acknowledgement stands before the failure in the order of things, as one does that went
+//! through the lock. One that finds another number, or began on an odd one, plans again. (All of it is `SeqCst`: were a bit cleared
+//! before the writer's look, so was the number changed.)
+//!
 //! Pages are taken, appended and given back, and discards made, under the volume's turn: so no written bit follows the discard of
 //! its block, and none is under way when a block is discarded.
 
@@ -13,7 +20,8 @@ use fusevol_shared::change::Entry;
 use fusevol_shared::map::{AuMask, Leg, MapEntry, VolumeMap};
 use fusevol_shared::mask::BlockMask;
 use fusevol_shared::units::{DiskAu, VolAu};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 type Set = BTreeMap<VolAu, BlockMask>;
@@ -22,10 +30,18 @@ type Set = BTreeMap<VolAu, BlockMask>;
 struct State {
     pending: Set,
     taken: Set,
-    /// Bound, and not journaled as bound; whether that may be said without any bit.
-    bound: BTreeMap<VolAu, (Vec<DiskAu>, bool)>,
-    /// Flushes that lost bits.
-    losses: u64,
+    /// Bound, and not journaled as bound.
+    bound: BTreeMap<VolAu, Vec<DiskAu>>,
+    /// Those of them of which that may be said without any bit.
+    plain: BTreeSet<VolAu>,
+}
+
+impl State {
+    /// The binding of `au`, which the journal is about to know.
+    fn unbind(&mut self, au: VolAu) -> Option<Vec<DiskAu>> {
+        self.plain.remove(&au);
+        self.bound.remove(&au)
+    }
 }
 
 /// What one append takes from the ledger. Given back by [`Ledger::appended`] or [`Ledger::put_back`].
@@ -67,7 +83,11 @@ pub fn bound_entries(bound: &[(VolAu, Vec<DiskAu>)]) -> Vec<Entry> {
 
 /// The ledger of one attachment.
 #[derive(Default)]
-pub struct Ledger(Mutex<State>);
+pub struct Ledger {
+    state: Mutex<State>,
+    /// Twice the number of flushes that lost bits; one more while one does. Changed under the lock only.
+    losses: AtomicU64,
+}
 
 fn add(set: &mut Set, au: VolAu, blocks: BlockMask) {
     if !blocks.is_empty() {
@@ -87,32 +107,41 @@ fn remove(set: &mut Set, au: VolAu, blocks: BlockMask) {
 
 impl Ledger {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// `bind` chooses a place for `au` and puts it into the map, unless it is there already: one at a time. Gives whether it did.
     pub fn bind<E>(&self, au: VolAu, plain: bool, bind: impl FnOnce() -> Result<Option<Vec<DiskAu>>, E>) -> Result<(), E> {
         let mut s = self.state();
         if let Some(places) = bind()? {
-            s.bound.insert(au, (places, plain));
-        } else if let Some(b) = s.bound.get_mut(&au) {
-            b.1 |= plain;
+            s.bound.insert(au, places);
+        }
+        if plain && s.bound.contains_key(&au) {
+            s.plain.insert(au);
         }
         Ok(())
     }
 
-    /// How often bits were lost: a writer looks before it plans, and gives the number to [`Ledger::add`].
+    /// Stands for how often bits were lost: a writer looks before it plans, and gives the number to [`Ledger::unchanged`] or
+    /// [`Ledger::add`].
     #[must_use]
     pub fn losses(&self) -> u64 {
-        self.state().losses
+        self.losses.load(Ordering::SeqCst)
     }
 
-    /// Runs `set` (which sets bits of a map and gives the new ones) and makes these pending, unless bits were lost
-    /// since `losses`: then nothing is done, `false` is the answer, and the writer plans again.
+    /// Whether no bit was lost since `losses`, nor was one being lost then. A writer of blocks that were all written when it planned, and
+    /// whose write is complete, is done if so; otherwise it goes on to [`Ledger::add`].
+    #[must_use]
+    pub fn unchanged(&self, losses: u64) -> bool {
+        losses.is_multiple_of(2) && self.losses() == losses
+    }
+
+    /// Runs `set` (which sets bits of a map and gives the new ones) and makes these pending, unless bits were lost since `losses`
+    /// (or were being lost then): then nothing is done, `false` is the answer, and the writer plans again.
     #[must_use]
     pub fn add(&self, losses: u64, set: impl FnOnce() -> Vec<AuMask>) -> bool {
         let mut s = self.state();
-        if s.losses != losses {
+        if !self.unchanged(losses) {
             return false;
         }
         for m in set() {
@@ -124,6 +153,9 @@ impl Ledger {
     /// Takes all pending bits.
     pub fn take(&self) {
         let mut s = self.state();
+        if s.taken.is_empty() {
+            s.taken = std::mem::take(&mut s.pending);
+        }
         for (au, m) in std::mem::take(&mut s.pending) {
             add(&mut s.taken, au, m);
         }
@@ -135,9 +167,9 @@ impl Ledger {
         let mut s = self.state();
         let written: Vec<AuMask> = s.taken.iter().take(limit).map(|(au, blocks)| AuMask { au: *au, blocks: *blocks }).collect();
         let room = limit.saturating_sub(written.len());
-        let plain = s.bound.iter().filter(|(au, (_, plain))| *plain && !s.taken.contains_key(au)).map(|(au, _)| *au).take(room);
+        let plain = s.plain.iter().filter(|au| !s.taken.contains_key(au)).copied().take(room);
         let aus: Vec<VolAu> = written.iter().map(|m| m.au).chain(plain).collect();
-        let bound = aus.into_iter().filter_map(|au| Some((au, s.bound.remove(&au)?.0))).collect();
+        let bound = aus.into_iter().filter_map(|au| Some((au, s.unbind(au)?))).collect();
         Page { bound, written }
     }
 
@@ -154,19 +186,21 @@ impl Ledger {
             add(&mut s.pending, au, m);
         }
         for (au, places) in page.bound {
-            s.bound.entry(au).or_insert((places, true));
+            s.bound.entry(au).or_insert(places);
+            s.plain.insert(au);
         }
     }
 
     /// The flush failed. The taken bits of which `lost` says so (it clears them in the map, too) are forgotten; the others go back.
     pub fn lose(&self, mut lost: impl FnMut(AuMask) -> bool) {
         let mut s = self.state();
-        s.losses += 1;
+        self.losses.fetch_add(1, Ordering::SeqCst); // odd, before any bit is cleared
         for (au, blocks) in std::mem::take(&mut s.taken) {
             if !lost(AuMask { au, blocks }) {
                 add(&mut s.pending, au, blocks);
             }
         }
+        self.losses.fetch_add(1, Ordering::SeqCst);
     }
 
     /// These blocks are discarded: nothing of them is journaled any more. Gives what is to be appended: the bindings that the journal
@@ -178,7 +212,7 @@ impl Ledger {
         for m in &cleared {
             remove(&mut s.pending, m.au, m.blocks);
             remove(&mut s.taken, m.au, m.blocks);
-            if let Some((places, _)) = s.bound.remove(&m.au) {
+            if let Some(places) = s.unbind(m.au) {
                 bound.push((m.au, places));
             }
         }

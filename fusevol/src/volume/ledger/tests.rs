@@ -70,3 +70,57 @@ fn a_discard_follows_the_binding_and_ends_the_bits() {
     let page = ledger.page(9);
     assert_eq!((page.written.as_slice(), page.bound.len()), ([m(1, 2)].as_slice(), 0));
 }
+
+#[test]
+fn who_planned_before_or_within_a_loss_is_told() {
+    let ledger = Ledger::default();
+    let before = ledger.losses();
+    assert!(ledger.unchanged(before));
+    assert!(ledger.add(before, || vec![m(1, 1)]));
+    ledger.take();
+    let mut within = None;
+    ledger.lose(|_| {
+        within = Some(ledger.losses());
+        assert!(!ledger.unchanged(before), "the number changes before the first bit does");
+        true
+    });
+    let within = within.expect("one bit was lost");
+    assert!(!ledger.unchanged(within) && !ledger.add(within, Vec::new) && !ledger.unchanged(before));
+    assert!(ledger.unchanged(ledger.losses()));
+}
+
+/// Writers overwrite a block while flushes take its bit away and write it anew: whoever is told that nothing changed had found the bit set, and
+/// finds it set still or the loss came after.
+#[test]
+fn an_overwrite_beside_losses_never_counts_on_a_bit_that_was_gone() {
+    use std::sync::atomic::AtomicBool;
+    let (ledger, bit, cleared, stop) = (Ledger::default(), AtomicBool::new(true), AtomicU64::new(0), AtomicBool::new(false));
+    std::thread::scope(|s| {
+        for _ in 0..2 {
+            s.spawn(|| {
+                while !stop.load(Ordering::SeqCst) {
+                    let losses = ledger.losses();
+                    let before = cleared.load(Ordering::SeqCst);
+                    let planned = bit.load(Ordering::SeqCst);
+                    let between = cleared.load(Ordering::SeqCst);
+                    if planned && ledger.unchanged(losses) {
+                        assert_eq!(before, between, "the bit was taken away within the plan, and nobody said so");
+                    }
+                }
+            });
+        }
+        for _ in 0..20_000 {
+            assert!(ledger.add(ledger.losses(), || {
+                bit.store(true, Ordering::SeqCst);
+                vec![m(1, 1)]
+            }));
+            ledger.take();
+            ledger.lose(|_| {
+                bit.store(false, Ordering::SeqCst);
+                cleared.fetch_add(1, Ordering::SeqCst);
+                true
+            });
+        }
+        stop.store(true, Ordering::SeqCst);
+    });
+}
