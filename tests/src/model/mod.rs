@@ -4,7 +4,7 @@
 //! - [`host`]: one client process: its session, its pushes, its disks.
 //! - [`reference`]: what is right: bytes, written blocks, snapshots as copies, blocks touched since each.
 //! - [`run`]: random operations from a seed, compared after each.
-//! - [`slow`]: a disk that lets other tasks run in the midst of its I/O.
+//! - [`slow`]: a disk that lets other tasks run in the midst of its I/O. [`timed`]: one that takes a given time, and counts.
 //!
 //! Everything runs on one thread, in an order that the seed decides.
 
@@ -13,6 +13,7 @@ pub mod manager;
 pub mod reference;
 pub mod run;
 pub mod slow;
+pub mod timed;
 
 /// Runs `future` and the tasks that it spawns on this thread.
 ///
