@@ -6,7 +6,7 @@ use fusevol::control::Control;
 use fusevol::volume::{Mode, Volume};
 use fusevol_mgr::core::JournalRef;
 use fusevol_mgr::session_io::SessionIo;
-use fusevol_shared::change::{Entry, Region};
+use fusevol_shared::change::{AUS_PER_REGION, Entry, Region};
 use fusevol_shared::disk::Disk;
 use fusevol_shared::disk::buf::{IoBuf, IoBytes};
 use fusevol_shared::disk::mem::MemDisk;
@@ -21,6 +21,8 @@ use fusevol_tests::model::host::Host;
 use fusevol_tests::model::manager::{Link, Manager};
 use fusevol_tests::model::run::{handles, pool, print};
 use fusevol_tests::model::run_local;
+use fusevol_tests::model::timed::{TimedDisk, Times};
+use futures_util::future::join_all;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -70,6 +72,30 @@ async fn is_dirty_after_a_flip() -> bool {
 fn a_flip_marks_dirty_regions_again() {
     assert!(run_local(is_dirty_after_a_flip()));
     assert!(!without(Tag::M1, || run_local(is_dirty_after_a_flip())), "the change list of the new epoch would miss the write");
+}
+
+/// First writes to clean regions, side by side, do not stand in a row: their marks share appends.
+#[test]
+fn marks_of_regions_that_are_written_at_once_share_appends() {
+    const REGIONS: u64 = 24;
+    run_local(async {
+        let region = u64::from(AUS_PER_REGION) * AU;
+        let (manager, id, disks) = pool(1, 64, REGIONS * region);
+        let times = Times { durable: Duration::from_micros(200), ..Times::default() };
+        let writer = Host::start(&manager, print(1), handles(&disks, |d| TimedDisk::new(d, times))).await;
+        let volume = writer.attach(id, Mode::Write).await.expect("attached");
+        for r in 0..REGIONS {
+            volume.write(r * region, data(1)).await.expect("written");
+        }
+        writer.detach(id).await.expect("given back: all is clean");
+        let volume = writer.attach(id, Mode::Write).await.expect("attached again");
+        let before = volume.counters();
+        join_all((0..REGIONS).map(|r| volume.write(r * region, data(2)))).await.into_iter().for_each(|w| w.expect("written"));
+        let after = volume.counters();
+        assert_eq!((before.dirty_regions, after.dirty_regions), (0, REGIONS));
+        let appends = after.appends - before.appends;
+        assert!((1..=3).contains(&appends), "{appends} appends for {REGIONS} regions");
+    });
 }
 
 /// Whether some power cut leaves a journal that says "clean" over data that is not there.
