@@ -12,7 +12,7 @@ mod modified;
 
 use crate::control::Control;
 use crate::preserve::log_reader::{Copy, LogReader, read_copy};
-use crate::volume::{Engine, Piece, cut, fetch_map, middle, plan_au, read_pieces, seek};
+use crate::volume::{Engine, Pieces, cut, fetch_map, middle, plan_au, read_pieces_into, seek, whole_pages};
 use fusevol_shared::disk::Disk;
 use fusevol_shared::disk::buf::IoBuf;
 use fusevol_shared::error::{Error, Kind, Result};
@@ -20,7 +20,7 @@ use fusevol_shared::ids::{SnapshotId, VolumeId};
 use fusevol_shared::map::VolumeMap;
 use fusevol_shared::mask::BlockMask;
 use fusevol_shared::sentence::{self, Tag};
-use fusevol_shared::units::{DiskAu, PAGE_U64, VolAu};
+use fusevol_shared::units::{DiskAu, VolAu};
 use fusevol_shared::wire::messages::{CloseSnapshot, GetSnapshotMap, OpenSnapshot, Segment, SnapshotInfo};
 pub use modified::Modified;
 use std::ops::Range;
@@ -151,45 +151,77 @@ impl<D: Disk, C: Control> SnapshotReader<D, C> {
     /// # Errors
     /// `Io` where a disk failed, `Damaged` where a preserved block is damaged, `Lapsed` without a lease.
     pub async fn read(&self, off: u64, len: usize) -> Result<IoBuf> {
-        if self.closed.load(Ordering::SeqCst) {
-            return Err(Error::new(Kind::Lapsed, "the snapshot is closed"));
-        }
-        let end = off.saturating_add(len as u64).min(self.size());
-        if off >= end {
+        let bytes = self.present(off, len);
+        if bytes.is_empty() {
             return Ok(IoBuf::zeroed(0));
         }
-        self.engine.lease.wait().await?;
-        let outer = off / PAGE_U64 * PAGE_U64..end.next_multiple_of(PAGE_U64);
-        if !sentence::holds(Tag::S1) {
-            self.refresh().await?;
-        }
-        let (pieces, wanted) = self.plan(outer.clone())?;
-        let mut buf = read_pieces(&self.engine.disks, &pieces).await?;
-        if !wanted.is_empty() {
-            if sentence::holds(Tag::S1) {
-                self.refresh().await?;
-            }
-            self.patch(&wanted, &mut buf).await?;
-        }
-        self.engine.lease.wait().await?;
-        Ok(middle(buf, off - outer.start, end - off))
+        let outer = whole_pages(&bytes);
+        let buf = IoBuf::zeroed(usize::try_from(outer.end - outer.start).expect("a request is far smaller than memory"));
+        let (read, buf) = self.read_pages(outer.clone(), buf).await;
+        read.map(|()| middle(buf, bytes.start - outer.start, bytes.end - bytes.start))
     }
 
-    /// The same into the front of `buf`.
+    /// The same into the front of `buf`, which is given back whole; how many bytes. Whole pages go from the disk to `buf` without a copy.
+    ///
+    /// # Errors
+    /// As [`SnapshotReader::read`].
     pub async fn read_into(&self, off: u64, len: usize, mut buf: IoBuf) -> (Result<usize>, IoBuf) {
-        match self.read(off, len).await {
-            Ok(b) => {
-                buf[..b.len()].copy_from_slice(&b);
-                (Ok(b.len()), buf)
+        let bytes = self.present(off, len.min(buf.len()));
+        let n = usize::try_from(bytes.end - bytes.start).expect("within a buffer");
+        if n > 0 && whole_pages(&bytes) == bytes {
+            let (read, buf) = self.read_pages(bytes, buf).await;
+            return (read.map(|()| n), buf);
+        }
+        match Box::pin(self.read(off, n)).await {
+            Ok(part) => {
+                buf[..part.len()].copy_from_slice(&part);
+                (Ok(part.len()), buf)
             }
             Err(e) => (Err(e), buf),
         }
     }
 
-    fn plan(&self, outer: Range<u64>) -> Result<(Vec<Piece>, Vec<Wanted>)> {
+    /// What there is of `off..off + len`.
+    fn present(&self, off: u64, len: usize) -> Range<u64> {
+        let end = off.saturating_add(len as u64).min(self.size());
+        off.min(end)..end
+    }
+
+    /// Reads whole pages into the front of `buf`, which is given back whole.
+    async fn read_pages(&self, outer: Range<u64>, buf: IoBuf) -> (Result<()>, IoBuf) {
+        let plan = async {
+            if self.closed.load(Ordering::SeqCst) {
+                return Err(Error::new(Kind::Lapsed, "the snapshot is closed"));
+            }
+            self.engine.lease.wait().await?;
+            if !sentence::holds(Tag::S1) {
+                self.refresh().await?;
+            }
+            self.plan(outer)
+        };
+        let (pieces, wanted) = match plan.await {
+            Ok(plan) => plan,
+            Err(e) => return (Err(e), buf),
+        };
+        let (read, mut buf) = read_pieces_into(&self.engine.disks, &pieces, buf).await;
+        let checked = async {
+            read?;
+            if !wanted.is_empty() {
+                if sentence::holds(Tag::S1) {
+                    self.refresh().await?;
+                }
+                self.patch(&wanted, &mut buf).await?;
+            }
+            self.engine.lease.wait().await
+        };
+        let checked = checked.await;
+        (checked, buf)
+    }
+
+    fn plan(&self, outer: Range<u64>) -> Result<(Pieces, Vec<Wanted>)> {
         let size = self.engine.au_size;
         let n = |x: u64| usize::try_from(x).expect("within a request");
-        let (mut pieces, mut wanted) = (Vec::new(), Vec::new());
+        let (mut pieces, mut wanted) = (Pieces::new(), Vec::new());
         let mut to = 0;
         for (au, within) in cut(size, outer) {
             let entry = self.map.get(au).filter(|e| !e.written.is_empty());

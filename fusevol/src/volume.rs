@@ -58,9 +58,9 @@ use fusevol_shared::ids::{FenceToken, MapVersion, PoolId, Seq, SessionNo, Volume
 use fusevol_shared::units::{AuSize, VolAu, VolOff};
 use guard::RangeGuard;
 pub use hold::Held;
-pub(crate) use io::{Piece, middle, read_pieces};
+pub(crate) use io::{Pieces, middle, read_pieces_into};
 use ledger::Ledger;
-pub(crate) use read::plan_au;
+pub(crate) use read::{plan_au, whole_pages};
 use regions::Regions;
 use reserve::Reserve;
 pub use sparse::Extent;

@@ -6,7 +6,7 @@ use super::ledger::Ledger;
 use super::mark::cleared;
 use super::regions::Regions;
 use super::reserve::Reserve;
-use super::view::{MapView, Slot};
+use super::view::MapView;
 use super::{Engine, Mode, Volume, entries};
 use crate::control::Control;
 use crate::disks::Dirty;
@@ -16,7 +16,6 @@ use fusevol_shared::disk::Disk;
 use fusevol_shared::error::{Error, Kind, Result};
 use fusevol_shared::ids::VolumeId;
 use fusevol_shared::map::MapEntry;
-use fusevol_shared::mask::BlockMask;
 use fusevol_shared::units::VolAu;
 use fusevol_shared::wire::messages::{AttachRead, AttachWrite, Attached, Detach, GetMap, GetNeed, MapChanged, MapPart};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -78,7 +77,7 @@ impl<D: Disk, C: Control> Volume<D, C> {
         let aus = engine.au_size.aus_for(attached.size).ok_or_else(|| Error::new(Kind::Damaged, "the volume has more than 2^32 AUs"))?;
         let view = MapView::new(aus);
         let part = async |from| engine.control.call(GetMap { volume: id, from }).await;
-        fetch_map(part, |au, e| drop(view.set(au, Some(Arc::new(Slot::new(&e, BlockMask::NONE)))))).await?;
+        fetch_map(part, |au, e| view.set(au, &e)).await?;
         let first = attached.segment.first().cloned();
         let journal = match (mode, attached.journal.first()) {
             (Mode::Read, _) => None,
@@ -142,11 +141,10 @@ impl<D: Disk, C: Control> Volume<D, C> {
         if self.mode == Mode::Write || change.version < self.version {
             return Ok(());
         }
-        let mut retired: Vec<Arc<Slot>> = change.unmapped.iter().filter_map(|au| self.view.set(*au, None)).collect();
-        for (au, e) in entries(&change.runs)? {
-            retired.extend(self.view.set(au, Some(Arc::new(Slot::new(&e, BlockMask::NONE)))));
-        }
-        self.view.drain(&retired).await;
+        let new = entries(&change.runs)?;
+        change.unmapped.iter().for_each(|au| self.view.clear(*au));
+        new.iter().for_each(|(au, e)| self.view.set(*au, e));
+        self.view.drain(change.unmapped.iter().copied().chain(new.iter().map(|(au, _)| *au))).await;
         Ok(())
     }
 
@@ -163,11 +161,9 @@ impl<D: Disk, C: Control> Volume<D, C> {
         })
         .await?;
         let gone: Vec<VolAu> = self.view.iter_from(VolAu(0)).map(|(au, _)| au).filter(|au| !new.contains_key(au)).collect();
-        let mut retired: Vec<Arc<Slot>> = gone.into_iter().filter_map(|au| self.view.set(au, None)).collect();
-        for (au, e) in new {
-            retired.extend(self.view.set(au, Some(Arc::new(Slot::new(&e, BlockMask::NONE)))));
-        }
-        self.view.drain(&retired).await;
+        gone.iter().for_each(|au| self.view.clear(*au));
+        new.iter().for_each(|(au, e)| self.view.set(*au, e));
+        self.view.drain(gone.into_iter().chain(new.into_keys())).await;
         Ok(())
     }
 
@@ -185,9 +181,9 @@ impl<D: Disk, C: Control> Volume<D, C> {
         if self.closed.swap(true, Ordering::SeqCst) {
             return Ok(());
         }
-        let slots: Vec<VolAu> = self.view.iter_from(VolAu(0)).map(|(au, _)| au).collect();
-        let retired: Vec<Arc<Slot>> = slots.into_iter().filter_map(|au| self.view.set(au, None)).collect();
-        self.view.drain(&retired).await;
+        let aus: Vec<VolAu> = self.view.iter_from(VolAu(0)).map(|(au, _)| au).collect();
+        aus.iter().for_each(|au| self.view.clear(*au));
+        self.view.drain(aus).await;
         self.ended.notify_waiters();
         // What counts in the journal is folded before the attachment ends; where it cannot be, the attachment ends with the session.
         if let Some(log) = &self.journal {

@@ -17,15 +17,14 @@ use fusevol_shared::mask::BlockMask;
 use fusevol_shared::units::{VolAu, VolOff};
 use fusevol_shared::wire::messages::APPEND_WEIGHT;
 use std::ops::Range;
-use std::sync::Arc;
 
 /// AUs of one append: each weighs its binding and its discard.
 const AUS_PER_PAGE: usize = APPEND_WEIGHT / 16;
 
 /// What is done to one AU.
-struct Step {
+struct Step<'a> {
     au: VolAu,
-    slot: Arc<Slot>,
+    slot: Slot<'a>,
     cleared: BlockMask,
     /// It keeps no block: it leaves the map. A full `cleared` says so, and nothing else: the catalog does not know of blocks that
     /// are not journaled yet.
@@ -108,22 +107,21 @@ impl<D: Disk, C: Control> Volume<D, C> {
         }
         self.engine.lease.wait().await?;
         let _turn = self.turn.lock().await;
-        let mut retired = Vec::new();
         for s in &steps {
             if s.leaves {
-                retired.extend(self.view.set(s.au, None));
+                self.view.clear(s.au);
             } else {
                 self.view.clear_written(&s.slot, s.cleared);
             }
         }
-        self.view.drain(&retired).await;
+        self.view.drain(steps.iter().filter(|s| s.leaves).map(|s| s.au)).await;
         let cleared = steps.iter().map(|s| AuMask { au: s.au, blocks: s.cleared }).collect();
         // The map here is ahead of the journal now: where that cannot follow, nothing more is written under this attachment.
         self.log()?.append(self.ledger.discard(cleared)).await.inspect_err(|_| self.poison())?.clear()?;
         Ok(next)
     }
 
-    fn plan_discard(&self, whole: Range<u64>) -> (Vec<Step>, u64) {
+    fn plan_discard(&self, whole: Range<u64>) -> (Vec<Step<'_>>, u64) {
         let size = self.engine.au_size;
         let mut steps = Vec::new();
         for (au, slot) in self.view.iter_from(VolOff(whole.start).au(size)) {

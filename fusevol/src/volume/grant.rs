@@ -3,7 +3,6 @@
 //! One `Grant` is out at a time. Its number is used until it is answered: one whose answer was lost is sent again unchanged,
 //! and the manager answers it as before.
 
-use super::view::Slot;
 use super::{Mode, Volume};
 use crate::control::Control;
 use fusevol_shared::change::Places;
@@ -14,7 +13,6 @@ use fusevol_shared::mask::BlockMask;
 use fusevol_shared::units::{DiskAu, VolAu};
 use fusevol_shared::wire::messages::{AUS_PER_GRANT, Grant};
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 /// Numbers the grants of one attachment.
@@ -43,12 +41,12 @@ impl<D: Disk, C: Control> Volume<D, C> {
                     return Ok(None);
                 }
                 let legs = self.reserve.take(self.place_before(au)).ok_or(())?;
-                self.view.set(au, Some(Arc::new(fresh_slot(&legs)?)));
+                self.view.set_fresh(au, &fresh(&legs)?);
                 Ok(Some(legs))
             });
             match empty {
                 Ok(()) => return Ok(()),
-                Err(()) => self.wait_for_grant().await?,
+                Err(()) => Box::pin(self.wait_for_grant()).await?,
             }
         }
     }
@@ -144,8 +142,8 @@ impl<D: Disk, C: Control> Volume<D, C> {
     }
 }
 
-fn fresh_slot(legs: &[DiskAu]) -> std::result::Result<Slot, ()> {
+/// Space at these places, unwritten.
+fn fresh(legs: &[DiskAu]) -> std::result::Result<MapEntry, ()> {
     let legs: Vec<Leg> = legs.iter().map(|p| Leg::single(*p)).collect();
-    let entry = MapEntry::new(&legs, BlockMask::NONE).ok_or(())?;
-    Ok(Slot::fresh(&entry))
+    MapEntry::new(&legs, BlockMask::NONE).ok_or(())
 }

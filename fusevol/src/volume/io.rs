@@ -9,8 +9,8 @@ use fusevol_shared::disk::buf::{IoBuf, IoBytes};
 use fusevol_shared::error::Result;
 use fusevol_shared::units::{DiskNo, DiskOff};
 use futures_util::future::join_all;
+use smallvec::SmallVec;
 use std::ops::Range;
-use std::sync::Arc;
 
 /// Where a piece of a request lies; `None`: it is a hole.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -30,8 +30,11 @@ pub(crate) struct Piece {
     pub len: u64,
 }
 
+/// The pieces of one request; most have one.
+pub(crate) type Pieces = SmallVec<[Piece; 2]>;
+
 /// Appends a piece, as part of the last one where both lie side by side.
-pub(crate) fn push_piece(pieces: &mut Vec<Piece>, place: Option<Place>, len: u64) {
+pub(crate) fn push_piece(pieces: &mut Pieces, place: Option<Place>, len: u64) {
     if let Some(last) = pieces.last_mut() {
         let follows = match (last.place, place) {
             (None, None) => true,
@@ -46,26 +49,75 @@ pub(crate) fn push_piece(pieces: &mut Vec<Piece>, place: Option<Place>, len: u64
     pieces.push(Piece { place, len });
 }
 
-/// Reads the pieces, side by side, into one buffer. Holes are zeros.
+/// Reads the pieces, side by side, into one new buffer. Holes are zeros.
 pub(crate) async fn read_pieces<D: Disk>(disks: &Disks<D>, pieces: &[Piece]) -> Result<IoBuf> {
     let total: u64 = pieces.iter().map(|p| p.len).sum();
-    let mut rest = IoBuf::zeroed(usize::try_from(total).expect("a request is far smaller than memory"));
-    let parts = pieces.iter().map(|p| (p, rest.split_to(usize::try_from(p.len).expect("part of the above")))).collect::<Vec<_>>();
-    let results = join_all(parts.into_iter().map(|(piece, buf)| async move {
-        let Some(place) = piece.place else { return Ok(buf) };
-        let (done, buf) = disks.get(place.disk)?.disk().read(place.at, buf).await;
-        done.map_err(|e| io_error(place.disk, e)).map(|()| buf)
-    }))
-    .await;
+    let buf = IoBuf::zeroed(usize::try_from(total).expect("a request is far smaller than memory"));
+    let (read, buf) = read_pieces_into(disks, pieces, buf).await;
+    read.map(|()| buf)
+}
+
+/// The same into the front of `buf`, which is given back whole.
+pub(crate) async fn read_pieces_into<D: Disk>(disks: &Disks<D>, pieces: &[Piece], buf: IoBuf) -> (Result<()>, IoBuf) {
+    match pieces {
+        [] => (Ok(()), buf),
+        [one] => {
+            let mut head = buf;
+            let tail = cut_off(&mut head, one.len);
+            let (read, mut head) = read_piece(disks, one, head).await;
+            join(&mut head, tail);
+            (read, head)
+        }
+        many => Box::pin(read_many(disks, many, buf)).await,
+    }
+}
+
+/// Leaves the first `len` bytes in `head`; gives the rest.
+fn cut_off(head: &mut IoBuf, len: u64) -> IoBuf {
+    let len = usize::try_from(len).expect("within a buffer");
+    let first = head.split_to(len);
+    std::mem::replace(head, first)
+}
+
+fn join(head: &mut IoBuf, tail: IoBuf) {
+    head.rejoin(tail).expect("the parts were split off one buffer in this order");
+}
+
+async fn read_piece<D: Disk>(disks: &Disks<D>, piece: &Piece, mut buf: IoBuf) -> (Result<()>, IoBuf) {
+    let Some(place) = piece.place else {
+        buf.fill(0);
+        return (Ok(()), buf);
+    };
+    let member = match disks.get(place.disk) {
+        Ok(member) => member,
+        Err(e) => return (Err(e), buf),
+    };
+    let (read, buf) = member.disk().read(place.at, buf).await;
+    (read.map_err(|e| io_error(place.disk, e)), buf)
+}
+
+async fn read_many<D: Disk>(disks: &Disks<D>, pieces: &[Piece], buf: IoBuf) -> (Result<()>, IoBuf) {
+    let mut rest = buf;
+    let parts: Vec<_> = pieces
+        .iter()
+        .map(|piece| {
+            let tail = cut_off(&mut rest, piece.len);
+            (piece, std::mem::replace(&mut rest, tail))
+        })
+        .collect();
+    let results = join_all(parts.into_iter().map(|(piece, buf)| read_piece(disks, piece, buf))).await;
     let mut out: Option<IoBuf> = None;
-    for part in results {
-        let part = part?;
+    let mut read = Ok(());
+    for (result, part) in results {
+        read = read.and(result);
         match &mut out {
             None => out = Some(part),
-            Some(head) => head.rejoin(part).expect("the parts were split off one buffer in this order"),
+            Some(head) => join(head, part),
         }
     }
-    Ok(out.unwrap_or(rest))
+    let Some(mut head) = out else { return (read, rest) };
+    join(&mut head, rest);
+    (read, head)
 }
 
 /// The first `skip` bytes off, then `len` bytes.
@@ -78,23 +130,26 @@ pub(crate) fn middle(mut buf: IoBuf, skip: u64, len: u64) -> IoBuf {
 impl<D: Disk, C: Control> Volume<D, C> {
     /// Writes `data` at byte `start` of the volume, to every leg of the slots of its AUs. When it returns without an
     /// error all disks have it, and are marked dirty.
-    pub(super) async fn put(&self, slots: &[Arc<Slot>], start: u64, data: &IoBytes) -> Result<()> {
+    pub(super) async fn put(&self, slots: &[Slot<'_>], start: u64, data: &IoBytes) -> Result<()> {
         self.engine.lease.wait().await?;
         let writes = self.plan_writes(slots, start..start + data.len() as u64);
-        let results = join_all(writes.into_iter().map(|(place, from, len)| async move {
-            let disk = self.engine.disks.get(place.disk)?;
-            let done = disk.disk().write(place.at, data.slice(from, len)).await;
-            self.dirty.mark(place.disk);
-            done.map_err(|e| io_error(place.disk, e))
-        }))
-        .await;
-        results.into_iter().collect()
+        match &writes[..] {
+            [one] => self.put_one(one, data).await,
+            many => Box::pin(join_all(many.iter().map(|w| self.put_one(w, data)))).await.into_iter().collect(),
+        }
     }
 
-    /// Place, offset in the data, length: one for each run of neighbours on each leg.
-    fn plan_writes(&self, slots: &[Arc<Slot>], bytes: Range<u64>) -> Vec<(Place, usize, usize)> {
+    async fn put_one(&self, (place, from, len): &Run, data: &IoBytes) -> Result<()> {
+        let disk = self.engine.disks.get(place.disk)?;
+        let done = disk.disk().write(place.at, data.slice(*from, *len)).await;
+        self.dirty.mark(place.disk);
+        done.map_err(|e| io_error(place.disk, e))
+    }
+
+    /// One run for neighbours on each leg.
+    fn plan_writes(&self, slots: &[Slot<'_>], bytes: Range<u64>) -> SmallVec<[Run; 2]> {
         let n = |x: u64| usize::try_from(x).expect("within a buffer");
-        let mut out: Vec<(Place, usize, usize)> = Vec::new();
+        let mut out: SmallVec<[Run; 2]> = SmallVec::new();
         let legs = slots.iter().map(|s| s.legs().count()).max().unwrap_or(0);
         for leg in 0..legs {
             let mut from = 0;
@@ -117,3 +172,6 @@ impl<D: Disk, C: Control> Volume<D, C> {
         out
     }
 }
+
+/// What goes to a disk at once: where, from which byte of the data on, how many.
+type Run = (Place, usize, usize);

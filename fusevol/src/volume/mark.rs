@@ -14,7 +14,6 @@ use fusevol_shared::sentence::{self, Tag};
 use fusevol_shared::units::{BLOCKS_PER_AU, VolAu};
 use fusevol_shared::wire::messages::APPEND_WEIGHT;
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 /// Regions that are cleared by one append.
@@ -22,7 +21,7 @@ const AT_ONCE: usize = 64;
 
 impl<D: Disk, C: Control> Volume<D, C> {
     /// Makes sure that what is about to be written is marked. The caller holds the guard of all its blocks.
-    pub(super) async fn mark(&self, aus: Range<u32>, slots: &[Arc<Slot>]) -> Result<()> {
+    pub(super) async fn mark(&self, aus: Range<u32>, slots: &[Slot<'_>]) -> Result<()> {
         let mut clean: Vec<Region> = Vec::new();
         for (au, slot) in aus.map(VolAu).zip(slots) {
             let region = au.region();
@@ -33,7 +32,8 @@ impl<D: Disk, C: Control> Volume<D, C> {
         if clean.is_empty() {
             return Ok(());
         }
-        self.log()?.append(vec![Entry::Marked { epoch: self.epoch(), regions: clean.clone() }]).await?.clear()?;
+        let marked = vec![Entry::Marked { epoch: self.epoch(), regions: clean.clone() }];
+        Box::pin(self.log()?.append(marked)).await?.clear()?;
         clean.into_iter().for_each(|r| self.regions.set_dirty(r));
         Ok(())
     }

@@ -11,21 +11,24 @@ use fusevol_shared::error::Result;
 use fusevol_shared::mask::BlockMask;
 use futures_util::future::try_join_all;
 use std::ops::Range;
-use std::sync::Arc;
 
 impl<D: Disk, C: Control> Volume<D, C> {
     /// Preserves what `outer` will overwrite. The caller holds the guard of all its blocks.
-    pub(super) async fn preserve(&self, slots: &[Arc<Slot>], outer: &Range<u64>) -> Result<()> {
-        let mut todo: Vec<(&Arc<Slot>, BlockMask)> = Vec::new();
+    pub(super) async fn preserve(&self, slots: &[Slot<'_>], outer: &Range<u64>) -> Result<()> {
+        let mut todo: Vec<(&Slot<'_>, BlockMask)> = Vec::new();
         for ((_, within), slot) in self.cut(outer.clone()).zip(slots) {
             let blocks = slot.need().and(BlockMask::range(blocks_within(self.engine.au_size, &within)));
             if !blocks.is_empty() {
                 todo.push((slot, blocks));
             }
         }
-        if todo.is_empty() {
-            return Ok(());
+        match todo.is_empty() {
+            true => Ok(()),
+            false => Box::pin(self.preserve_blocks(todo)).await,
         }
+    }
+
+    async fn preserve_blocks(&self, todo: Vec<(&Slot<'_>, BlockMask)>) -> Result<()> {
         let reads = todo.iter().flat_map(|(slot, blocks)| blocks.runs().map(|run| self.old_blocks(slot, run)));
         let old: Vec<Old> = try_join_all(reads).await?.into_iter().flatten().collect();
         let preserved = self.preserved.preserve(&self.engine.disks, &self.engine.lease, old, async || self.next_segment().await).await;
@@ -41,7 +44,7 @@ impl<D: Disk, C: Control> Volume<D, C> {
         Ok(())
     }
 
-    async fn old_blocks(&self, slot: &Slot, run: Range<u32>) -> Result<Vec<Old>> {
+    async fn old_blocks(&self, slot: &Slot<'_>, run: Range<u32>) -> Result<Vec<Old>> {
         let (at, block) = (slot.source(), self.block_size());
         let place = Place { disk: at.disk, at: at.au.start(self.engine.au_size).plus(u64::from(run.start) * block) };
         let len = u64::from(run.end - run.start) * block;

@@ -1,6 +1,6 @@
 //! Reading: pin the slots, plan, read all pieces in parallel, look at the lease again. Takes no lock.
 
-use super::io::{Place, middle, push_piece, read_pieces};
+use super::io::{Pieces, Place, middle, push_piece, read_pieces_into};
 use super::view::Pin;
 use super::{Volume, blocks_within};
 use crate::control::Control;
@@ -9,10 +9,11 @@ use fusevol_shared::disk::buf::IoBuf;
 use fusevol_shared::error::Result;
 use fusevol_shared::mask::BlockMask;
 use fusevol_shared::units::{AuSize, DiskAu, PAGE_U64};
+use smallvec::SmallVec;
 use std::ops::Range;
 
 /// Appends the pieces of `within` (bytes of one AU that lies `at`; `None`: no space), holes where `written` has no block.
-pub(crate) fn plan_au(size: AuSize, at: Option<(DiskAu, BlockMask)>, within: Range<u64>, pieces: &mut Vec<super::io::Piece>) {
+pub(crate) fn plan_au(size: AuSize, at: Option<(DiskAu, BlockMask)>, within: Range<u64>, pieces: &mut Pieces) {
     let Some((at, written)) = at else {
         return push_piece(pieces, None, within.end - within.start);
     };
@@ -31,33 +32,64 @@ impl<D: Disk, C: Control> Volume<D, C> {
     /// `Io` where a disk of these bytes failed or is missing; `Lapsed` where the lease did not come back.
     pub async fn read(&self, off: u64, len: usize) -> Result<IoBuf> {
         self.check_open()?;
-        let end = off.saturating_add(len as u64).min(self.size);
-        if off >= end {
+        let bytes = self.present(off, len);
+        if bytes.is_empty() {
             return Ok(IoBuf::zeroed(0));
         }
-        self.engine.lease.wait().await?;
-        let outer = off / PAGE_U64 * PAGE_U64..end.next_multiple_of(PAGE_U64);
-        let mut pins: Vec<Option<Pin>> = Vec::new();
-        let mut pieces = Vec::new();
-        for (au, within) in self.cut(outer.clone()) {
-            let pin = self.view.pin(au);
-            plan_au(self.engine.au_size, pin.as_ref().map(|p| (p.source(), p.written())), within, &mut pieces);
-            pins.push(pin);
-        }
-        let buf = read_pieces(&self.engine.disks, &pieces).await?;
-        drop(pins);
-        self.engine.lease.wait().await?;
-        Ok(middle(buf, off - outer.start, end - off))
+        let outer = whole_pages(&bytes);
+        let buf = IoBuf::zeroed(usize::try_from(outer.end - outer.start).expect("a request is far smaller than memory"));
+        let (read, buf) = self.read_pages(outer.clone(), buf).await;
+        read.map(|()| middle(buf, bytes.start - outer.start, bytes.end - bytes.start))
     }
 
-    /// The same into the front of `buf`.
+    /// The same into the front of `buf`, which is given back whole; how many bytes. Whole pages go from the disk to `buf` without a copy.
+    ///
+    /// # Errors
+    /// As [`Volume::read`].
     pub async fn read_into(&self, off: u64, len: usize, mut buf: IoBuf) -> (Result<usize>, IoBuf) {
-        match self.read(off, len).await {
-            Ok(b) => {
-                buf[..b.len()].copy_from_slice(&b);
-                (Ok(b.len()), buf)
+        let bytes = self.present(off, len.min(buf.len()));
+        let n = usize::try_from(bytes.end - bytes.start).expect("within a buffer");
+        if n > 0 && whole_pages(&bytes) == bytes && !self.is_closed() {
+            let (read, buf) = self.read_pages(bytes, buf).await;
+            return (read.map(|()| n), buf);
+        }
+        match Box::pin(self.read(off, n)).await {
+            Ok(part) => {
+                buf[..part.len()].copy_from_slice(&part);
+                (Ok(part.len()), buf)
             }
             Err(e) => (Err(e), buf),
         }
     }
+
+    /// What there is of `off..off + len`.
+    fn present(&self, off: u64, len: usize) -> Range<u64> {
+        let end = off.saturating_add(len as u64).min(self.size);
+        off.min(end)..end
+    }
+
+    /// Reads whole pages into the front of `buf`, which is given back whole.
+    async fn read_pages(&self, bytes: Range<u64>, buf: IoBuf) -> (Result<()>, IoBuf) {
+        if let Err(e) = self.engine.lease.wait().await {
+            return (Err(e), buf);
+        }
+        let mut pins: SmallVec<[Option<Pin<'_>>; 2]> = SmallVec::new();
+        let mut pieces = Pieces::new();
+        for (au, within) in self.cut(bytes) {
+            let pin = self.view.pin(au);
+            plan_au(self.engine.au_size, pin.as_ref().map(|p| (p.source(), p.written())), within, &mut pieces);
+            pins.push(pin);
+        }
+        let (read, buf) = read_pieces_into(&self.engine.disks, &pieces, buf).await;
+        drop(pins);
+        match read {
+            Ok(()) => (self.engine.lease.wait().await, buf),
+            Err(e) => (Err(e), buf),
+        }
+    }
+}
+
+/// The pages that these bytes touch.
+pub(crate) fn whole_pages(bytes: &Range<u64>) -> Range<u64> {
+    bytes.start / PAGE_U64 * PAGE_U64..bytes.end.next_multiple_of(PAGE_U64)
 }

@@ -1,161 +1,142 @@
-//! The map as the data path reads it: one immutable place with its masks for each AU, swapped as a whole.
+//! The map as the data path reads it: for each AU one word that says where it lies, one that says which of its blocks are written.
 //!
-//! A [`Slot`] is one life of an AU in the map: *current*, then *retired* (it left the map). Looking one up takes no lock.
-//! Whoever reads a disk under a slot pins it; a retired slot cannot be pinned any more, and [`MapView::drain`] returns
-//! when its last pin is gone. So an AU that leaves the map is not read under the old map after that (PROTOCOL.md, R1).
+//! A look-up is two loads; it takes no lock. What only some AUs have stands beside, in arrays that are made when they are first needed: second
+//! and third legs, what a snapshot needs, what changed. So an AU of an unmirrored volume costs 16 bytes, 24 with a snapshot.
 //!
 //! - `written`: blocks that read from disk; all others are zeros.
 //! - `need`: blocks whose bytes a snapshot still needs and that are not preserved yet; a writer preserves them first.
 //! - `changed`: blocks that were written or discarded in the current epoch, and not said to be so yet.
 //! - *fresh*: bound under this attachment in this epoch: that counts as a mark.
+//!
+//! Who reads a disk under the map holds a [`Pin`], and [`MapView::drain`] returns when every pin is gone that may have seen an AU before it left
+//! the map (PROTOCOL.md, R1): see [`readers`]. Who writes holds the guard of its blocks; their AU does not leave meanwhile.
+//!
+//! What a pin shows of place and mask fits together: a place is looked at before and after the mask, and while it is pinned an AU that
+//! leaves cannot come back at the same place, since it is given to nobody before the drain. A new life of an AU (a reader's only) sets
+//! first what both lives have of the mask, then the place, then the mask: at the new place nothing is ever read that is not written there.
 
-use arc_swap::ArcSwapOption;
+mod chunk;
+mod readers;
+
+use chunk::{CHUNK, Chunk, Word};
+use fusevol_shared::error::{Error, Kind, Result};
 use fusevol_shared::map::{Leg, LegState, MapEntry, MapRun};
 use fusevol_shared::mask::BlockMask;
 use fusevol_shared::units::{DiskAu, VolAu};
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
-use tokio::sync::Notify;
+use readers::{Readers, Reading};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicI64, Ordering};
 
-const CHUNK: u32 = 512;
-const RETIRED: u32 = 1 << 31;
-
-/// One life of an AU in the map.
-pub struct Slot {
-    first: Leg,
-    more: Option<Box<[Leg]>>,
-    written: AtomicU64,
-    need: AtomicU64,
-    changed: AtomicU64,
-    fresh: AtomicBool,
-    /// Number of pins, and `RETIRED`.
-    pins: AtomicU32,
+/// An AU that has space, as a writer sees it: its place does not change while the guard of any of its blocks is held.
+#[derive(Clone, Copy)]
+pub struct Slot<'a> {
+    chunk: &'a Chunk,
+    at: usize,
+    first: Word,
 }
 
-impl Slot {
-    /// A slot for this entry; `need` as given.
-    #[must_use]
-    pub fn new(entry: &MapEntry, need: BlockMask) -> Self {
-        let legs = entry.legs();
-        Self {
-            first: legs[0],
-            more: (legs.len() > 1).then(|| legs[1..].into()),
-            written: AtomicU64::new(entry.written.0),
-            need: AtomicU64::new(need.0),
-            changed: AtomicU64::new(0),
-            fresh: AtomicBool::new(false),
-            pins: AtomicU32::new(0),
-        }
-    }
-
-    /// A slot of an AU that is bound now.
-    #[must_use]
-    pub fn fresh(entry: &MapEntry) -> Self {
-        Self { fresh: AtomicBool::new(true), ..Self::new(entry, BlockMask::NONE) }
-    }
-
+impl<'a> Slot<'a> {
     /// Whether it was bound under this attachment in this epoch.
     #[must_use]
     pub fn is_fresh(&self) -> bool {
-        self.fresh.load(Ordering::Relaxed)
+        self.chunk.word(self.at).is_fresh()
     }
 
     /// These are about to change.
     pub fn add_changed(&self, blocks: BlockMask) {
-        if self.changed.load(Ordering::Relaxed) & blocks.0 != blocks.0 {
-            self.changed.fetch_or(blocks.0, Ordering::SeqCst);
+        let changed = &self.chunk.changed()[self.at];
+        if changed.load(Ordering::Relaxed) & blocks.0 != blocks.0 {
+            changed.fetch_or(blocks.0, Ordering::SeqCst);
         }
     }
 
     /// What changed since the last call.
     #[must_use]
     pub fn take_changed(&self) -> BlockMask {
-        BlockMask(self.changed.swap(0, Ordering::SeqCst))
+        BlockMask(self.chunk.changed_if_any().map_or(0, |c| c[self.at].swap(0, Ordering::SeqCst)))
     }
 
     /// The replicas.
-    pub fn legs(&self) -> impl Iterator<Item = &Leg> {
-        std::iter::once(&self.first).chain(self.more.iter().flatten())
+    pub fn legs(&self) -> impl Iterator<Item = Leg> + use<'a> {
+        let Slot { chunk, at, first } = *self;
+        std::iter::once(chunk.leg(at, first)).chain(chunk.more_legs(at, first))
     }
 
     /// The first replica in sync: what is read, and what a preserve record names.
     #[must_use]
     pub fn source(&self) -> DiskAu {
-        self.legs().find(|l| l.state == LegState::InSync).unwrap_or(&self.first).at
+        if self.first.state() == LegState::InSync {
+            return self.first.place();
+        }
+        self.legs().find(|l| l.state == LegState::InSync).map_or(self.first.place(), |l| l.at)
     }
 
     /// Blocks that were written.
     #[must_use]
     pub fn written(&self) -> BlockMask {
-        BlockMask(self.written.load(Ordering::SeqCst))
+        BlockMask(self.chunk.written[self.at].load(Ordering::SeqCst))
     }
 
     /// Blocks to preserve before they are overwritten.
     #[must_use]
     pub fn need(&self) -> BlockMask {
-        BlockMask(self.need.load(Ordering::SeqCst))
+        BlockMask(self.chunk.need_if_any().map_or(0, |n| n[self.at].load(Ordering::SeqCst)))
     }
 
     /// These are preserved.
     pub fn preserved(&self, blocks: BlockMask) {
-        self.need.fetch_and(!blocks.0, Ordering::SeqCst);
+        if let Some(need) = self.chunk.need_if_any() {
+            need[self.at].fetch_and(!blocks.0, Ordering::SeqCst);
+        }
     }
 
     /// A snapshot needs these.
     pub fn add_need(&self, blocks: BlockMask) {
-        self.need.fetch_or(blocks.0, Ordering::SeqCst);
+        if !blocks.is_empty() {
+            self.chunk.need()[self.at].fetch_or(blocks.0, Ordering::SeqCst);
+        }
     }
 
     /// A snapshot is taken: what is written now must be preserved from now on.
     pub fn freeze(&self) {
-        self.fresh.store(false, Ordering::SeqCst);
+        self.chunk.first[self.at].fetch_and(!Word::FRESH, Ordering::SeqCst);
         self.add_need(self.written());
     }
 
     /// No snapshot needs anything of it any more.
     pub fn forget_need(&self) {
-        self.need.store(0, Ordering::SeqCst);
-    }
-
-    fn try_pin(&self) -> bool {
-        if self.pins.fetch_add(1, Ordering::SeqCst) & RETIRED == 0 {
-            return true;
-        }
-        self.pins.fetch_sub(1, Ordering::SeqCst);
-        false
+        self.preserved(BlockMask::ALL);
     }
 }
 
-/// A slot that is being read. Its AU stays readable until this is dropped.
-pub struct Pin {
-    slot: Arc<Slot>,
-    drained: Arc<Notify>,
+/// An AU that is being read: it stays readable until this is dropped.
+pub struct Pin<'a> {
+    slot: Slot<'a>,
+    written: BlockMask,
+    _reading: Reading<'a>,
 }
 
-impl std::ops::Deref for Pin {
-    type Target = Slot;
-    fn deref(&self) -> &Slot {
-        &self.slot
+impl Pin<'_> {
+    /// Where it is read.
+    #[must_use]
+    pub fn source(&self) -> DiskAu {
+        self.slot.source()
+    }
+
+    /// Blocks that were written, at that place.
+    #[must_use]
+    pub fn written(&self) -> BlockMask {
+        self.written
     }
 }
-
-impl Drop for Pin {
-    fn drop(&mut self) {
-        if self.slot.pins.fetch_sub(1, Ordering::SeqCst) == RETIRED + 1 {
-            self.drained.notify_waiters();
-        }
-    }
-}
-
-type Chunk = Box<[ArcSwapOption<Slot>]>;
 
 /// The map of one attached volume.
 pub struct MapView {
+    chunks: Box<[OnceLock<Box<Chunk>>]>,
     aus: u32,
-    chunks: Box<[OnceLock<Chunk>]>,
-    /// Written blocks in the whole volume.
+    /// Written blocks in all AUs.
     blocks: AtomicI64,
-    drained: Arc<Notify>,
+    readers: Readers,
 }
 
 impl MapView {
@@ -163,75 +144,91 @@ impl MapView {
     #[must_use]
     pub fn new(aus: u32) -> Self {
         let chunks = (0..aus.div_ceil(CHUNK)).map(|_| OnceLock::new()).collect();
-        Self { aus, chunks, blocks: AtomicI64::new(0), drained: Arc::new(Notify::new()) }
+        Self { chunks, aus, blocks: AtomicI64::new(0), readers: Readers::default() }
     }
 
-    fn cell(&self, au: VolAu) -> Option<&ArcSwapOption<Slot>> {
-        self.chunks.get((au.0 / CHUNK) as usize)?.get()?.get((au.0 % CHUNK) as usize)
-    }
-
-    /// The slot of `au`; `None` where it has no space.
+    /// Bytes of memory that it takes.
     #[must_use]
-    pub fn get(&self, au: VolAu) -> Option<Arc<Slot>> {
-        self.cell(au)?.load_full()
+    pub fn bytes(&self) -> usize {
+        let chunks: usize = self.chunks.iter().filter_map(OnceLock::get).map(|c| c.bytes()).sum();
+        size_of_val(&*self.chunks) + chunks + self.readers.bytes()
     }
 
-    /// The slot of `au` for reading.
+    fn chunk(&self, au: VolAu) -> Option<(&Chunk, usize)> {
+        let chunk = self.chunks.get((au.0 / CHUNK) as usize)?.get()?;
+        Some((chunk, (au.0 % CHUNK) as usize))
+    }
+
+    /// The AU, if it has space. For who holds the guard of a block of it, or needs no more than a glance.
     #[must_use]
-    pub fn pin(&self, au: VolAu) -> Option<Pin> {
-        let cell = self.cell(au)?;
+    pub fn get(&self, au: VolAu) -> Option<Slot<'_>> {
+        let (chunk, at) = self.chunk(au)?;
+        let first = chunk.word(at);
+        first.is_present().then_some(Slot { chunk, at, first })
+    }
+
+    /// The AU for a reader, if it has space.
+    #[must_use]
+    pub fn pin(&self, au: VolAu) -> Option<Pin<'_>> {
+        let (chunk, at) = self.chunk(au)?;
+        let reading = self.readers.enter(au);
+        let mut first = chunk.word(at);
+        // An AU changes at most once under a pin: it leaves, or gets space; so this turns at most twice.
         loop {
-            let slot = cell.load_full()?;
-            if slot.try_pin() {
-                return Some(Pin { slot, drained: self.drained.clone() });
+            let written = BlockMask(chunk.written[at].load(Ordering::SeqCst));
+            let again = chunk.word(at);
+            if again.same_place(first) {
+                let slot = Slot { chunk, at, first };
+                return first.is_present().then_some(Pin { slot, written, _reading: reading });
             }
-            std::hint::spin_loop(); // retired between the two: the cell holds its successor already
+            first = again;
         }
     }
 
-    /// Replaces the slot of `au`; `None` takes it out of the map. Gives the retired one, to be drained.
-    /// An AU past the end of the volume is left out.
-    pub fn set(&self, au: VolAu, slot: Option<Arc<Slot>>) -> Option<Arc<Slot>> {
+    /// `au` has this space from now on; an AU past the end of the volume is left out.
+    pub fn set(&self, au: VolAu, entry: &MapEntry) {
+        self.put(au, entry, false);
+    }
+
+    /// The same for an AU that is bound now.
+    pub fn set_fresh(&self, au: VolAu, entry: &MapEntry) {
+        self.put(au, entry, true);
+    }
+
+    fn put(&self, au: VolAu, entry: &MapEntry, fresh: bool) {
         if au.0 >= self.aus {
-            return None;
+            return;
         }
-        let chunk = self.chunks.get((au.0 / CHUNK) as usize)?;
-        let chunk = chunk.get_or_init(|| (0..CHUNK).map(|_| ArcSwapOption::empty()).collect());
-        let count = |s: &Option<Arc<Slot>>| s.as_ref().map_or(0, |s| i64::from(s.written().count()));
-        let after = count(&slot);
-        let old = chunk[(au.0 % CHUNK) as usize].swap(slot);
-        self.blocks.fetch_add(after - count(&old), Ordering::SeqCst);
-        if let Some(o) = &old {
-            o.pins.fetch_or(RETIRED, Ordering::SeqCst);
-        }
-        old
+        let chunk = self.chunks[(au.0 / CHUNK) as usize].get_or_init(Chunk::new);
+        let before = chunk.put((au.0 % CHUNK) as usize, entry, fresh);
+        self.blocks.fetch_add(i64::from(entry.written.count()) - i64::from(before.count()), Ordering::SeqCst);
     }
 
-    /// Returns when nobody reads under these retired slots any more.
-    pub async fn drain(&self, retired: &[Arc<Slot>]) {
-        for slot in retired {
-            loop {
-                let drained = self.drained.notified();
-                let mut drained = std::pin::pin!(drained);
-                drained.as_mut().enable();
-                if slot.pins.load(Ordering::SeqCst) == RETIRED {
-                    break;
-                }
-                drained.await;
-            }
+    /// Takes `au` out of the map. Whoever may still read it is [waited for](Self::drain).
+    pub fn clear(&self, au: VolAu) {
+        if let Some((chunk, at)) = self.chunk(au) {
+            let before = chunk.clear(at);
+            self.blocks.fetch_sub(i64::from(before.count()), Ordering::SeqCst);
         }
     }
 
-    /// Adds to the written mask of a slot of this map; gives what is new in it.
-    pub fn add_written(&self, slot: &Slot, blocks: BlockMask) -> BlockMask {
-        let new = blocks.minus(BlockMask(slot.written.fetch_or(blocks.0, Ordering::SeqCst)));
-        self.blocks.fetch_add(i64::from(new.count()), Ordering::SeqCst);
+    /// Returns when nobody reads these AUs any more as they were before this was called.
+    pub async fn drain(&self, aus: impl IntoIterator<Item = VolAu>) {
+        self.readers.drain(aus).await;
+    }
+
+    /// Adds to the written mask of an AU; gives what is new in it.
+    pub fn add_written(&self, slot: &Slot<'_>, blocks: BlockMask) -> BlockMask {
+        let new = blocks.minus(BlockMask(slot.chunk.written[slot.at].fetch_or(blocks.0, Ordering::SeqCst)));
+        if !new.is_empty() {
+            self.blocks.fetch_add(i64::from(new.count()), Ordering::SeqCst);
+        }
         new
     }
 
-    /// Takes from the written mask of a slot of this map.
-    pub fn clear_written(&self, slot: &Slot, blocks: BlockMask) {
-        let gone = blocks.and(BlockMask(slot.written.fetch_and(!blocks.0, Ordering::SeqCst)));
+    /// Takes from the written mask of an AU.
+    pub fn clear_written(&self, slot: &Slot<'_>, blocks: BlockMask) {
+        let gone = blocks.and(BlockMask(slot.chunk.written[slot.at].fetch_and(!blocks.0, Ordering::SeqCst)));
         self.blocks.fetch_sub(i64::from(gone.count()), Ordering::SeqCst);
     }
 
@@ -241,17 +238,19 @@ impl MapView {
         u64::try_from(self.blocks.load(Ordering::SeqCst)).unwrap_or(0)
     }
 
-    /// The next AU from `from` on that has space, with its slot.
+    /// The next AU from `from` on that has space.
     #[must_use]
-    pub fn next(&self, from: VolAu) -> Option<(VolAu, Arc<Slot>)> {
+    pub fn next(&self, from: VolAu) -> Option<(VolAu, Slot<'_>)> {
         let mut au = from.0;
         while au < self.aus {
             let Some(chunk) = self.chunks[(au / CHUNK) as usize].get() else {
                 au = (au / CHUNK + 1).checked_mul(CHUNK)?;
                 continue;
             };
-            if let Some(slot) = chunk[(au % CHUNK) as usize].load_full() {
-                return Some((VolAu(au), slot));
+            let at = (au % CHUNK) as usize;
+            let first = chunk.word(at);
+            if first.is_present() {
+                return Some((VolAu(au), Slot { chunk, at, first }));
             }
             au += 1;
         }
@@ -259,7 +258,7 @@ impl MapView {
     }
 
     /// All AUs in `from..` that have space.
-    pub fn iter_from(&self, from: VolAu) -> impl Iterator<Item = (VolAu, Arc<Slot>)> + '_ {
+    pub fn iter_from(&self, from: VolAu) -> impl Iterator<Item = (VolAu, Slot<'_>)> {
         let mut at = Some(from);
         std::iter::from_fn(move || {
             let (au, slot) = self.next(at?)?;
@@ -273,18 +272,17 @@ impl MapView {
 ///
 /// # Errors
 /// `Damaged` where a run is malformed.
-pub fn entries(runs: &[MapRun]) -> fusevol_shared::error::Result<Vec<(VolAu, MapEntry)>> {
+pub fn entries(runs: &[MapRun]) -> Result<Vec<(VolAu, MapEntry)>> {
     let mut out = Vec::new();
     for run in runs {
-        let e = run.entries().ok_or_else(|| {
-            fusevol_shared::error::Error::new(
-                fusevol_shared::error::Kind::Damaged,
-                "the manager sent a piece of map that does not fit together",
-            )
-        })?;
-        out.extend(e);
+        out.extend(run.entries().ok_or_else(malformed)?);
     }
     Ok(out)
+}
+
+/// A piece of map does not fit together.
+pub(crate) fn malformed() -> Error {
+    Error::new(Kind::Damaged, "the manager sent a piece of map that does not fit together")
 }
 
 #[cfg(test)]

@@ -13,8 +13,8 @@ use fusevol_shared::map::AuMask;
 use fusevol_shared::mask::BlockMask;
 use fusevol_shared::sentence::{self, Tag};
 use fusevol_shared::units::{PAGE, PAGE_U64, VolAu, VolOff};
+use smallvec::SmallVec;
 use std::ops::Range;
-use std::sync::Arc;
 
 /// How often a write is planned again because a failed flush took blocks away meanwhile.
 const TRIES: u32 = 8;
@@ -64,29 +64,37 @@ impl<D: Disk, C: Control> Volume<D, C> {
         self.bind(aus.clone(), false).await?;
         for _ in 0..TRIES {
             let losses = self.ledger.losses();
-            let slots = aus.clone().map(|au| self.slot(VolAu(au))).collect::<Result<Vec<_>>>()?;
+            let slots = aus.clone().map(|au| self.slot(VolAu(au))).collect::<Result<SmallVec<[_; 2]>>>()?;
             let outer = self.widen(&slots, &bytes);
+            let overwrites = self.is_written(&slots, &outer);
             self.mark(aus.clone(), &slots).await?;
             self.preserve(&slots, &outer).await?;
             self.set_changed(&slots, &outer);
             let buf = self.assemble(&slots, &outer, &bytes, data).await?;
             self.put(&slots, outer.start, &buf).await?;
             self.engine.lease.wait().await?;
-            if self.ledger.add(losses, || self.set_written(&slots, &outer)) {
+            // Nothing is new, and nothing was lost meanwhile: the journal knows all of it, or is about to.
+            if overwrites && self.ledger.unchanged(losses) || self.ledger.add(losses, || self.set_written(&slots, &outer)) {
                 return Ok(());
             }
         }
         Err(Error::new(Kind::Io, "flushes of this volume's disks fail again and again"))
     }
 
-    fn slot(&self, au: VolAu) -> Result<Arc<Slot>> {
+    fn slot(&self, au: VolAu) -> Result<Slot<'_>> {
         self.view.get(au).ok_or_else(|| Error::new(Kind::Internal, format!("AU {au} lost its space under the guard of a write")))
     }
 
+    /// Whether every block of `outer` is written.
+    fn is_written(&self, slots: &[Slot<'_>], outer: &Range<u64>) -> bool {
+        let mut parts = self.cut(outer.clone()).zip(slots);
+        parts.all(|((_, within), slot)| BlockMask::range(blocks_within(self.engine.au_size, &within)).minus(slot.written()).is_empty())
+    }
+
     /// What must be written so that every touched block is whole on disk.
-    fn widen(&self, slots: &[Arc<Slot>], bytes: &Range<u64>) -> Range<u64> {
+    fn widen(&self, slots: &[Slot<'_>], bytes: &Range<u64>) -> Range<u64> {
         let block = self.block_size();
-        let written = |at: u64, slot: Option<&Arc<Slot>>| {
+        let written = |at: u64, slot: Option<&Slot<'_>>| {
             let b = VolOff(at).within_au(self.engine.au_size) / block;
             slot.is_some_and(|s| s.written().has(u32::try_from(b).unwrap_or(u32::MAX)))
         };
@@ -97,10 +105,14 @@ impl<D: Disk, C: Control> Volume<D, C> {
     }
 
     /// The bytes of `outer`: the data, and around it what is on disk (written blocks) or zeros.
-    async fn assemble(&self, slots: &[Arc<Slot>], outer: &Range<u64>, bytes: &Range<u64>, data: &IoBytes) -> Result<IoBytes> {
+    async fn assemble(&self, slots: &[Slot<'_>], outer: &Range<u64>, bytes: &Range<u64>, data: &IoBytes) -> Result<IoBytes> {
         if outer == bytes && (data.as_ptr() as usize).is_multiple_of(PAGE) {
             return Ok(data.clone());
         }
+        Box::pin(self.widened(slots, outer, bytes, data)).await
+    }
+
+    async fn widened(&self, slots: &[Slot<'_>], outer: &Range<u64>, bytes: &Range<u64>, data: &IoBytes) -> Result<IoBytes> {
         let n = |x: u64| usize::try_from(x).expect("within a request");
         let mut buf = IoBuf::zeroed(n(outer.end - outer.start));
         if let Some(slot) = slots.first().filter(|_| !bytes.start.is_multiple_of(PAGE_U64)) {
@@ -117,10 +129,10 @@ impl<D: Disk, C: Control> Volume<D, C> {
     }
 
     /// Reads the page around byte `at` into its place in `buf`, if its block is written.
-    async fn old_page(&self, slot: &Slot, at: u64, outer: &Range<u64>, buf: &mut IoBuf) -> Result<()> {
+    async fn old_page(&self, slot: &Slot<'_>, at: u64, outer: &Range<u64>, buf: &mut IoBuf) -> Result<()> {
         let page = at / PAGE_U64 * PAGE_U64;
         let within = VolOff(page).within_au(self.engine.au_size);
-        let mut pieces = Vec::new();
+        let mut pieces = super::io::Pieces::new();
         super::read::plan_au(self.engine.au_size, Some((slot.source(), slot.written())), within..within + PAGE_U64, &mut pieces);
         let old = super::io::read_pieces(&self.engine.disks, &pieces).await?;
         let to = usize::try_from(page - outer.start).expect("within a request");
@@ -128,14 +140,14 @@ impl<D: Disk, C: Control> Volume<D, C> {
         Ok(())
     }
 
-    fn set_changed(&self, slots: &[Arc<Slot>], outer: &Range<u64>) {
+    fn set_changed(&self, slots: &[Slot<'_>], outer: &Range<u64>) {
         for ((_, within), slot) in self.cut(outer.clone()).zip(slots) {
             slot.add_changed(BlockMask::range(blocks_within(self.engine.au_size, &within)));
         }
     }
 
     /// Sets the bits of all blocks of `outer`; gives the new ones.
-    fn set_written(&self, slots: &[Arc<Slot>], outer: &Range<u64>) -> Vec<AuMask> {
+    fn set_written(&self, slots: &[Slot<'_>], outer: &Range<u64>) -> Vec<AuMask> {
         let mut new = Vec::new();
         for ((au, within), slot) in self.cut(outer.clone()).zip(slots) {
             let blocks = self.view.add_written(slot, BlockMask::range(blocks_within(self.engine.au_size, &within)));
