@@ -1,6 +1,6 @@
 //! The client is killed under load; what an fsync has covered is there afterwards.
 
-use fusevol_tests::real::mount::Mount;
+use fusevol_tests::real::mount::{Mount, Transport};
 use fusevol_tests::real::pool::Pool;
 use fusevol_tests::real::wait::until;
 use fusevol_tests::real::writer::Writer;
@@ -18,7 +18,7 @@ fn fsynced_data_survives_kills() {
     let image = fv.join("db.img");
     let mut history = None;
     for round in 0..6u64 {
-        let mount = Mount::new(&key, &fv);
+        let mount = Mount::over(Transport::of_round(round), &key, &fv);
         if let Some((wrote, synced)) = history.take() {
             let wrote: fusevol_tests::real::writer::History = wrote;
             wrote.survived(&image, GRAINS, synced);

@@ -1,6 +1,6 @@
 //! The data path through the real mount: the field's own exercisers against a volume over two disks.
 
-use fusevol_tests::real::mount::Mount;
+use fusevol_tests::real::mount::{Mount, Transport};
 use fusevol_tests::real::pool::Pool;
 use fusevol_tests::real::run::{run, test_tool, tool};
 use std::fs;
@@ -36,11 +36,20 @@ fn fio(image: &Path, args: &[&str]) {
 }
 
 #[test]
-fn fsx_20000_operations() {
+fn fsx_20000_operations_over_uring() {
+    fsx_20000_operations(Transport::Uring);
+}
+
+#[test]
+fn fsx_20000_operations_over_classic() {
+    fsx_20000_operations(Transport::Classic);
+}
+
+fn fsx_20000_operations(transport: Transport) {
     let mut pool = Pool::new();
     pool.volume("db", "64M");
     let key = pool.client("host1", &[("db", "read,write")]);
-    let mount = Mount::new(&key, &pool.path().join("fv"));
+    let mount = Mount::over(transport, &key, &pool.path().join("fv"));
     let config = pool.path().join("fsx.toml");
     fs::write(&config, FSX).expect("a scratch file");
     for seed in ["1", "2"] {
@@ -55,10 +64,19 @@ fn fsx_20000_operations() {
 /// > A volume reads back what was written, at any offset and length, whatever was written, discarded and flushed before.
 #[test]
 fn fio_verifies_what_it_wrote() {
+    verified_by_fio(Transport::Uring);
+}
+
+#[test]
+fn fio_verifies_what_it_wrote_over_classic() {
+    verified_by_fio(Transport::Classic);
+}
+
+fn verified_by_fio(transport: Transport) {
     let mut pool = Pool::new();
     pool.volume("db", "1G");
     let key = pool.client("host1", &[("db", "read,write")]);
-    let mount = Mount::new(&key, &pool.path().join("fv"));
+    let mount = Mount::over(transport, &key, &pool.path().join("fv"));
     let image = mount.image("db");
     fio(
         &image,
@@ -87,10 +105,14 @@ fn fio_verifies_what_it_wrote() {
 /// > Holes are exact: `SEEK_HOLE`, `SEEK_DATA`, `st_blocks` and discards agree with what was written, to the block.
 #[test]
 fn holes_are_seen_by_the_tools_of_the_field() {
+    [Transport::Uring, Transport::Classic].into_iter().for_each(holes_are_seen);
+}
+
+fn holes_are_seen(transport: Transport) {
     let mut pool = Pool::new();
     pool.volume("db", "64M");
     let key = pool.client("host1", &[("db", "read,write")]);
-    let mount = Mount::new(&key, &pool.path().join("fv"));
+    let mount = Mount::over(transport, &key, &pool.path().join("fv"));
     let (image, copy) = (mount.image("db"), pool.path().join("copy.img"));
     fs::File::create(&copy).and_then(|f| f.set_len(64 << 20)).expect("a sparse file");
     for target in [&image, &copy] {

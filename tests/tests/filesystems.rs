@@ -1,14 +1,14 @@
 //! Real filesystems on a loop device on a volume over two disks: real files, remount, checked clean.
 
 use fusevol_tests::real::loopdev::LoopDevice;
-use fusevol_tests::real::mount::{Mount, Mounted};
+use fusevol_tests::real::mount::{Mount, Mounted, Transport};
 use fusevol_tests::real::pool::Pool;
 use fusevol_tests::real::run::tool;
 use std::path::Path;
 
 const REAL_FILES: &str = "/usr/include";
 
-fn holds_real_files(mkfs: &[&str], fsck: &[&str]) {
+fn holds_real_files(transport: Transport, mkfs: &[&str], fsck: &[&str]) {
     let mut pool = Pool::new();
     pool.volume("db", "3G");
     let key = pool.client("host1", &[("db", "read,write")]);
@@ -23,7 +23,7 @@ fn holds_real_files(mkfs: &[&str], fsck: &[&str]) {
         let _said = tool("diff", &["-r", "--no-dereference", REAL_FILES, &copy.to_string_lossy()]);
     };
 
-    let mount = Mount::new(&key, &fv);
+    let mount = Mount::over(transport, &key, &fv);
     let device = LoopDevice::new(&mount.image("db"), true);
     on(mkfs, device.path());
     let files = Mounted::new(&["-o", "discard"], device.path(), &srv);
@@ -36,7 +36,7 @@ fn holds_real_files(mkfs: &[&str], fsck: &[&str]) {
     drop(device);
     mount.umount();
 
-    let mount = Mount::new(&key, &fv);
+    let mount = Mount::over(transport, &key, &fv);
     let device = LoopDevice::new(&mount.image("db"), false);
     on(fsck, device.path());
     let files = Mounted::new(&[], device.path(), &srv);
@@ -51,10 +51,20 @@ fn holds_real_files(mkfs: &[&str], fsck: &[&str]) {
 
 #[test]
 fn ext4_holds_real_files() {
-    holds_real_files(&["mkfs.ext4", "-q"], &["e2fsck", "-f", "-n"]);
+    holds_real_files(Transport::Uring, &["mkfs.ext4", "-q"], &["e2fsck", "-f", "-n"]);
+}
+
+#[test]
+fn ext4_holds_real_files_over_classic() {
+    holds_real_files(Transport::Classic, &["mkfs.ext4", "-q"], &["e2fsck", "-f", "-n"]);
 }
 
 #[test]
 fn xfs_holds_real_files() {
-    holds_real_files(&["mkfs.xfs", "-q"], &["xfs_repair", "-n"]);
+    holds_real_files(Transport::Uring, &["mkfs.xfs", "-q"], &["xfs_repair", "-n"]);
+}
+
+#[test]
+fn xfs_holds_real_files_over_classic() {
+    holds_real_files(Transport::Classic, &["mkfs.xfs", "-q"], &["xfs_repair", "-n"]);
 }

@@ -3,7 +3,7 @@
 
 use fusevol_shared::random::SeededRandom;
 use fusevol_tests::real::load::{Frame, Load, Oracle, SPAN, THREADS};
-use fusevol_tests::real::mount::Mount;
+use fusevol_tests::real::mount::{Mount, Transport};
 use fusevol_tests::real::pool::{Options, Pool};
 use fusevol_tests::real::reader::Reader;
 use fusevol_tests::real::rounds;
@@ -58,6 +58,7 @@ struct Stand {
     /// Bytes of snapshots that were compared.
     looked: u64,
     kills: u64,
+    lives: u64,
     ended_before: u64,
     stuck: u64,
     slowest: Duration,
@@ -82,6 +83,7 @@ impl Stand {
             taken: 0,
             looked: 0,
             kills: 0,
+            lives: 0,
             ended_before: 0,
             stuck: 0,
             slowest: Duration::ZERO,
@@ -92,7 +94,8 @@ impl Stand {
 
     /// Mounts, looks at everything, and lets the load live again.
     fn mount(&mut self, mut oracle: Oracle, when: &str) {
-        let mount = Mount::new(&self.writer, &self.pool.path().join("fv"));
+        let mount = Mount::over(Transport::of_round(self.lives), &self.writer, &self.pool.path().join("fv"));
+        self.lives += 1;
         let image = mount.image("db");
         oracle.verify(when, &image);
         // The last life's attachment is over when the next may write.

@@ -1,6 +1,6 @@
 //! What a volume file does, call by call, through the real mount; and the mount's own verbs. (SEMANTICS.md, "Volume files".)
 
-use fusevol_tests::real::mount::Mount;
+use fusevol_tests::real::mount::{Mount, Transport};
 use fusevol_tests::real::pool::Pool;
 use fusevol_tests::real::run::{program, run};
 use fusevol_tests::real::wait::until;
@@ -37,9 +37,18 @@ fn one(pool: &Pool, rights: &str) -> PathBuf {
 /// > A volume file keeps its size: bytes past the end are never written, and opening with `O_TRUNC` empties it without shortening it.
 #[test]
 fn a_volume_file_call_by_call() {
+    call_by_call(Transport::Uring);
+}
+
+#[test]
+fn a_volume_file_call_by_call_over_classic() {
+    call_by_call(Transport::Classic);
+}
+
+fn call_by_call(transport: Transport) {
     let mut pool = Pool::new();
     let key = one(&pool, "read,write");
-    let mount = Mount::new(&key, &pool.path().join("fv"));
+    let mount = Mount::over(transport, &key, &pool.path().join("fv"));
     let image = mount.image("db");
     let fd = rw(&image);
     let blocks = || fs::metadata(&image).expect("it is there").blocks() * 512;

@@ -11,7 +11,7 @@ use fusevol_tests::real::files::Files;
 use fusevol_tests::real::ledger::Ledger;
 use fusevol_tests::real::load::{Load, Oracle, THREADS};
 use fusevol_tests::real::loopdev::LoopDevice;
-use fusevol_tests::real::mount::{Mount, Mounted};
+use fusevol_tests::real::mount::{Mount, Mounted, Transport};
 use fusevol_tests::real::pool::Pool;
 use fusevol_tests::real::rounds;
 use fusevol_tests::real::run::tool;
@@ -31,6 +31,7 @@ struct Stand {
     pool: Pool,
     disks: CrashFiles,
     key: PathBuf,
+    lives: u64,
     loss: Loss,
 }
 
@@ -40,7 +41,7 @@ impl Stand {
         let pool = Pool::on(disks.paths());
         pool.volume("db", "256M");
         let key = pool.client("host1", &[("db", "read,write")]);
-        let mut stand = Self { files: None, device: None, mount: None, pool, disks, key, loss: Loss::default() };
+        let mut stand = Self { files: None, device: None, mount: None, pool, disks, key, lives: 0, loss: Loss::default() };
         stand.up();
         let _said = tool("mkfs.ext4", &["-q", "-E", "lazy_itable_init=0", &stand.device().to_string_lossy()]);
         stand.mount_files();
@@ -57,7 +58,8 @@ impl Stand {
 
     /// Volume and loop device.
     fn up(&mut self) {
-        let mount = Mount::new(&self.key, &self.pool.path().join("fv"));
+        let mount = Mount::over(Transport::of_round(self.lives), &self.key, &self.pool.path().join("fv"));
+        self.lives += 1;
         let image = mount.image("db");
         let open = || std::fs::OpenOptions::new().write(true).open(&image).ok();
         drop(until("the volume to be given to the next life", PATIENCE, open));
@@ -158,7 +160,7 @@ fn a_load_and_its_snapshots() {
     let mut oracle = Oracle::new(53, THREADS);
     let (mut loss, mut frames) = (Loss::default(), Vec::new());
     for cut in 0..=rounds(CUTS) {
-        let mount = Mount::new(&key, &pool.path().join("fv"));
+        let mount = Mount::over(Transport::of_round(cut), &key, &pool.path().join("fv"));
         let image = mount.image("db");
         oracle.verify(&format!("after cut {cut}"), &image);
         drop(until("the volume to be given to the next life", PATIENCE, || std::fs::OpenOptions::new().write(true).open(&image).ok()));

@@ -11,8 +11,35 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 const CONNECTIONS: &str = "/sys/fs/fuse/connections";
+/// There where the kernel has FUSE over io_uring.
+const RING: &str = "/sys/module/fuse/parameters/enable_uring";
 /// After this long a mount is aborted: its I/O fails, and with it the test, instead of hanging the machine.
 const WATCHDOG: Duration = Duration::from_secs(300);
+
+/// Which way the kernel's requests come to a mount.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Transport {
+    /// FUSE over io_uring. Where this kernel has none it is what a mount chooses by itself.
+    Uring,
+    /// Loops on `/dev/fuse`.
+    Classic,
+}
+
+impl Transport {
+    /// One after the other, for tests of many lives.
+    #[must_use]
+    pub fn of_round(round: u64) -> Self {
+        if round.is_multiple_of(2) { Self::Uring } else { Self::Classic }
+    }
+
+    fn option(self) -> &'static str {
+        match self {
+            Self::Uring if Path::new(RING).exists() => "transport=uring",
+            Self::Uring => "transport=auto",
+            Self::Classic => "transport=classic",
+        }
+    }
+}
 
 /// A mounted client. Unmounts when dropped.
 pub struct Mount {
@@ -27,6 +54,12 @@ impl Mount {
     #[must_use]
     pub fn new(key: &Path, dir: &Path) -> Self {
         Self::with(key, dir, None, &[])
+    }
+
+    /// The same, over this transport.
+    #[must_use]
+    pub fn over(transport: Transport, key: &Path, dir: &Path) -> Self {
+        Self::with(key, dir, None, &["-o", transport.option()])
     }
 
     /// Mounts with this key at `dir`, from within a network namespace, with further arguments.
