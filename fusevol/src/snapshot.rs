@@ -67,7 +67,9 @@ impl<D: Disk, C: Control> SnapshotReader<D, C> {
             }
             let mut map = VolumeMap::default();
             let part = async |from| engine.control.call(GetSnapshotMap { snapshot, from }).await;
-            fetch_map(part, |au, e| map.set(au, Some(e))).await?;
+            let aus =
+                engine.au_size.aus_for(opened.info.size).ok_or_else(|| Error::new(Kind::Damaged, "the snapshot has more than 2^32 AUs"))?;
+            fetch_map(aus, part, |au, e| map.set(au, Some(e))).await?;
             let mut reader = LogReader::new(engine.pool, opened.volume, opened.info.epoch, engine.au_size);
             opened.segments.iter().for_each(|s| reader.add(s));
             engine.lease.wait().await?;

@@ -195,6 +195,12 @@ impl<D: Disk, C: Control> Volume<D, C> {
         self.engine.au_size.block_bytes()
     }
 
+    /// Bytes of memory that its map takes.
+    #[must_use]
+    pub fn map_bytes(&self) -> usize {
+        self.view.bytes()
+    }
+
     /// Whether it is detached.
     #[must_use]
     pub fn is_closed(&self) -> bool {

@@ -1,7 +1,9 @@
 //! A volume's map: for each of its AUs the replicas that hold it, and which blocks were ever written.
 //!
 //! [`VolumeMap`] is copied on write by chunks, so that a snapshot's frozen map costs one pointer a chunk.
-//! [`MapRun`] is how maps cross the wire and lie in the catalog: runs of AUs that are neighbours on disk too.
+//! [`MapRun`] is how maps lie in catalog and journal: runs of AUs that are neighbours on disk too. [`packed`]: how whole maps cross the wire.
+
+pub mod packed;
 
 use crate::ids::LegGeneration;
 use crate::mask::BlockMask;

@@ -33,7 +33,7 @@ impl<D: Disk, C: Control> SnapshotReader<D, C> {
         self.engine.lease.wait().await?;
         let mut live = VolumeMap::default();
         let part = async |from| self.engine.control.call(GetMap { volume: self.volume, from }).await;
-        let complete = match fetch_map(part, |au, e| live.set(au, Some(e))).await {
+        let complete = match fetch_map(u32::MAX, part, |au, e| live.set(au, Some(e))).await {
             Ok(()) => true,
             Err(e) if matches!(e.kind(), Kind::Denied | Kind::NotFound | Kind::Refused) => false,
             Err(e) => return Err(e),

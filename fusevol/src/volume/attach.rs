@@ -6,7 +6,7 @@ use super::ledger::Ledger;
 use super::mark::cleared;
 use super::regions::Regions;
 use super::reserve::Reserve;
-use super::view::MapView;
+use super::view::{MapView, malformed};
 use super::{Engine, Mode, Volume, entries};
 use crate::control::Control;
 use crate::disks::Dirty;
@@ -21,14 +21,14 @@ use fusevol_shared::wire::messages::{AttachRead, AttachWrite, Attached, Detach, 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-/// Gets a whole map, part by part. `part` asks for one; `each` takes its entries.
-pub(crate) async fn fetch_map(part: impl AsyncFn(VolAu) -> Result<MapPart>, mut each: impl FnMut(VolAu, MapEntry)) -> Result<()> {
+/// Gets the whole map of an object with so many AUs, part by part. `part` asks for one; `each` takes its entries.
+pub(crate) async fn fetch_map(aus: u32, part: impl AsyncFn(VolAu) -> Result<MapPart>, mut each: impl FnMut(VolAu, MapEntry)) -> Result<()> {
     let mut from = VolAu(0);
     // The next part begins further on each time, so this ends.
     loop {
         let got = part(from).await?;
-        for (au, entry) in entries(&got.runs)? {
-            each(au, entry);
+        for run in &got.runs {
+            run.each(aus, &mut each).ok_or_else(malformed)?;
         }
         match got.next {
             None => return Ok(()),
@@ -77,7 +77,7 @@ impl<D: Disk, C: Control> Volume<D, C> {
         let aus = engine.au_size.aus_for(attached.size).ok_or_else(|| Error::new(Kind::Damaged, "the volume has more than 2^32 AUs"))?;
         let view = MapView::new(aus);
         let part = async |from| engine.control.call(GetMap { volume: id, from }).await;
-        fetch_map(part, |au, e| view.set(au, &e)).await?;
+        fetch_map(aus, part, |au, e| view.set(au, &e)).await?;
         let first = attached.segment.first().cloned();
         let journal = match (mode, attached.journal.first()) {
             (Mode::Read, _) => None,
@@ -123,7 +123,7 @@ impl<D: Disk, C: Control> Volume<D, C> {
     /// What the snapshots still share with the live volume must be preserved before it is overwritten.
     async fn find_needs(&self) -> Result<()> {
         let part = async |from| self.engine.control.call(GetNeed { volume: self.id, from }).await;
-        fetch_map(part, |au, e| {
+        fetch_map(self.view.aus(), part, |au, e| {
             if let Some(slot) = self.view.get(au) {
                 slot.add_need(e.written);
             }
@@ -156,7 +156,7 @@ impl<D: Disk, C: Control> Volume<D, C> {
     pub async fn refresh_map(&self) -> Result<()> {
         let mut new = std::collections::BTreeMap::new();
         let part = async |from| self.engine.control.call(GetMap { volume: self.id, from }).await;
-        fetch_map(part, |au, e| {
+        fetch_map(self.view.aus(), part, |au, e| {
             new.insert(au, e);
         })
         .await?;

@@ -147,6 +147,12 @@ impl MapView {
         Self { chunks, aus, blocks: AtomicI64::new(0), readers: Readers::default() }
     }
 
+    /// AUs of the volume.
+    #[must_use]
+    pub fn aus(&self) -> u32 {
+        self.aus
+    }
+
     /// Bytes of memory that it takes.
     #[must_use]
     pub fn bytes(&self) -> usize {

@@ -4,7 +4,7 @@
 //! the volume's snapshots knows where its preserve log begins. The wait has an end; then the answer is `Busy`.
 
 use super::admin_api::SessionState;
-use super::reader::{Reader, runs_of};
+use super::reader::Reader;
 use super::rights::no_volume;
 use super::{Asker, ConnId, Core};
 use crate::catalog::record::{Mode, Record};
@@ -14,6 +14,7 @@ use fusevol_shared::clock::BootTime;
 use fusevol_shared::error::{Error, Kind, Result};
 use fusevol_shared::ids::{FenceToken, SessionNo, VolumeId};
 use fusevol_shared::map::MapEntry;
+use fusevol_shared::map::packed::pack;
 use fusevol_shared::mask::BlockMask;
 use fusevol_shared::units::{DiskAu, VolAu};
 use fusevol_shared::wire::messages::{Attached, MapPart, Push, Reply, Segment, SegmentAdded};
@@ -373,7 +374,7 @@ impl Core {
             self.attachment(session, volume)?;
         }
         let v = self.catalog.volume(volume).ok_or_else(no_volume)?;
-        let (runs, next) = v.map.runs(from, AUS_PER_PART);
+        let (runs, next) = v.map.part(from);
         Ok(Reply::MapPart(MapPart { runs, next }))
     }
 
@@ -386,14 +387,14 @@ impl Core {
             let shared = snapshots.iter().filter(|s| !s.entry.broken).filter_map(|s| s.map.get(au)).filter(|e| e.legs() == live.legs());
             shared.fold(BlockMask::NONE, |m, e| m.or(e.written))
         };
-        let mut rest = v
+        let needed = v
             .map
             .iter_from(from)
             .map(|(au, e)| (au, need(au, &e), e))
             .filter(|(_, n, _)| !n.is_empty())
             .filter_map(|(au, n, e)| Some((au, MapEntry::new(e.legs(), n)?)));
-        let runs = runs_of(rest.by_ref().take(AUS_PER_PART));
-        Ok(Reply::MapPart(MapPart { runs, next: rest.next().map(|(au, _)| au) }))
+        let (runs, next) = pack(needed);
+        Ok(Reply::MapPart(MapPart { runs, next }))
     }
 }
 

@@ -2,7 +2,6 @@
 
 use super::Core;
 use super::admin_api::Level;
-use super::attach::AUS_PER_PART;
 use super::rights::no_snapshot;
 use crate::catalog::record::Record;
 use fusevol_shared::error::{Error, Kind, Result};
@@ -29,7 +28,7 @@ impl Core {
         if !self.catalog.is_open(id, session) && !writes {
             return Err(Error::new(Kind::Refused, "the session has not opened this snapshot"));
         }
-        let (runs, next) = s.map.runs(from, AUS_PER_PART);
+        let (runs, next) = s.map.part(from);
         Ok(Reply::MapPart(MapPart { runs, next }))
     }
 

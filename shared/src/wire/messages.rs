@@ -13,6 +13,7 @@ use crate::ids::{
     BootId, DiskId, FenceToken, Generation, MapVersion, PoolId, Seq, SessionId, SessionNo, SnapshotId, VolumeEpoch, VolumeId,
 };
 use crate::map::MapRun;
+use crate::map::packed::PackedRun;
 use crate::units::{AuSize, DiskNo, VolAu};
 use rkyv::{Archive, Deserialize, Serialize};
 
@@ -20,7 +21,8 @@ use rkyv::{Archive, Deserialize, Serialize};
 /// 1: the first.
 /// 2: the writer binds out of a reserve (`Grant`) and journals its changes (`Fold`, `NewJournal`); `Bind`, `Report`, `Discard` and
 /// `PreserveSpace` are gone; `Welcome` names the slots, `Attached` journal and reserve, `Hold` no segment any more.
-pub const PROTOCOL: u16 = 2;
+/// 3: `MapPart` carries packed runs: equal masks side by side stand once.
+pub const PROTOCOL: u16 = 3;
 /// Most AUs in one `Grant`.
 pub const AUS_PER_GRANT: u32 = 1024;
 /// Most weight of the appends in one `Fold` (see `Entry::weight`): with 32 bytes each far below the frame limit.
@@ -255,7 +257,7 @@ message!(/// A part of the live map.
 message!(/// A part of a map.
     MapPart {
     /// Ascending.
-    runs: Vec<MapRun>,
+    runs: Vec<PackedRun>,
     /// Where to go on; none at the end.
     next: Option<VolAu>,
 });

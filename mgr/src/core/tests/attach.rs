@@ -1,6 +1,7 @@
 //! Attachments: one writer, who waits for the readers of its snapshots.
 
 use super::harness::*;
+use super::people::entries;
 use crate::core::AdminRequest;
 use fusevol_shared::error::Kind;
 use fusevol_shared::ids::SnapshotId;
@@ -110,6 +111,6 @@ fn the_writer_is_told_what_snapshots_need() {
     w.snapshot(a, v, 9).1.expect("at once").expect("taken");
     w.attach(a, v);
     let need = w.ok(a, GetNeed { volume: v, from: VolAu(0) });
-    let all: Vec<_> = need.runs.iter().flat_map(|r| r.entries().expect("fits")).map(|(au, e)| (au.0, e.written.0)).collect();
+    let all: Vec<_> = entries(&need.runs).into_iter().map(|(au, e)| (au.0, e.written.0)).collect();
     assert_eq!((all, need.next), (vec![(3, 0b11)], None));
 }

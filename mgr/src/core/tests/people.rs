@@ -9,7 +9,8 @@ use crate::core::ConnId;
 use fusevol_shared::change::Entry;
 use fusevol_shared::error::{Kind, WireError};
 use fusevol_shared::ids::{BootId, MapVersion, SessionNo, SnapshotId, VolumeEpoch, VolumeId};
-use fusevol_shared::map::MapRun;
+use fusevol_shared::map::packed::PackedRun;
+use fusevol_shared::map::{MapEntry, MapRun};
 use fusevol_shared::random::SeededRandom;
 use fusevol_shared::units::{DiskAu, VolAu};
 use fusevol_shared::wire::messages::{
@@ -38,6 +39,17 @@ pub struct Person {
     /// With the version at which it was attached: what was told before is passed over.
     reading: BTreeMap<VolumeId, (MapVersion, BTreeMap<VolAu, DiskAu>)>,
     open: BTreeMap<SnapshotId, Vec<DiskAu>>,
+}
+
+/// The entries of a part of a map.
+pub fn entries(runs: &[PackedRun]) -> Vec<(VolAu, MapEntry)> {
+    let mut out = Vec::new();
+    runs.iter().for_each(|r| r.each(u32::MAX, |au, e| out.push((au, e))).expect("fits"));
+    out
+}
+
+fn places_of(runs: &[PackedRun]) -> Vec<(VolAu, DiskAu)> {
+    entries(runs).into_iter().map(|(au, e)| (au, e.legs()[0].at)).collect()
 }
 
 fn places(runs: &[MapRun]) -> Vec<(VolAu, DiskAu)> {
@@ -199,7 +211,7 @@ impl Person {
                 // Where the writer may be dead the answer comes later, and this one does not wait for it.
                 if let Some(Ok(Reply::Attached(a))) = w.send(conn, AttachRead { volume: v }).1 {
                     let MapPart { runs, .. } = w.ok(conn, GetMap { volume: v, from: VolAu(0) });
-                    self.reading.insert(v, (a.version, places(&runs).into_iter().collect()));
+                    self.reading.insert(v, (a.version, places_of(&runs).into_iter().collect()));
                 }
             }
             8 if r.below(3) == 0 => {
@@ -218,7 +230,7 @@ impl Person {
             11 => {
                 if let Some(s) = s.filter(|s| w.ask(conn, OpenSnapshot { snapshot: *s }).is_ok()) {
                     let m = w.ok(conn, GetSnapshotMap { snapshot: s, from: VolAu(0) });
-                    self.open.insert(s, places(&m.runs).into_iter().map(|(_, p)| p).collect());
+                    self.open.insert(s, places_of(&m.runs).into_iter().map(|(_, p)| p).collect());
                 }
             }
             12 => {
