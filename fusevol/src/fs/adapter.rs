@@ -28,8 +28,10 @@ const TTL: Duration = Duration::ZERO;
 const FRESH: Duration = Duration::from_secs(1);
 /// Largest request, bytes.
 const MAX_WRITE: u32 = super::uring::LARGEST;
-/// Every open goes past the page cache, its writes beside each other.
-const OPENED: FopenFlags = FopenFlags::FOPEN_DIRECT_IO.union(FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES);
+/// An open that goes past the page cache, its writes beside each other.
+const DIRECT: FopenFlags = FopenFlags::FOPEN_DIRECT_IO.union(FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES);
+/// An open through the page cache: the kernel drops what it has kept of the file, and writes go through at once.
+const CACHED: FopenFlags = FopenFlags::empty();
 
 /// The filesystem of one mount.
 pub(super) struct Adapter {
@@ -201,7 +203,10 @@ impl Filesystem for Front {
             return reply.error(Errno::EROFS);
         }
         match self.open_node(ino, mode) {
-            Ok(handle) => reply.opened(FileHandle(self.handles.add(handle)), OPENED),
+            Ok(handle) => {
+                let how = if handle.may_be_cached() && flags.0 & libc::O_DIRECT == 0 { CACHED } else { DIRECT };
+                reply.opened(FileHandle(self.handles.add(handle)), how);
+            }
             Err(e) => reply.error(self.failed("open", ino, &e)),
         }
     }

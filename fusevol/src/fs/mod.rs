@@ -6,8 +6,8 @@
 //! - [`scratch`]: a loop's memory. [`table`]: the host's table of mounts, and who uses one.
 //!
 //! Invariants: no decision about data is taken here; each request is served to its end on the thread that took it, which
-//! drives the disks on its own ring; attributes and names are never cached by the kernel, so they are never stale; every
-//! open is direct, so the kernel keeps no page that another host has changed (mapped pages excepted).
+//! drives the disks on its own ring; attributes and names are never cached by the kernel, so they are never stale; it keeps
+//! pages of a file only while this host alone writes it, and drops them at each open, so it keeps none that another host has changed.
 
 mod adapter;
 pub mod attr;
