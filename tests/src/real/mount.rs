@@ -68,6 +68,18 @@ impl Mount {
     /// Where it does not come to stand.
     #[must_use]
     pub fn with(key: &Path, dir: &Path, host: Option<&Netns>, args: &[&str]) -> Self {
+        let tried = Self::tried(key, dir, host, args, WATCHDOG);
+        tried.unwrap_or_else(|said| panic!("fusevol mount ended before it was ready:\n{said}"))
+    }
+
+    /// As `with`, to be aborted after `limit`.
+    ///
+    /// # Errors
+    /// What it logged, where it does not come to stand: an option that it does not take, for one.
+    ///
+    /// # Panics
+    /// Where the program cannot be started.
+    pub fn tried(key: &Path, dir: &Path, host: Option<&Netns>, args: &[&str], limit: Duration) -> Result<Self, String> {
         let log = dir.with_extension("log");
         let err = fs::OpenOptions::new().create(true).append(true).open(&log).expect("a log");
         let mut command = host.map_or_else(|| Command::new(program("fusevol")), |h| h.command(&program("fusevol")));
@@ -79,11 +91,11 @@ impl Mount {
         let said = || fs::read_to_string(&log).unwrap_or_default();
         if !ready {
             daemon.wait().map(drop).unwrap_or_default();
-            panic!("fusevol mount ended before it was ready:\n{}", said());
+            return Err(said());
         }
         std::thread::spawn(move || lines.for_each(drop));
-        let watchdog = watchdog(dir);
-        Self { dir: dir.to_owned(), daemon: Some(daemon), log, _watchdog: watchdog }
+        let watchdog = watchdog(dir, limit);
+        Ok(Self { dir: dir.to_owned(), daemon: Some(daemon), log, _watchdog: watchdog })
     }
 
     /// Where it is mounted.
@@ -157,14 +169,15 @@ impl Drop for Mount {
     }
 }
 
-/// Aborts the connection of the mount at `dir` unless the sender is dropped in time.
-fn watchdog(dir: &Path) -> mpsc::Sender<()> {
+/// Aborts the connection of the mount at `dir` unless the sender is dropped within `limit`.
+#[must_use]
+pub fn watchdog(dir: &Path, limit: Duration) -> mpsc::Sender<()> {
     let connection = connection_of(dir);
     let (alive, over) = mpsc::channel::<()>();
     let dir = dir.to_owned();
     std::thread::spawn(move || {
-        if over.recv_timeout(WATCHDOG) == Err(mpsc::RecvTimeoutError::Timeout) {
-            eprintln!("the mount at {} is aborted after {WATCHDOG:?}", dir.display());
+        if over.recv_timeout(limit) == Err(mpsc::RecvTimeoutError::Timeout) {
+            eprintln!("the mount at {} is aborted after {limit:?}", dir.display());
             abort(connection);
         }
     });
@@ -179,7 +192,8 @@ pub(super) fn abort(connection: Option<u32>) {
 }
 
 /// The number of the FUSE connection: the minor number of the mount's device, read without touching the mount.
-pub(super) fn connection_of(dir: &Path) -> Option<u32> {
+#[must_use]
+pub fn connection_of(dir: &Path) -> Option<u32> {
     if fs::read_dir(CONNECTIONS).is_ok_and(|mut d| d.next().is_none()) {
         let _said = run(Command::new("mount").args(["-t", "fusectl", "none", CONNECTIONS]));
     }

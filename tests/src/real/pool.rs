@@ -80,7 +80,16 @@ impl Pool {
     /// Where that fails.
     #[must_use]
     pub fn on(disks: Vec<PathBuf>) -> Self {
-        Self::init(scratch(), disks, &[], 2)
+        Self::leased(disks, 2)
+    }
+
+    /// As `on`, with a lease of so many seconds.
+    ///
+    /// # Panics
+    /// Where that fails.
+    #[must_use]
+    pub fn leased(disks: Vec<PathBuf>, lease: u32) -> Self {
+        Self::init(scratch(), disks, &[], lease)
     }
 
     fn init(scratch: tempfile::TempDir, disks: Vec<PathBuf>, listen: &[String], lease: u32) -> Self {
