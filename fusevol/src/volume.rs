@@ -23,6 +23,8 @@
 //! the journal before it is written; an AU that left the map is not touched again; an error of one disk hits the I/O concerned alone.
 
 mod attach;
+#[doc(hidden)]
+pub mod bench;
 mod counters;
 mod discard;
 mod flush;

@@ -1,13 +1,13 @@
 //! Pieces of one request on disks: neighbours are one I/O, all go in parallel, the lease is looked at first.
 
-use super::Volume;
 use super::view::Slot;
+use super::{Volume, cut};
 use crate::control::Control;
 use crate::disks::{Disks, io_error};
 use fusevol_shared::disk::Disk;
 use fusevol_shared::disk::buf::{IoBuf, IoBytes};
 use fusevol_shared::error::Result;
-use fusevol_shared::units::{DiskNo, DiskOff};
+use fusevol_shared::units::{AuSize, DiskNo, DiskOff};
 use futures_util::future::join_all;
 use smallvec::SmallVec;
 use std::ops::Range;
@@ -132,7 +132,7 @@ impl<D: Disk, C: Control> Volume<D, C> {
     /// error all disks have it, and are marked dirty.
     pub(super) async fn put(&self, slots: &[Slot<'_>], start: u64, data: &IoBytes) -> Result<()> {
         self.engine.lease.wait().await?;
-        let writes = self.plan_writes(slots, start..start + data.len() as u64);
+        let writes = plan_writes(self.engine.au_size, slots, start..start + data.len() as u64);
         match &writes[..] {
             [one] => self.put_one(one, data).await,
             many => Box::pin(join_all(many.iter().map(|w| self.put_one(w, data)))).await.into_iter().collect(),
@@ -145,33 +145,34 @@ impl<D: Disk, C: Control> Volume<D, C> {
         self.dirty.mark(place.disk);
         done.map_err(|e| io_error(place.disk, e))
     }
-
-    /// One run for neighbours on each leg.
-    fn plan_writes(&self, slots: &[Slot<'_>], bytes: Range<u64>) -> SmallVec<[Run; 2]> {
-        let n = |x: u64| usize::try_from(x).expect("within a buffer");
-        let mut out: SmallVec<[Run; 2]> = SmallVec::new();
-        let legs = slots.iter().map(|s| s.legs().count()).max().unwrap_or(0);
-        for leg in 0..legs {
-            let mut from = 0;
-            let first = out.len();
-            for ((_, within), slot) in self.cut(bytes.clone()).zip(slots) {
-                let len = within.end - within.start;
-                if let Some(l) = slot.legs().nth(leg) {
-                    let place = Place { disk: l.at.disk, at: l.at.au.start(self.engine.au_size).plus(within.start) };
-                    let joined = out[first..]
-                        .last_mut()
-                        .filter(|(p, f, n)| p.disk == place.disk && p.at.plus(*n as u64) == place.at && *f + *n == from);
-                    match joined {
-                        Some(last) => last.2 += n(len),
-                        None => out.push((place, from, n(len))),
-                    }
-                }
-                from += n(len);
-            }
-        }
-        out
-    }
 }
 
 /// What goes to a disk at once: where, from which byte of the data on, how many.
-type Run = (Place, usize, usize);
+pub(super) type Run = (Place, usize, usize);
+/// Those of one write; most have one.
+pub(super) type Runs = SmallVec<[Run; 2]>;
+
+/// What is to be written where for `bytes`, which lie in these AUs: one run for neighbours on each leg.
+pub(super) fn plan_writes(size: AuSize, slots: &[Slot<'_>], bytes: Range<u64>) -> Runs {
+    let n = |x: u64| usize::try_from(x).expect("within a buffer");
+    let mut out = Runs::new();
+    let legs = slots.iter().map(|s| s.legs().count()).max().unwrap_or(0);
+    for leg in 0..legs {
+        let mut from = 0;
+        let first = out.len();
+        for ((_, within), slot) in cut(size, bytes.clone()).zip(slots) {
+            let len = within.end - within.start;
+            if let Some(l) = slot.legs().nth(leg) {
+                let place = Place { disk: l.at.disk, at: l.at.au.start(size).plus(within.start) };
+                let joined =
+                    out[first..].last_mut().filter(|(p, f, n)| p.disk == place.disk && p.at.plus(*n as u64) == place.at && *f + *n == from);
+                match joined {
+                    Some(last) => last.2 += n(len),
+                    None => out.push((place, from, n(len))),
+                }
+            }
+            from += n(len);
+        }
+    }
+    out
+}

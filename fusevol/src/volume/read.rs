@@ -1,8 +1,8 @@
 //! Reading: pin the slots, plan, read all pieces in parallel, look at the lease again. Takes no lock.
 
 use super::io::{Pieces, Place, middle, push_piece, read_pieces_into};
-use super::view::Pin;
-use super::{Volume, blocks_within};
+use super::view::{MapView, Pin};
+use super::{Volume, blocks_within, cut};
 use crate::control::Control;
 use fusevol_shared::disk::Disk;
 use fusevol_shared::disk::buf::IoBuf;
@@ -23,6 +23,20 @@ pub(crate) fn plan_au(size: AuSize, at: Option<(DiskAu, BlockMask)>, within: Ran
         let place = written.has(b).then(|| Place { disk: at.disk, at: at.au.start(size).plus(start) });
         push_piece(pieces, place, end - start);
     }
+}
+
+/// The AUs of one read; most have one.
+pub(super) type Pins<'a> = SmallVec<[Option<Pin<'a>>; 2]>;
+
+/// What is to be read where for `bytes` of the volume. It holds while the pins are held.
+pub(super) fn plan_read(view: &MapView, size: AuSize, bytes: Range<u64>) -> (Pins<'_>, Pieces) {
+    let (mut pins, mut pieces) = (Pins::new(), Pieces::new());
+    for (au, within) in cut(size, bytes) {
+        let pin = view.pin(au);
+        plan_au(size, pin.as_ref().map(|p| (p.source(), p.written())), within, &mut pieces);
+        pins.push(pin);
+    }
+    (pins, pieces)
 }
 
 impl<D: Disk, C: Control> Volume<D, C> {
@@ -73,13 +87,7 @@ impl<D: Disk, C: Control> Volume<D, C> {
         if let Err(e) = self.engine.lease.wait().await {
             return (Err(e), buf);
         }
-        let mut pins: SmallVec<[Option<Pin<'_>>; 2]> = SmallVec::new();
-        let mut pieces = Pieces::new();
-        for (au, within) in self.cut(bytes) {
-            let pin = self.view.pin(au);
-            plan_au(self.engine.au_size, pin.as_ref().map(|p| (p.source(), p.written())), within, &mut pieces);
-            pins.push(pin);
-        }
+        let (pins, pieces) = plan_read(&self.view, self.engine.au_size, bytes);
         let (read, buf) = read_pieces_into(&self.engine.disks, &pieces, buf).await;
         drop(pins);
         match read {

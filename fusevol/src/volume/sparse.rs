@@ -1,9 +1,11 @@
 //! Sparse answers from the written masks, exact at the grain of a block.
 
 use super::Volume;
+use super::view::MapView;
 use crate::control::Control;
 use fusevol_shared::disk::Disk;
-use fusevol_shared::units::{DiskAu, VolAu, VolOff};
+use fusevol_shared::mask::BlockMask;
+use fusevol_shared::units::{AuSize, BLOCKS_PER_AU, DiskAu, VolAu, VolOff};
 
 /// A run of blocks of a volume that lie side by side on one disk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
@@ -20,13 +22,7 @@ pub struct Extent {
 
 /// The first byte from `off` on that is (`data`) or is not in a written block; `None` at the end of `size`.
 /// `written` tells of the next AU from the given one on that has any written block, with its mask.
-pub(crate) fn seek(
-    off: u64,
-    size: u64,
-    au_size: fusevol_shared::units::AuSize,
-    data: bool,
-    written: impl Fn(VolAu) -> Option<(VolAu, fusevol_shared::mask::BlockMask)>,
-) -> Option<u64> {
+pub(crate) fn seek(off: u64, size: u64, au_size: AuSize, data: bool, written: impl Fn(VolAu) -> Option<(VolAu, BlockMask)>) -> Option<u64> {
     let mut at = off;
     // Every turn goes on by at least one block.
     while at < size {
@@ -68,8 +64,8 @@ impl<D: Disk, C: Control> Volume<D, C> {
         Some(seek(off, self.size, self.engine.au_size, false, |au| self.next_written(au)).unwrap_or(self.size))
     }
 
-    fn next_written(&self, from: VolAu) -> Option<(VolAu, fusevol_shared::mask::BlockMask)> {
-        self.view.iter_from(from).map(|(au, s)| (au, s.written())).find(|(_, m)| !m.is_empty())
+    fn next_written(&self, from: VolAu) -> Option<(VolAu, BlockMask)> {
+        next_written(&self.view, from)
     }
 
     /// Bytes in written blocks.
@@ -81,23 +77,33 @@ impl<D: Disk, C: Control> Volume<D, C> {
     /// Where its blocks lie, ascending, neighbours joined.
     #[must_use]
     pub fn extents(&self) -> Vec<Extent> {
-        let block = self.block_size();
-        let mut out: Vec<(Extent, u64)> = Vec::new();
-        for (au, slot) in self.view.iter_from(VolAu(0)) {
-            let (mask, at) = (slot.written(), slot.source());
-            for b in 0..fusevol_shared::units::BLOCKS_PER_AU {
-                let offset = au.start(self.engine.au_size).0 + u64::from(b) * block;
-                let on_disk = at.au.start(self.engine.au_size).0 + u64::from(b) * block;
-                let e = Extent { offset, len: block, written: mask.has(b), at };
-                match out.last_mut() {
-                    Some((l, end)) if l.written == e.written && l.offset + l.len == offset && l.at.disk == at.disk && *end == on_disk => {
-                        l.len += block;
-                        *end += block;
-                    }
-                    _ => out.push((e, on_disk + block)),
+        extents(&self.view, self.engine.au_size)
+    }
+}
+
+/// The next AU from `from` on that has a written block.
+pub(super) fn next_written(view: &MapView, from: VolAu) -> Option<(VolAu, BlockMask)> {
+    view.iter_from(from).map(|(au, s)| (au, s.written())).find(|(_, m)| !m.is_empty())
+}
+
+/// Where all blocks lie, ascending, neighbours joined.
+pub(super) fn extents(view: &MapView, size: AuSize) -> Vec<Extent> {
+    let block = size.block_bytes();
+    let mut out: Vec<(Extent, u64)> = Vec::new();
+    for (au, slot) in view.iter_from(VolAu(0)) {
+        let (mask, at) = (slot.written(), slot.source());
+        for b in 0..BLOCKS_PER_AU {
+            let offset = au.start(size).0 + u64::from(b) * block;
+            let on_disk = at.au.start(size).0 + u64::from(b) * block;
+            let e = Extent { offset, len: block, written: mask.has(b), at };
+            match out.last_mut() {
+                Some((l, end)) if l.written == e.written && l.offset + l.len == offset && l.at.disk == at.disk && *end == on_disk => {
+                    l.len += block;
+                    *end += block;
                 }
+                _ => out.push((e, on_disk + block)),
             }
         }
-        out.into_iter().map(|(e, _)| e).collect()
     }
+    out.into_iter().map(|(e, _)| e).collect()
 }
