@@ -31,7 +31,7 @@ pub(super) struct Args {
     /// Where to look for the pool's disks first: a path, or a pattern with * and ? (repeatable)
     #[arg(long = "disk", value_name = "GLOB")]
     disks: Vec<String>,
-    /// Options: io_timeout=SECONDS, loops=N, allow_other, ro
+    /// Options: io_timeout=SECONDS, loops=N, transport=auto|uring|classic, allow_other, ro
     #[arg(short = 'o', value_name = "OPTS", value_delimiter = ',')]
     options: Vec<String>,
     /// Stay in the foreground
@@ -100,7 +100,9 @@ fn serving(args: &Args, chosen: &Chosen, log: Option<PathBuf>) -> Result<Options
 
 fn parse(options: &[String]) -> Result<Chosen> {
     let mut chosen = Chosen { io_timeout: IO_TIMEOUT, loops: None, allow_other: false, read_only: false, transport: Transport::Auto };
-    let refused = |what: String| Error::new(Kind::Refused, what).hint("-o takes io_timeout=SECONDS, loops=N, allow_other, ro");
+    let refused = |what: String| {
+        Error::new(Kind::Refused, what).hint("-o takes io_timeout=SECONDS, loops=N, transport=auto|uring|classic, allow_other, ro")
+    };
     for option in options.iter().filter(|o| !o.is_empty()) {
         let (name, value) = option.split_once('=').map_or((option.as_str(), None), |(n, v)| (n, Some(v)));
         let number = |most: u64| {
@@ -216,7 +218,22 @@ mod tests {
         let of = |o: &str| parse(&o.split(',').map(str::to_owned).collect::<Vec<_>>());
         let got = of("io_timeout=5,loops=32,allow_other,rw").expect("all are options");
         assert_eq!((got.io_timeout, got.loops, got.allow_other, got.read_only), (Duration::from_secs(5), Some(32), true, false));
-        for bad in ["nothing", "io_timeout", "io_timeout=0", "io_timeout=x", "loops=100000", "ro=1", "allow_other=yes"] {
+        assert_eq!(got.transport, Transport::Auto);
+        for (name, which) in [("auto", Transport::Auto), ("uring", Transport::Uring), ("classic", Transport::Classic)] {
+            assert_eq!(of(&format!("transport={name}")).expect("one of three").transport, which);
+        }
+        for bad in [
+            "transport",
+            "transport=",
+            "transport=tcp",
+            "nothing",
+            "io_timeout",
+            "io_timeout=0",
+            "io_timeout=x",
+            "loops=100000",
+            "ro=1",
+            "allow_other=yes",
+        ] {
             let e = of(bad).expect_err(bad);
             assert!(e.kind() == Kind::Refused && e.hint_text().is_some(), "{e}");
         }

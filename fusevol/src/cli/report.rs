@@ -1,5 +1,6 @@
 //! What a mount answers to the verbs: plain records, the same for `--json` and for people.
 
+use crate::fs::transport::Served;
 use crate::link::Phase;
 use crate::private;
 use crate::session::Session;
@@ -117,6 +118,8 @@ pub(super) struct Status {
     pub(super) pool: String,
     pub(super) mount: PathBuf,
     pub(super) pid: u32,
+    /// Which way requests come from the kernel.
+    pub(super) transport: Served,
     pub(super) health: Health,
     pub(super) session: String,
     pub(super) session_no: u32,
@@ -198,7 +201,7 @@ pub(super) fn volumes(session: &Session) -> Vec<Volume> {
 ///
 /// # Errors
 /// `NotFound` for a volume that is not there.
-pub(super) fn status(session: &Session, who: &Who, only: Option<&Target>) -> Result<Status> {
+pub(super) fn status(session: &Session, who: &Who, transport: Served, only: Option<&Target>) -> Result<Status> {
     if let Some(target) = only {
         session.granted().list().volume_of(target)?;
     }
@@ -227,6 +230,7 @@ pub(super) fn status(session: &Session, who: &Who, only: Option<&Target>) -> Res
         pool: who.pool.clone(),
         mount: who.dir.clone(),
         pid: who.pid,
+        transport,
         health,
         session: about.id.to_string(),
         session_no: about.welcome.session.0,

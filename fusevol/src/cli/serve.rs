@@ -9,7 +9,7 @@
 
 use super::control::{Answer, Answers, Question, Server};
 use super::report::{self, Who};
-use crate::fs::mount::{self, Mount};
+use crate::fs::mount::{self, Mount, Teller};
 use crate::fs::table;
 use crate::session::Session;
 use crate::session::open;
@@ -43,6 +43,8 @@ pub(super) struct Options {
 struct Serving {
     session: Arc<Session>,
     who: Who,
+    /// How it is served.
+    served: Teller,
     /// How it ended, once it has.
     ended: Mutex<Option<std::result::Result<(), WireError>>>,
     end: Condvar,
@@ -76,7 +78,7 @@ fn stand(options: &Options, session: &Arc<Session>, ready: impl FnOnce(&Who) -> 
     let mount = mount::mount(session.clone(), &options.dir, &options.mount)?;
     let pool = session.about().welcome.pool_name.clone();
     let who = Who { pid: std::process::id(), dir: mount.dir().to_owned(), pool };
-    let serving = Arc::new(Serving { session: session.clone(), who, ended: Mutex::new(None), end: Condvar::new() });
+    let serving = Arc::new(Serving { session: session.clone(), who, served: mount.teller(), ended: Mutex::new(None), end: Condvar::new() });
     let begun = Server::start(serving.clone()).and_then(|server| ready(&serving.who).map(|()| server));
     match begun {
         Ok(server) => Ok((mount, serving, server)),
@@ -126,7 +128,9 @@ impl Answers for Serving {
                 report::volumes(&self.session).iter().try_for_each(|v| out.item(v))?;
                 Ok(json!({}))
             }
-            Question::Status { volume } => to_value(&report::status(&self.session, &self.who, volume.map(|v| plain(v, None)).as_ref())?),
+            Question::Status { volume } => {
+                to_value(&report::status(&self.session, &self.who, (self.served)(), volume.map(|v| plain(v, None)).as_ref())?)
+            }
             Question::Map { volume, snapshot, modified } => {
                 let (extents, complete) = report::map(&self.session, &plain(volume, snapshot), modified)?;
                 extents.iter().try_for_each(|e| out.item(e))?;

@@ -83,6 +83,7 @@ fn render(s: &Status) -> String {
     };
     line("pool", s.pool.clone());
     line("mount", format!("{} (pid {})", s.mount.display(), s.pid));
+    line("transport", s.transport.to_string());
     let reason = s.reason.as_ref().map(|r| format!(": {r}")).unwrap_or_default();
     let state = match s.state.as_str() {
         "live" => format!("live, lease {:.1} s", s.lease_left_ms as f64 / 1000.0),
@@ -160,6 +161,7 @@ pub(super) fn extents(extents: &[Extent], live: bool, list: &ListArgs) -> Result
 mod tests {
     use super::super::report::Health;
     use super::*;
+    use crate::fs::transport::Served;
 
     #[test]
     fn a_status_says_what_to_do() {
@@ -167,6 +169,7 @@ mod tests {
             pool: "san1".into(),
             mount: "/m".into(),
             pid: 7,
+            transport: Served::Uring { queues: 2, depth: 32 },
             health: Health::Critical,
             session: "id".into(),
             session_no: 3,
@@ -185,6 +188,7 @@ mod tests {
         };
         let text = render(&s);
         for part in [
+            "transport: uring (2 queues of 32)",
             "  session: 3 (over: revoked)",
             "  manager: not reached for 5 s: no answer; what needs it fails",
             "    lease: extended by network 70.0 s ago, by disk never",
@@ -192,7 +196,11 @@ mod tests {
         ] {
             assert!(text.contains(part), "{text}");
         }
-        assert_eq!(status_json(&s).expect("JSON")["health"], "critical");
+        let json = status_json(&s).expect("JSON");
+        assert_eq!((&json["health"], &json["transport"]["uring"]["depth"]), (&"critical".into(), &32.into()));
+        let classic = Status { transport: Served::Classic { why: Some("too old".into()) }, ..s };
+        assert!(render(&classic).contains("transport: classic (too old)"), "{}", render(&classic));
+        assert_eq!(status_json(&classic).expect("JSON")["transport"]["classic"]["why"], "too old");
     }
 
     #[test]

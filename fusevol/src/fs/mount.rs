@@ -50,6 +50,9 @@ pub struct Mount {
     serving: Serving,
 }
 
+/// Tells how a mount is served now.
+pub type Teller = Box<dyn Fn() -> Served + Send + Sync>;
+
 enum Serving {
     Ring(uring::Transport),
     Loops(BackgroundSession, Served),
@@ -172,9 +175,18 @@ impl Mount {
     /// How it is served now.
     #[must_use]
     pub fn served(&self) -> Served {
+        (self.teller())()
+    }
+
+    /// Tells how it is served, also while somebody waits for its end: a ring may be given up later.
+    #[must_use]
+    pub fn teller(&self) -> Teller {
         match &self.serving {
-            Serving::Ring(transport) => transport.served(),
-            Serving::Loops(_, served) => served.clone(),
+            Serving::Ring(transport) => Box::new(transport.served()),
+            Serving::Loops(_, served) => {
+                let served = served.clone();
+                Box::new(move || served.clone())
+            }
         }
     }
 

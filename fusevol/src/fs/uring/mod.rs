@@ -12,7 +12,7 @@
 //! States: *prepared* (every thread has its ring and its memory) -> INIT is answered, the ring taken -> *registering* -> ready (the kernel
 //! uses the ring once every queue has an entry) -> ended (unmounted: every command comes back with ENOTCONN).
 //! What fails before INIT is answered leaves the mount to the classic transport. Where an entry cannot be registered, the kernel gives the ring
-//! up for this mount, and everything goes over `/dev/fuse`, the pump and the loops: slower, and right; [`Transport::served`] says why.
+//! up for this mount, and everything goes over `/dev/fuse`, the pump and the loops: slower, and right; [`Transport::served`] tells why.
 //!
 //! Invariants: an entry's memory belongs to the kernel, to its task, or to a disk request, never to two; a request is answered by its
 //! entry exactly once; a thread of the ring waits for nothing but its ring; a panic in it ends the process, since its queue would hang.
@@ -50,8 +50,11 @@ struct Shared {
     adapter: Arc<Adapter>,
     relay: Relay,
     /// Why the ring is not used.
-    failed: Mutex<Option<String>>,
+    failed: Failed,
 }
+
+/// Why the ring is not used, once that is so.
+type Failed = Arc<Mutex<Option<String>>>;
 
 impl Shared {
     /// An entry serves nothing any more.
@@ -105,7 +108,7 @@ pub(super) fn prepare() -> Result<Prepared> {
 pub(super) fn start(prepared: Prepared, adapter: Arc<Adapter>, fuse: OwnedFd, acl: SessionACL) -> Result<Transport> {
     let Prepared { threads, queues, depth } = prepared;
     let (relay, theirs) = Relay::new()?;
-    let shared = Arc::new(Shared { fuse: Arc::new(fuse), adapter: adapter.clone(), relay, failed: Mutex::new(None) });
+    let shared = Arc::new(Shared { fuse: Arc::new(fuse), adapter: adapter.clone(), relay, failed: Failed::default() });
     let offered = pump::first(&shared)?;
     let mut config = Config::default();
     (config.acl, config.n_threads) = (acl, Some(LOOPS));
@@ -128,10 +131,11 @@ fn spawn(name: &str, shared: &Arc<Shared>, body: impl FnOnce(&Shared) + Send + '
 }
 
 impl Transport {
-    /// How the mount is served now.
-    pub(super) fn served(&self) -> Served {
-        match &*self.shared.failed.lock().unwrap_or_else(PoisonError::into_inner) {
-            None => Served::Uring { queues: self.queues, depth: self.depth },
+    /// Tells how the mount is served now, for as long as anybody asks.
+    pub(super) fn served(&self) -> impl Fn() -> Served + Send + Sync + 'static {
+        let (failed, queues, depth) = (self.shared.failed.clone(), self.queues, self.depth);
+        move || match &*failed.lock().unwrap_or_else(PoisonError::into_inner) {
+            None => Served::Uring { queues, depth },
             Some(why) => Served::Classic { why: Some(why.clone()) },
         }
     }
