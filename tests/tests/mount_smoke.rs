@@ -235,3 +235,40 @@ fn revoked_in_the_middle() {
     let _said = run(Command::new(program("fusevol")).args(["mount", "--key"]).arg(&key).arg(&dir)).code(6).says("hint:");
     mount.umount();
 }
+
+/// Whether this process has the capability of this number.
+fn has_capability(number: u32) -> bool {
+    let text = fs::read_to_string("/proc/self/status").expect("it is there");
+    let set = text.lines().find_map(|l| u64::from_str_radix(l.strip_prefix("CapEff:")?.trim(), 16).ok()).expect("a set");
+    set >> number & 1 == 1
+}
+
+/// > A host that is short of memory writes back through the mount without waiting for itself.
+#[test]
+fn the_daemons_memory_is_kept_and_its_threads_do_not_wait_for_write_back() {
+    /// `PF_MEMALLOC_NOIO`: `linux/sched.h`.
+    const NO_IO: u64 = 0x0008_0000;
+    let pool = Pool::new();
+    let key = one(&pool, "read,write");
+    let mount = Mount::new(&key, &pool.path().join("fv"));
+    let status = mount.fusevol(&["status", "--json"]).ok().json();
+    let said = status["memory"].as_str().expect("a text");
+    assert!(said.starts_with("locked, "), "{said}");
+    // The kernel asks for the capability to be an I/O flusher; where root has it not (in a container), the status says so.
+    let may = has_capability(24);
+    assert_eq!(said == "locked, I/O flusher", may, "{said}");
+    let process = std::path::PathBuf::from(format!("/proc/{}", mount.pid()));
+    let text = fs::read_to_string(process.join("status")).expect("it runs");
+    let locked = text.lines().find_map(|l| l.strip_prefix("VmLck:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    assert!(locked.expect("a number") > 1024, "{text}");
+    let mut threads = 0;
+    for thread in fs::read_dir(process.join("task")).expect("it runs") {
+        let stat = fs::read_to_string(thread.expect("a thread").path().join("stat")).unwrap_or_default();
+        // proc_pid_stat(5): behind the name the state, then the flags as the seventh.
+        let Some(flags) = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(6)?.parse::<u64>().ok()) else { continue };
+        assert_eq!(flags & NO_IO != 0, may, "{stat}");
+        threads += 1;
+    }
+    assert!(threads > 5, "{threads} threads");
+    mount.umount();
+}

@@ -120,6 +120,8 @@ pub(super) struct Status {
     pub(super) pid: u32,
     /// Which way requests come from the kernel.
     pub(super) transport: Served,
+    /// What became of the memory of its process.
+    pub(super) memory: String,
     pub(super) health: Health,
     pub(super) session: String,
     pub(super) session_no: u32,
@@ -201,7 +203,7 @@ pub(super) fn volumes(session: &Session) -> Vec<Volume> {
 ///
 /// # Errors
 /// `NotFound` for a volume that is not there.
-pub(super) fn status(session: &Session, who: &Who, transport: Served, only: Option<&Target>) -> Result<Status> {
+pub(super) fn status(session: &Session, who: &Who, transport: Served, memory: &str, only: Option<&Target>) -> Result<Status> {
     if let Some(target) = only {
         session.granted().list().volume_of(target)?;
     }
@@ -231,6 +233,7 @@ pub(super) fn status(session: &Session, who: &Who, transport: Served, only: Opti
         mount: who.dir.clone(),
         pid: who.pid,
         transport,
+        memory: memory.to_owned(),
         health,
         session: about.id.to_string(),
         session_no: about.welcome.session.0,

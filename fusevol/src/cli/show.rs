@@ -84,6 +84,7 @@ fn render(s: &Status) -> String {
     line("pool", s.pool.clone());
     line("mount", format!("{} (pid {})", s.mount.display(), s.pid));
     line("transport", s.transport.to_string());
+    line("memory", s.memory.clone());
     let reason = s.reason.as_ref().map(|r| format!(": {r}")).unwrap_or_default();
     let state = match s.state.as_str() {
         "live" => format!("live, lease {:.1} s", s.lease_left_ms as f64 / 1000.0),
@@ -170,6 +171,7 @@ mod tests {
             mount: "/m".into(),
             pid: 7,
             transport: Served::Uring { queues: 2, depth: 32 },
+            memory: "locked".into(),
             health: Health::Critical,
             session: "id".into(),
             session_no: 3,
@@ -189,6 +191,7 @@ mod tests {
         let text = render(&s);
         for part in [
             "transport: uring (2 queues of 32)",
+            "   memory: locked",
             "  session: 3 (over: revoked)",
             "  manager: not reached for 5 s: no answer; what needs it fails",
             "    lease: extended by network 70.0 s ago, by disk never",
