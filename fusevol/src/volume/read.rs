@@ -88,6 +88,10 @@ impl<D: Disk, C: Control> Volume<D, C> {
             return (Err(e), buf);
         }
         let (pins, pieces) = plan_read(&self.view, self.engine.au_size, bytes);
+        // A detach says that it has begun before it empties the map: who was overtaken sees it here, and takes no AU for a hole.
+        if let Err(e) = self.check_open() {
+            return (Err(e), buf);
+        }
         let (read, buf) = read_pieces_into(&self.engine.disks, &pieces, buf).await;
         drop(pins);
         match read {

@@ -1,4 +1,8 @@
 //! The words of 512 AUs side by side.
+//!
+//! What stands beside the first word of an AU (other legs, generations) is not changed while that word may lead a reader to it: there are two
+//! sides, the first word says which one it means, and a new entry is laid to the other. So a word and its legs are of one entry as
+//! long as not two entries come within one pin: who replaces entries that are read drains between.
 
 use fusevol_shared::ids::LegGeneration;
 use fusevol_shared::map::{LEGS_MAX, Leg, LegState, MapEntry};
@@ -22,6 +26,8 @@ impl Word {
     const STALE: u64 = 1 << 61;
     /// Some leg has another generation than zero.
     const GENERATIONS: u64 = 1 << 60;
+    /// What stands beside is on the second side.
+    const SIDE: u64 = 1 << 59;
     const COUNT: u32 = 56;
 
     fn of(leg: &Leg) -> u64 {
@@ -58,6 +64,10 @@ impl Word {
     fn legs(self) -> usize {
         (self.0 >> Self::COUNT & 0b11) as usize + 1
     }
+
+    fn side(self) -> usize {
+        usize::from(self.0 & Self::SIDE != 0)
+    }
 }
 
 type Words = Box<[AtomicU64; LEN]>;
@@ -66,10 +76,10 @@ fn words() -> Words {
     Box::new([const { AtomicU64::new(0) }; LEN])
 }
 
-/// The legs behind the first, and all generations.
+/// The legs behind the first, and all generations, of one side.
 struct More {
-    legs: Box<[[AtomicU64; LEGS_MAX - 1]; LEN]>,
-    generations: Box<[[AtomicU32; LEGS_MAX]; LEN]>,
+    legs: [[AtomicU64; LEGS_MAX - 1]; LEN],
+    generations: [[AtomicU32; LEGS_MAX]; LEN],
 }
 
 /// The words of 512 AUs.
@@ -80,7 +90,7 @@ pub struct Chunk {
     pub written: [AtomicU64; LEN],
     need: OnceLock<Words>,
     changed: OnceLock<Words>,
-    more: OnceLock<More>,
+    more: [OnceLock<Box<More>>; 2],
 }
 
 impl Chunk {
@@ -91,14 +101,14 @@ impl Chunk {
             written: [const { AtomicU64::new(0) }; LEN],
             need: OnceLock::new(),
             changed: OnceLock::new(),
-            more: OnceLock::new(),
+            more: [const { OnceLock::new() }; 2],
         })
     }
 
     /// Bytes of memory.
     pub fn bytes(&self) -> usize {
         let masks = [&self.need, &self.changed].into_iter().filter(|w| w.get().is_some()).count() * size_of::<[u64; LEN]>();
-        let more = self.more.get().map_or(0, |m| size_of_val(&*m.legs) + size_of_val(&*m.generations));
+        let more = self.more.iter().filter(|m| m.get().is_some()).count() * size_of::<More>();
         size_of::<Self>() + masks + more
     }
 
@@ -127,10 +137,12 @@ impl Chunk {
         self.changed.get().map(|w| &**w)
     }
 
-    fn more(&self) -> &More {
-        self.more.get_or_init(|| More {
-            legs: Box::new([const { [const { AtomicU64::new(0) }; LEGS_MAX - 1] }; LEN]),
-            generations: Box::new([const { [const { AtomicU32::new(0) }; LEGS_MAX] }; LEN]),
+    fn more(&self, side: usize) -> &More {
+        self.more[side].get_or_init(|| {
+            Box::new(More {
+                legs: [const { [const { AtomicU64::new(0) }; LEGS_MAX - 1] }; LEN],
+                generations: [const { [const { AtomicU32::new(0) }; LEGS_MAX] }; LEN],
+            })
         })
     }
 
@@ -141,12 +153,12 @@ impl Chunk {
 
     /// The legs behind the first.
     pub fn more_legs(&self, at: usize, first: Word) -> impl Iterator<Item = Leg> {
-        (1..first.legs()).map(move |n| self.whole(at, first, n, Word(self.more().legs[at][n - 1].load(Ordering::SeqCst))))
+        (1..first.legs()).map(move |n| self.whole(at, first, n, Word(self.more(first.side()).legs[at][n - 1].load(Ordering::SeqCst))))
     }
 
     fn whole(&self, at: usize, first: Word, n: usize, word: Word) -> Leg {
         let has = first.0 & Word::GENERATIONS != 0;
-        let generation = LegGeneration(if has { self.more().generations[at][n].load(Ordering::SeqCst) } else { 0 });
+        let generation = LegGeneration(if has { self.more(first.side()).generations[at][n].load(Ordering::SeqCst) } else { 0 });
         Leg { at: word.place(), generation, state: word.state() }
     }
 
@@ -157,16 +169,18 @@ impl Chunk {
         if self.need.get().is_some() || self.changed.get().is_some() {
             self.forget(at);
         }
+        let side = 1 - self.word(at).side();
         let generations = legs.iter().any(|l| l.generation != LegGeneration(0));
         for (n, leg) in legs.iter().enumerate().filter(|(n, _)| *n > 0 || generations) {
-            let more = self.more();
+            let more = self.more(side);
             more.generations[at][n].store(leg.generation.0, Ordering::SeqCst);
             if n > 0 {
                 more.legs[at][n - 1].store(Word::of(leg), Ordering::SeqCst);
             }
         }
         let flag = |on, bit| if on { bit } else { 0 };
-        let about = flag(fresh, Word::FRESH) | flag(generations, Word::GENERATIONS) | ((legs.len() as u64 - 1) << Word::COUNT);
+        let flags = flag(fresh, Word::FRESH) | flag(generations, Word::GENERATIONS) | flag(side == 1, Word::SIDE);
+        let about = flags | ((legs.len() as u64 - 1) << Word::COUNT);
         self.first[at].store(Word::of(&legs[0]) | about, Ordering::SeqCst);
         self.written[at].store(entry.written.0, Ordering::SeqCst);
         before
@@ -175,7 +189,8 @@ impl Chunk {
     /// Takes an AU out; gives its mask before.
     pub fn clear(&self, at: usize) -> BlockMask {
         let before = BlockMask(self.written[at].swap(0, Ordering::SeqCst));
-        self.first[at].store(0, Ordering::SeqCst);
+        // The side stays known: the next entry goes to the other one.
+        self.first[at].fetch_and(Word::SIDE, Ordering::SeqCst);
         self.forget(at);
         before
     }

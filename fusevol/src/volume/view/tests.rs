@@ -110,6 +110,36 @@ fn place_and_mask_fit_together_under_threads() {
     });
 }
 
+/// The same of an AU that is read at its second leg, which stands beside: it moves elsewhere while it is read.
+#[test]
+fn a_second_leg_and_mask_fit_together_under_threads() {
+    let v = MapView::new(1);
+    let of = |n: u32| {
+        let mut legs = [leg(0), leg(n)];
+        legs[0].state = LegState::Stale;
+        MapEntry::new(&legs, BlockMask(u64::from(n))).expect("two legs")
+    };
+    v.set(VolAu(0), &of(1));
+    let end = AtomicBool::new(false);
+    std::thread::scope(|s| {
+        for _ in 0..3 {
+            s.spawn(|| {
+                while !end.load(Ordering::SeqCst) {
+                    let pin = v.pin(VolAu(0)).expect("it never leaves");
+                    std::thread::yield_now();
+                    let place = pin.source().au.0;
+                    assert_eq!(pin.written().0 & !u64::from(place), 0, "blocks that are not written at {place}");
+                }
+            });
+        }
+        for n in 2..20_000 {
+            v.set(VolAu(0), &of(n));
+            fusevol_shared::disk::ring::block_on(v.drain([VolAu(0)]));
+        }
+        end.store(true, Ordering::SeqCst);
+    });
+}
+
 #[test]
 fn an_au_costs_no_more_than_it_must() {
     let aus = 512 * 64;
