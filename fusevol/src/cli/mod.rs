@@ -1,11 +1,13 @@
 //! The client's command line.
 //!
 //! - [`mount`]: `mount` and the process that serves it. [`mountpoint`]: the folder. [`umount`]: `umount`.
+//! - [`attach`]: `attach` and `detach`: loop devices.
 //! - [`verbs`]: `ls`, `status`, `map`: they ask the mount's own socket ([`control`]: both ends of it).
 //! - [`report`]: what the mount answers, and [`show`]: how it is shown.
 //!
 //! Invariant: a verb decides nothing about data; what it prints with `--json` is what the mount answered.
 
+mod attach;
 mod control;
 mod mount;
 mod mountpoint;
@@ -45,6 +47,13 @@ enum Verb {
         /// Where it is mounted
         dir: PathBuf,
     },
+    /// Make a block device of a volume or snapshot: /dev/fusevol/VOL
+    Attach(attach::Args),
+    /// Give the block device of a volume or snapshot back
+    Detach {
+        /// VOL or VOL@SNAP
+        target: Target,
+    },
     /// List the granted volumes
     Ls {
         #[command(flatten)]
@@ -83,6 +92,8 @@ fn run(cli: Cli) -> Result<u8> {
     match cli.verb {
         Verb::Mount(args) => mount::run(args, cli.json),
         Verb::Umount { dir } => umount::run(&dir, cli.json),
+        Verb::Attach(args) => attach::attach(&ask, &args),
+        Verb::Detach { target } => attach::detach(&ask, &target),
         Verb::Ls { list } => verbs::ls(&ask, &list),
         Verb::Status { volume, check } => verbs::status(&ask, volume.as_ref(), check),
         Verb::Map { target, modified, list } => verbs::map(&ask, &target, modified, &list),

@@ -58,7 +58,7 @@ impl Ask {
     }
 
     /// The mount that is meant, if it is of the pool that the target names.
-    fn mount_of(&self, target: &Target) -> Result<Found> {
+    pub(super) fn mount_of(&self, target: &Target) -> Result<Found> {
         let mount = self.mount()?;
         match &target.pool {
             Some(pool) if pool.as_str() != mount.who.pool => Err(Error::new(

@@ -3,7 +3,7 @@
 //! - [`adapter`]: the operations; [`ops`]: those that take more than a line. [`attr`]: names and attributes. [`nodes`]: inode numbers. [`handles`]: open files.
 //! - [`errno`]: our errors as numbers. [`mount`]: mounting, serving, the options of the connection.
 //! - [`transport`]: which way requests come; [`uring`]: the quick one.
-//! - [`scratch`]: a loop's memory. [`table`]: the host's table of mounts, and who uses one.
+//! - [`scratch`]: a loop's memory. [`table`]: the host's table of mounts, and who uses one. [`loops`]: block devices over volume files ([`ioctl`]).
 //!
 //! Invariants: no decision about data is taken here; each request is served to its end on the thread that took it, which
 //! drives the disks on its own ring; attributes and names are never cached by the kernel, so they are never stale; it keeps
@@ -13,6 +13,8 @@ mod adapter;
 pub mod attr;
 pub mod errno;
 mod handles;
+mod ioctl;
+pub mod loops;
 pub mod mount;
 pub mod nodes;
 mod ops;

@@ -1,5 +1,6 @@
 //! The host's table of mounts: which of them are ours, whether they live, who uses them; and unmounting.
 
+use super::loops::{self, LINKS};
 use super::mount::SUBTYPE;
 use fusevol_shared::error::{Context, Error, Kind, Result};
 use rustix::mount::UnmountFlags;
@@ -20,6 +21,8 @@ pub struct Entry {
     pub kind: String,
     /// Source, as `fusevol:POOL`.
     pub source: String,
+    /// Its device, as `0:45`.
+    pub device: String,
 }
 
 impl Entry {
@@ -43,8 +46,13 @@ fn parse(text: &str) -> Vec<Entry> {
     // proc_pid_mountinfo(5): `36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue`
     let entry = |line: &str| {
         let (left, right) = line.split_once(" - ")?;
-        let mut right = right.split(' ');
-        Some(Entry { dir: unescape(left.split(' ').nth(4)?), kind: right.next()?.to_owned(), source: right.next()?.to_owned() })
+        let (mut left, mut right) = (left.split(' ').skip(2), right.split(' '));
+        Some(Entry {
+            device: left.next()?.to_owned(),
+            dir: unescape(left.nth(1)?),
+            kind: right.next()?.to_owned(),
+            source: right.next()?.to_owned(),
+        })
     };
     text.lines().filter_map(entry).collect()
 }
@@ -93,6 +101,15 @@ pub fn at(dir: &Path) -> Result<Option<Entry>> {
     Ok(read()?.into_iter().rfind(|e| e.dir == dir))
 }
 
+/// The device of the topmost mount at `dir`, as `0:45`.
+///
+/// # Errors
+/// `Io`, `NotFound`.
+pub fn device(dir: &Path) -> Result<String> {
+    let entry = at(dir)?.ok_or_else(|| Error::new(Kind::NotFound, format!("nothing is mounted at {}", dir.display())))?;
+    Ok(entry.device)
+}
+
 /// Whether the mount at `dir` has lost its process; one that is being lost has.
 #[must_use]
 pub fn is_dead(dir: &Path) -> bool {
@@ -110,8 +127,7 @@ pub fn unmount(dir: &Path) -> Result<()> {
         Err(rustix::io::Errno::BUSY) => {
             let users = users(dir);
             let text = if users.is_empty() { "it is in use".to_owned() } else { format!("it is used by {}", users.join(", ")) };
-            Err(Error::new(Kind::Busy, format!("{}: {text}", what()))
-                .hint("end what uses it (umount filesystems on it, losetup -d) and try again"))
+            Err(Error::new(Kind::Busy, format!("{}: {text}", what())).hint(hint(&users)))
         }
         Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => {
             Err(Error::new(Kind::NotFound, format!("nothing is mounted at {}", dir.display())))
@@ -120,6 +136,16 @@ pub fn unmount(dir: &Path) -> Result<()> {
             Err(Error::new(Kind::Denied, what()).because(e).hint("run it as root (sudo)"))
         }
         Err(e) => Err(Error::new(Kind::Io, what()).because(e)),
+    }
+}
+
+/// What to do about these users: what we have set up has its own verb.
+fn hint(users: &[String]) -> String {
+    let ours = users.iter().filter_map(|u| u.strip_prefix(LINKS)?.strip_prefix('/')?.split(' ').next());
+    let verbs: Vec<String> = ours.map(|name| format!("fusevol detach {name}")).collect();
+    match verbs.is_empty() {
+        true => "end what uses it (umount filesystems on it, losetup -d) and try again".to_owned(),
+        false => format!("umount what is mounted on it, then: {}", verbs.join("; ")),
     }
 }
 
@@ -140,12 +166,12 @@ pub fn unmount_by_force(dir: &Path) -> Result<()> {
 pub fn users(dir: &Path) -> Vec<String> {
     let dir = place(dir);
     let mut out = Vec::new();
-    for entry in fs::read_dir("/sys/block").into_iter().flatten().flatten() {
-        if let Ok(file) = fs::read_to_string(entry.path().join("loop/backing_file"))
-            && Path::new(file.trim_end()).starts_with(&dir)
-        {
-            out.push(format!("/dev/{} ({})", entry.file_name().to_string_lossy(), file.trim_end()));
-        }
+    for device in loops::all() {
+        let Some(file) = device.file().filter(|f| f.starts_with(&dir)) else { continue };
+        let node = device.link().unwrap_or_else(|| device.node());
+        let used = device.users();
+        let by = if used.is_empty() { String::new() } else { format!(", used by {}", used.join(" and ")) };
+        out.push(format!("{} ({}{by})", node.display(), file.display()));
     }
     let below = |e: &Entry| e.dir.starts_with(&dir) && e.dir != dir;
     out.extend(read().into_iter().flatten().filter(below).map(|e| format!("the mount at {}", e.dir.display())));
@@ -179,6 +205,7 @@ mod tests {
         let all = parse(text);
         assert_eq!(all.len(), 3);
         assert_eq!((all[1].dir.to_str(), all[1].is_ours()), (Some("/mnt/a b"), true));
+        assert_eq!(all[1].device, "0:45");
         assert!(!all[0].is_ours() && !all[2].is_ours());
     }
 
@@ -186,6 +213,13 @@ mod tests {
     fn a_place_is_found_without_touching_it() {
         assert_eq!(place(Path::new("/proc/self/../nothing-here")), place(Path::new("/proc/../proc")).join("nothing-here"));
         assert_eq!(place(Path::new("/")), Path::new("/"));
+    }
+
+    #[test]
+    fn a_device_of_ours_is_given_back_by_its_verb() {
+        let users = ["/dev/fusevol/db@s1 (/m/.snapshots/db@s1.img)".to_owned(), "cat (pid 7, /m/x.img)".to_owned()];
+        assert!(hint(&users).ends_with("fusevol detach db@s1"), "{}", hint(&users));
+        assert!(hint(&users[1..]).contains("losetup -d"));
     }
 
     #[test]

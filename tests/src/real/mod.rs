@@ -4,6 +4,7 @@
 //!
 //! `FUSEVOL_KEEP=1` keeps the scratch folders of failed tests; `FUSEVOL_LONG=1` makes the long forms of the proofs ([`rounds`]).
 
+pub mod attached;
 pub mod caller;
 pub mod crashfile;
 pub mod files;
