@@ -79,7 +79,8 @@ pub fn figures(report: &Report, disk: DiskKind) -> Sheet {
 fn row(report: &Report, disk: DiskKind, work: &Work, target: TargetKind, title: String) -> Vec<String> {
     let median = |figure: fn(&Sample) -> f64| number(report.median(disk, target, work.name, figure));
     let rates: Vec<f64> = report.rates(disk, target, work.name).iter().map(|(_, rate)| *rate).collect();
-    let spread = stats::spread(&rates).map_or_else(|| "-".to_owned(), |(low, high)| format!("{}..{}", number(Some(low)), number(Some(high))));
+    let spread =
+        stats::spread(&rates).map_or_else(|| "-".to_owned(), |(low, high)| format!("{}..{}", number(Some(low)), number(Some(high))));
     let to = |against| ratio(report.ratio(disk, target, work.name, against));
     let peer = if target.is_ours() { to(Against::Target(peer(work))) } else { "-".to_owned() };
     let raw = if target == TargetKind::Raw { "-".to_owned() } else { to(Against::Target(TargetKind::Raw)) };

@@ -27,7 +27,8 @@ fn ratios_and_goals() {
     ]);
     let file = DiskKind::File;
     assert_eq!(report.rates(file, Raw, "randread-qd1"), [(1, 500.0), (2, 50.0)]);
-    let reached: Vec<_> = GOALS.iter().map(|g| (g.work, g.mark(report.reached(file, Uring, g)))).filter(|(_, m)| *m != Mark::Unknown).collect();
+    let reached: Vec<_> =
+        GOALS.iter().map(|g| (g.work, g.mark(report.reached(file, Uring, g)))).filter(|(_, m)| *m != Mark::Unknown).collect();
     assert_eq!(reached, [("randread-qd1", Mark::Met), ("aftersnap", Mark::Missed)]);
     assert_eq!(report.disks(), [file]);
     assert!(report.ratio(DiskKind::Loop, Uring, "randread-qd1", Against::Target(Raw)).is_none());
