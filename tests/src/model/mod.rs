@@ -4,11 +4,13 @@
 //! - [`host`]: one client process: its session, its pushes, its disks.
 //! - [`reference`]: what is right: bytes, written blocks, snapshots as copies, blocks touched since each.
 //! - [`run`]: random operations from a seed, compared after each.
+//! - [`huge`]: a volume of millions of AUs, mapped to the last block without having been written.
 //! - [`slow`]: a disk that lets other tasks run in the midst of its I/O. [`timed`]: one that takes a given time, and counts.
 //!
 //! Everything runs on one thread, in an order that the seed decides.
 
 pub mod host;
+pub mod huge;
 pub mod manager;
 pub mod reference;
 pub mod run;
