@@ -236,6 +236,21 @@ fn revoked_in_the_middle() {
     mount.umount();
 }
 
+/// > A mount that hangs keeps no other one of the host from being asked.
+#[test]
+fn a_hung_mount_is_passed_over() {
+    let pool = Pool::new();
+    let key = one(&pool, "read,write");
+    let (hung, other) = (Mount::new(&key, &pool.path().join("hung")), Mount::new(&key, &pool.path().join("other")));
+    let process = i32::try_from(hung.pid()).ok().and_then(rustix::process::Pid::from_raw).expect("a pid");
+    rustix::process::kill_process(process, rustix::process::Signal::STOP).expect("it is ours");
+    let listed = other.fusevol(&["ls", "--json"]);
+    rustix::process::kill_process(process, rustix::process::Signal::CONT).expect("it is ours");
+    assert_eq!(listed.ok().json()["volumes"][0]["name"], "db");
+    other.umount();
+    hung.umount();
+}
+
 /// Whether this process has the capability of this number.
 fn has_capability(number: u32) -> bool {
     let text = fs::read_to_string("/proc/self/status").expect("it is there");

@@ -19,6 +19,8 @@ use std::time::Duration;
 const LINE_MAX: u64 = 1 << 20;
 const ASKING_MAX: usize = 16;
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a mount may take to say who it is.
+const WHO: Duration = Duration::from_secs(2);
 
 /// What is asked.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -164,6 +166,10 @@ fn question(stream: UnixStream) -> Result<Question> {
 /// The mount's; `NotFound` where none listens there; `Damaged` where it does not answer as it should.
 pub(super) fn ask<T: DeserializeOwned>(socket: &Path, question: &Question, mut each: impl FnMut(T) -> Result<()>) -> Result<Value> {
     let mut stream = UnixStream::connect(socket).context(Kind::NotFound, || "no mount listens")?;
+    if matches!(question, Question::Who) {
+        // It is asked of every mount of the host: one that hangs must not keep the others from being found.
+        stream.set_read_timeout(Some(WHO)).context(Kind::Io, || "the connection")?;
+    }
     let mut text = serde_json::to_string(question).context(Kind::Internal, || "a question")?;
     text.push('\n');
     stream.write_all(text.as_bytes()).context(Kind::Io, || "the mount does not listen")?;
