@@ -8,7 +8,8 @@
 //! force: everything is drained and flushed, what is still open fails from then on.
 
 use super::control::{Answer, Answers, Question, Server};
-use super::report::{self, Who};
+use super::memory::Memory;
+use super::report::{self, Process, Who};
 use crate::fs::mount::{self, Mount, Teller};
 use crate::fs::table;
 use crate::session::Session;
@@ -34,6 +35,7 @@ const LOG_LOOK: Duration = Duration::from_secs(30);
 pub(super) struct Options {
     pub(super) session: open::Options,
     pub(super) mount: mount::Options,
+    pub(super) memory: Memory,
     pub(super) dir: PathBuf,
     /// Where standard error goes, if it is a file of ours.
     pub(super) log: Option<PathBuf>,
@@ -45,6 +47,7 @@ struct Serving {
     who: Who,
     /// How it is served.
     served: Teller,
+    memory: Memory,
     /// How it ended, once it has.
     ended: Mutex<Option<std::result::Result<(), WireError>>>,
     end: Condvar,
@@ -78,7 +81,14 @@ fn stand(options: &Options, session: &Arc<Session>, ready: impl FnOnce(&Who) -> 
     let mount = mount::mount(session.clone(), &options.dir, &options.mount)?;
     let pool = session.about().welcome.pool_name.clone();
     let who = Who { pid: std::process::id(), dir: mount.dir().to_owned(), pool };
-    let serving = Arc::new(Serving { session: session.clone(), who, served: mount.teller(), ended: Mutex::new(None), end: Condvar::new() });
+    let serving = Arc::new(Serving {
+        session: session.clone(),
+        who,
+        served: mount.teller(),
+        memory: options.memory.clone(),
+        ended: Mutex::new(None),
+        end: Condvar::new(),
+    });
     let begun = Server::start(serving.clone()).and_then(|server| ready(&serving.who).map(|()| server));
     match begun {
         Ok(server) => Ok((mount, serving, server)),
@@ -129,7 +139,8 @@ impl Answers for Serving {
                 Ok(json!({}))
             }
             Question::Status { volume } => {
-                to_value(&report::status(&self.session, &self.who, (self.served)(), volume.map(|v| plain(v, None)).as_ref())?)
+                let process = Process { who: &self.who, transport: (self.served)(), memory: self.memory.clone() };
+                to_value(&report::status(&self.session, process, volume.map(|v| plain(v, None)).as_ref())?)
             }
             Question::Map { volume, snapshot, modified } => {
                 let (extents, complete) = report::map(&self.session, &plain(volume, snapshot), modified)?;
