@@ -15,4 +15,5 @@ pub mod private;
 pub mod session;
 pub mod slot;
 pub mod snapshot;
+pub mod stale;
 pub mod volume;
