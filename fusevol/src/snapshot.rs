@@ -12,6 +12,7 @@ mod modified;
 
 use crate::control::Control;
 use crate::preserve::log_reader::{Copy, LogReader, read_copy};
+use crate::stale::Whose;
 use crate::volume::{Engine, Pieces, cut, fetch_map, middle, plan_au, read_pieces_into, seek, whole_pages};
 use fusevol_shared::disk::Disk;
 use fusevol_shared::disk::buf::IoBuf;
@@ -264,6 +265,7 @@ impl<D: Disk, C: Control> SnapshotReader<D, C> {
         type Found<'a> = (&'a Wanted, Vec<(Copy, Vec<DiskAu>, bool)>);
         let logs = self.logs.lock().await;
         if logs.reader.is_broken() {
+            self.engine.stale.one(Whose::Snapshot(self.info.id));
             return Err(self.lost());
         }
         let listed: Vec<Found<'_>> = wanted

@@ -50,6 +50,7 @@ use crate::journal::JournalLog;
 use crate::lease::Lease;
 use crate::preserve::PreserveLog;
 use crate::slot::Slot;
+use crate::stale::Stale;
 pub(crate) use attach::fetch_map;
 pub use counters::Counters;
 use flush::Rounds;
@@ -92,6 +93,8 @@ pub struct Engine<D, C> {
     pub au_size: AuSize,
     /// Volumes that could not be given back.
     pub unsettled: Unsettled<D, C>,
+    /// What the kernel may hold and must not give any more.
+    pub stale: Arc<Stale>,
 }
 
 /// Journals of attachments that ended here and not at the manager, which could not be told: each is settled before its volume is
@@ -109,6 +112,7 @@ impl<D, C> Clone for Engine<D, C> {
             session: self.session,
             au_size: self.au_size,
             unsettled: self.unsettled.clone(),
+            stale: self.stale.clone(),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The client's command line.
 //!
-//! - [`mount`]: `mount` and the process that serves it. [`mountpoint`]: the folder. [`umount`]: `umount`.
+//! - [`mount`]: `mount` and the process that serves it ([`memory`]: its memory). [`mountpoint`]: the folder. [`umount`]: `umount`.
 //! - [`attach`]: `attach` and `detach`: loop devices.
 //! - [`verbs`]: `ls`, `status`, `map`: they ask the mount's own socket ([`control`]: both ends of it).
 //! - [`report`]: what the mount answers, and [`show`]: how it is shown.
@@ -9,6 +9,7 @@
 
 mod attach;
 mod control;
+mod memory;
 mod mount;
 mod mountpoint;
 mod report;

@@ -3,6 +3,7 @@
 //! The process in the background is this program again, with its standard output as the line to the verb: one line of
 //! JSON, `{"ready": ...}` or `{"error": ...}`. A fork would have to come before the first thread; this may come any time.
 
+use super::memory::{self, Memory};
 use super::report::Who;
 use super::serve::{self, Options};
 use super::{mountpoint, serve::serve};
@@ -70,18 +71,19 @@ pub(super) fn run(args: Args, json: bool) -> Result<u8> {
     }
     fuse::possible()?;
     if args.foreground {
+        let memory = memory::prepare();
         let ready = |who: &Who| {
             // Where there is no systemd, nobody listens.
             let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
             if json { json::print(who) } else { out::line("ready") }
         };
-        serve(&serving(&args, &options, None)?, ready)?;
+        serve(&serving(&args, &options, memory, None)?, ready)?;
         return Ok(DONE);
     }
     background(&args, json)
 }
 
-fn serving(args: &Args, chosen: &Chosen, log: Option<PathBuf>) -> Result<Options> {
+fn serving(args: &Args, chosen: &Chosen, memory: Memory, log: Option<PathBuf>) -> Result<Options> {
     let key = Arc::new(KeyFile::load(&args.key)?);
     mountpoint::prepare(&args.dir)?;
     Ok(serve::Options {
@@ -93,6 +95,7 @@ fn serving(args: &Args, chosen: &Chosen, log: Option<PathBuf>) -> Result<Options
             read_only: chosen.read_only,
             transport: chosen.transport,
         },
+        memory,
         dir: args.dir.clone(),
         log,
     })
@@ -176,6 +179,7 @@ fn start(args: &Args, log: &Path) -> Result<Option<Said>> {
 fn daemon(args: &Args, chosen: &Chosen) -> Result<u8> {
     // It fails only for the leader of a group, which a started process is not.
     let _ = rustix::process::setsid();
+    let memory = memory::prepare();
     let said = Arc::new(std::sync::atomic::AtomicBool::new(false));
     let mark = said.clone();
     let ready = move |who: &Who| {
@@ -183,8 +187,10 @@ fn daemon(args: &Args, chosen: &Chosen) -> Result<u8> {
         mark.store(true, std::sync::atomic::Ordering::SeqCst);
         detach()
     };
-    let served =
-        fuse::possible().and_then(|()| log_of(&args.dir)).and_then(|log| serving(args, chosen, Some(log))).and_then(|o| serve(&o, ready));
+    let served = fuse::possible()
+        .and_then(|()| log_of(&args.dir))
+        .and_then(|log| serving(args, chosen, memory, Some(log)))
+        .and_then(|o| serve(&o, ready));
     match served {
         Ok(()) => Ok(DONE),
         Err(e) if said.load(std::sync::atomic::Ordering::SeqCst) => {

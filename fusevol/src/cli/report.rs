@@ -1,5 +1,6 @@
 //! What a mount answers to the verbs: plain records, the same for `--json` and for people.
 
+use super::memory::Memory;
 use crate::fs::transport::Served;
 use crate::link::Phase;
 use crate::private;
@@ -112,6 +113,13 @@ pub(super) enum Health {
     Critical = 2,
 }
 
+/// The process that serves a mount.
+pub(super) struct Process<'a> {
+    pub(super) who: &'a Who,
+    pub(super) transport: Served,
+    pub(super) memory: Memory,
+}
+
 /// All about a mount.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Status {
@@ -120,8 +128,8 @@ pub(super) struct Status {
     pub(super) pid: u32,
     /// Which way requests come from the kernel.
     pub(super) transport: Served,
-    /// What became of the memory of its process.
-    pub(super) memory: String,
+    /// Whether it goes on where memory is short.
+    pub(super) memory: Memory,
     pub(super) health: Health,
     pub(super) session: String,
     pub(super) session_no: u32,
@@ -203,10 +211,11 @@ pub(super) fn volumes(session: &Session) -> Vec<Volume> {
 ///
 /// # Errors
 /// `NotFound` for a volume that is not there.
-pub(super) fn status(session: &Session, who: &Who, transport: Served, memory: &str, only: Option<&Target>) -> Result<Status> {
+pub(super) fn status(session: &Session, process: Process<'_>, only: Option<&Target>) -> Result<Status> {
     if let Some(target) = only {
         session.granted().list().volume_of(target)?;
     }
+    let Process { who, transport, memory } = process;
     let now = SystemClock.now();
     let (about, link, shown) = (session.about(), session.link(), session.shown());
     let (word, reason) = match &shown.state {
@@ -233,7 +242,7 @@ pub(super) fn status(session: &Session, who: &Who, transport: Served, memory: &s
         mount: who.dir.clone(),
         pid: who.pid,
         transport,
-        memory: memory.to_owned(),
+        memory,
         health,
         session: about.id.to_string(),
         session_no: about.welcome.session.0,

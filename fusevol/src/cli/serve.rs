@@ -8,10 +8,10 @@
 //! force: everything is drained and flushed, what is still open fails from then on.
 
 use super::control::{Answer, Answers, Question, Server};
-use super::report::{self, Who};
+use super::memory::Memory;
+use super::report::{self, Process, Who};
 use crate::fs::mount::{self, Mount, Teller};
 use crate::fs::table;
-use crate::memory;
 use crate::session::Session;
 use crate::session::open;
 use fusevol_shared::error::{Context, Error, Kind, Result, WireError};
@@ -35,6 +35,7 @@ const LOG_LOOK: Duration = Duration::from_secs(30);
 pub(super) struct Options {
     pub(super) session: open::Options,
     pub(super) mount: mount::Options,
+    pub(super) memory: Memory,
     pub(super) dir: PathBuf,
     /// Where standard error goes, if it is a file of ours.
     pub(super) log: Option<PathBuf>,
@@ -46,8 +47,7 @@ struct Serving {
     who: Who,
     /// How it is served.
     served: Teller,
-    /// What became of its memory.
-    memory: String,
+    memory: Memory,
     /// How it ended, once it has.
     ended: Mutex<Option<std::result::Result<(), WireError>>>,
     end: Condvar,
@@ -58,10 +58,8 @@ struct Serving {
 /// # Errors
 /// Those of opening and mounting, before `ready`; those of the end.
 pub(super) fn serve(options: &Options, ready: impl FnOnce(&Who) -> Result<()>) -> Result<()> {
-    // Before the first thread: they inherit it.
-    let memory = memory::prepare();
     let session = open::open(&options.session)?;
-    let (mount, serving, server) = match stand(options, &session, memory, ready) {
+    let (mount, serving, server) = match stand(options, &session, ready) {
         Ok(stands) => stands,
         Err(e) => {
             // The first error is the one to tell.
@@ -79,17 +77,18 @@ pub(super) fn serve(options: &Options, ready: impl FnOnce(&Who) -> Result<()>) -
     result
 }
 
-fn stand(
-    options: &Options,
-    session: &Arc<Session>,
-    memory: String,
-    ready: impl FnOnce(&Who) -> Result<()>,
-) -> Result<(Mount, Arc<Serving>, Server)> {
+fn stand(options: &Options, session: &Arc<Session>, ready: impl FnOnce(&Who) -> Result<()>) -> Result<(Mount, Arc<Serving>, Server)> {
     let mount = mount::mount(session.clone(), &options.dir, &options.mount)?;
     let pool = session.about().welcome.pool_name.clone();
     let who = Who { pid: std::process::id(), dir: mount.dir().to_owned(), pool };
-    let serving =
-        Arc::new(Serving { session: session.clone(), who, served: mount.teller(), memory, ended: Mutex::new(None), end: Condvar::new() });
+    let serving = Arc::new(Serving {
+        session: session.clone(),
+        who,
+        served: mount.teller(),
+        memory: options.memory.clone(),
+        ended: Mutex::new(None),
+        end: Condvar::new(),
+    });
     let begun = Server::start(serving.clone()).and_then(|server| ready(&serving.who).map(|()| server));
     match begun {
         Ok(server) => Ok((mount, serving, server)),
@@ -140,7 +139,8 @@ impl Answers for Serving {
                 Ok(json!({}))
             }
             Question::Status { volume } => {
-                to_value(&report::status(&self.session, &self.who, (self.served)(), &self.memory, volume.map(|v| plain(v, None)).as_ref())?)
+                let process = Process { who: &self.who, transport: (self.served)(), memory: self.memory.clone() };
+                to_value(&report::status(&self.session, process, volume.map(|v| plain(v, None)).as_ref())?)
             }
             Question::Map { volume, snapshot, modified } => {
                 let (extents, complete) = report::map(&self.session, &plain(volume, snapshot), modified)?;

@@ -84,7 +84,7 @@ fn render(s: &Status) -> String {
     line("pool", s.pool.clone());
     line("mount", format!("{} (pid {})", s.mount.display(), s.pid));
     line("transport", s.transport.to_string());
-    line("memory", s.memory.clone());
+    line("memory", s.memory.to_string());
     let reason = s.reason.as_ref().map(|r| format!(": {r}")).unwrap_or_default();
     let state = match s.state.as_str() {
         "live" => format!("live, lease {:.1} s", s.lease_left_ms as f64 / 1000.0),
@@ -160,6 +160,7 @@ pub(super) fn extents(extents: &[Extent], live: bool, list: &ListArgs) -> Result
 
 #[cfg(test)]
 mod tests {
+    use super::super::memory::Memory;
     use super::super::report::Health;
     use super::*;
     use crate::fs::transport::Served;
@@ -171,7 +172,7 @@ mod tests {
             mount: "/m".into(),
             pid: 7,
             transport: Served::Uring { queues: 2, depth: 32 },
-            memory: "locked".into(),
+            memory: Memory { locked: true, io_flusher: true, missing: vec![] },
             health: Health::Critical,
             session: "id".into(),
             session_no: 3,

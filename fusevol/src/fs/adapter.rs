@@ -28,10 +28,8 @@ const TTL: Duration = Duration::ZERO;
 const FRESH: Duration = Duration::from_secs(1);
 /// Largest request, bytes.
 const MAX_WRITE: u32 = super::uring::LARGEST;
-/// An open that goes past the page cache, its writes beside each other.
+/// An open past the page cache: its writes go beside each other.
 const DIRECT: FopenFlags = FopenFlags::FOPEN_DIRECT_IO.union(FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES);
-/// An open through the page cache: the kernel drops what it has kept of the file, and writes go through at once.
-const CACHED: FopenFlags = FopenFlags::empty();
 
 /// The filesystem of one mount.
 pub(super) struct Adapter {
@@ -87,6 +85,21 @@ impl Adapter {
                 Ok(Handle::Snapshot(file))
             }
             Some(Node::Root | Node::Snapshots) | None => Err(Error::new(Kind::NotFound, "no file")),
+        }
+    }
+
+    /// How the kernel is to treat this open. Without `O_DIRECT`, pages are kept of what only this host can change, and of what nobody can. (It
+    /// drops an inode's pages at each open that does not ask for them to be kept: those of an earlier attachment are gone then.) A private
+    /// mount keeps none: its one program reads and writes everything once.
+    fn opened(&self, handle: &Handle, flags: OpenFlags) -> FopenFlags {
+        let direct = flags.0 & libc::O_DIRECT != 0 || self.shows != Shows::All;
+        match handle {
+            // Never changes; once it is seen broken, or the session is over, its pages are dropped.
+            Handle::Snapshot(_) if direct => DIRECT | FopenFlags::FOPEN_KEEP_CACHE,
+            Handle::Snapshot(_) => FopenFlags::FOPEN_KEEP_CACHE,
+            Handle::Volume(file, _) if !direct && file.attached().is_some_and(|v| v.mode() == Mode::Write) => FopenFlags::empty(),
+            // Asked for, or another host may write it.
+            Handle::Volume(..) => DIRECT,
         }
     }
 
@@ -204,7 +217,7 @@ impl Filesystem for Front {
         }
         match self.open_node(ino, mode) {
             Ok(handle) => {
-                let how = if handle.may_be_cached() && flags.0 & libc::O_DIRECT == 0 { CACHED } else { DIRECT };
+                let how = self.opened(&handle, flags);
                 reply.opened(FileHandle(self.handles.add(handle)), how);
             }
             Err(e) => reply.error(self.failed("open", ino, &e)),

@@ -20,14 +20,6 @@ pub(super) enum Handle {
 }
 
 impl Handle {
-    /// Whether the kernel may keep pages of it: nobody else changes the file as long as it is open.
-    pub(super) fn may_be_cached(&self) -> bool {
-        match self {
-            Handle::Volume(file, _) => file.attached().is_some_and(|v| v.mode() == Mode::Write),
-            Handle::Snapshot(_) => false,
-        }
-    }
-
     /// The last use of this open.
     pub(super) fn close(&self, session: &Session) -> Result<()> {
         match self {

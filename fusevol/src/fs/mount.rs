@@ -7,6 +7,7 @@ use super::adapter::{Adapter, Front};
 use super::attr::{Base, Shows};
 use super::handles::Handles;
 use super::nodes::Nodes;
+use super::pages::{self, Pages};
 use super::transport::{Served, Transport};
 use super::{table, uring};
 use crate::session::Session;
@@ -48,6 +49,7 @@ pub struct Options {
 pub struct Mount {
     dir: PathBuf,
     serving: Serving,
+    pages: Pages,
 }
 
 /// Tells how a mount is served now.
@@ -82,8 +84,13 @@ pub fn mount(session: Arc<Session>, dir: &Path, options: &Options) -> Result<Mou
     };
     let ring = ring(options.transport)?;
     let fuse = attach(&dir, &source, options)?;
-    match serve(ring, Arc::new(adapter), fuse, options, loops) {
-        Ok(serving) => Ok(Mount { dir, serving }),
+    let adapter = Arc::new(adapter);
+    let began = Pages::start(&adapter, &fuse).and_then(|pages| Ok((serve(ring, adapter, fuse, options, loops)?, pages)));
+    match began {
+        Ok((serving, pages)) => {
+            pages::read_ahead(&dir);
+            Ok(Mount { dir, serving, pages })
+        }
         Err(e) => {
             // What the kernel says to that matters less than why it could not be served.
             let _ = table::unmount_by_force(&dir);
@@ -169,7 +176,10 @@ impl Mount {
     /// # Errors
     /// `Io` where a loop ended in another way.
     pub fn wait(self) -> Result<()> {
-        self.serving.join()
+        let Self { serving, pages, .. } = self;
+        let served = serving.join();
+        drop(pages);
+        served
     }
 
     /// How it is served now.
@@ -198,7 +208,7 @@ impl Mount {
         let unmounted = table::unmount_by_force(&self.dir);
         if unmounted.is_ok() {
             // A loop that ended badly serves nobody any more.
-            let _ = self.serving.join();
+            let _ = self.wait();
         }
         unmounted
     }

@@ -62,6 +62,18 @@ impl Nodes {
         self.table().number(node)
     }
 
+    /// The number of `node`, if the kernel can know it.
+    #[must_use]
+    pub fn known(&self, node: Node) -> Option<u64> {
+        self.table().number.get(&node).copied()
+    }
+
+    /// The numbers of all files that the kernel can know.
+    #[must_use]
+    pub fn files(&self) -> Vec<u64> {
+        self.table().object.keys().copied().collect()
+    }
+
     /// The number of `node`, with one more lookup by the kernel counted on it.
     pub fn looked_up(&self, node: Node) -> u64 {
         let mut t = self.table();
@@ -149,6 +161,7 @@ mod tests {
         nodes.listed([vol(1), vol(3)].into_iter());
         let again = nodes.number(vol(1));
         assert!(again != a && again != b);
+        assert_eq!((nodes.known(vol(1)), nodes.known(vol(2)), nodes.files().len()), (Some(again), None, 2));
     }
 
     #[test]

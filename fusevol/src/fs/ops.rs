@@ -4,16 +4,22 @@ use super::adapter::Adapter;
 use super::handles::Handle;
 use super::nodes::Node;
 use crate::session::file::VolumeFile;
+use crate::stale::Whose;
 use crate::volume::Mode;
 use fuser::{Errno, FileHandle, INodeNo};
 use fusevol_shared::disk::buf::{IoBuf, IoBytes};
 use fusevol_shared::disk::ring;
 use std::sync::Arc;
+use std::time::Duration;
 
 const PUNCH: i32 = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
 const ZERO: i32 = libc::FALLOC_FL_ZERO_RANGE;
 const ZERO_KEEP: i32 = libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE;
 const KEEP: i32 = libc::FALLOC_FL_KEEP_SIZE;
+
+/// How long `O_TRUNC` waits for the pages to be gone. Where a mapping has dirty ones, the kernel writes none of them before this is
+/// answered: they are dropped after it.
+const EMPTIED: Duration = Duration::from_millis(200);
 
 pub(super) type Answer<T> = Result<T, Errno>;
 
@@ -94,7 +100,10 @@ impl Adapter {
         let file = self.session.volume(id).map_err(|e| self.failed("truncate", ino, &e))?;
         if size == 0 && fh.is_none() && file.users().writers > 0 {
             tracing::info!("{}: opened with O_TRUNC: all its blocks are discarded, its size stays", self.name(ino));
-            return ring::block_on(file.discard(0, attr.size)).map_err(|e| self.failed("truncate", ino, &e));
+            ring::block_on(file.discard(0, attr.size)).map_err(|e| self.failed("truncate", ino, &e))?;
+            // The size stays, so the kernel sees no reason to drop pages of its own accord.
+            self.session.stale().one_within(Whose::Volume(id), EMPTIED);
+            return Ok(());
         }
         tracing::warn!(
             "{}: a change of its size from {} to {size} is refused: volumes are not resized through the mount",

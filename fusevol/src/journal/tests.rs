@@ -96,8 +96,17 @@ fn bench() -> Bench {
     let place = SlotAt { pool, disk: DiskId([0; 16]), off: DiskOff(40 << 18) };
     let slot = Arc::new(Slot::new(pool, session, id, Generation(1), vec![(DiskNo(0), place)]));
     let control = Arc::new(Keeper::default());
-    let engine =
-        Engine { disks: Arc::new(disks), control, lease: Arc::new(lease), slot, pool, session, au_size, unsettled: Arc::default() };
+    let engine = Engine {
+        disks: Arc::new(disks),
+        control,
+        lease: Arc::new(lease),
+        slot,
+        pool,
+        session,
+        au_size,
+        unsettled: Arc::default(),
+        stale: Arc::default(),
+    };
     let log = JournalLog::new(engine.clone(), VOLUME, FenceToken(7), journal(1), VolumeEpoch(3));
     let b = Bench { engine, log };
     b.seal(false);

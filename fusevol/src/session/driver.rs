@@ -2,11 +2,12 @@
 //! own ring, and hears the link. None of these waits for another: a disk that hangs keeps no renewal back.
 
 use super::machine::{Effect, Event, Extended, Machine, State, Why};
-use super::router::Job;
+use super::router::Refresh;
 use crate::disks::Disks;
 use crate::lease::Lease;
 use crate::link::{Link, Phase};
 use crate::slot::Slot;
+use crate::stale::Stale;
 use fusevol_shared::clock::{Clock, SystemClock};
 use fusevol_shared::disk::Disk;
 use fusevol_shared::disk::file::FileDisk;
@@ -52,20 +53,19 @@ pub(super) struct Driver {
     pub(super) failing: watch::Sender<bool>,
     pub(super) shown: Arc<Mutex<Shown>>,
     pub(super) slot: Beaten,
-    pub(super) jobs: mpsc::UnboundedSender<Job>,
+    pub(super) jobs: mpsc::Sender<Refresh>,
+    pub(super) stale: Arc<Stale>,
 }
 
 /// Ends driver and push thread when dropped.
 pub(super) struct End {
     pub(super) events: mpsc::UnboundedSender<Event>,
-    pub(super) jobs: mpsc::UnboundedSender<Job>,
 }
 
 impl Drop for End {
     fn drop(&mut self) {
-        // Who has ended already does not hear it.
+        // Who has ended already does not hear it. The push thread ends with the driver, which alone tells it anything.
         let _ = self.events.send(Event::Close);
-        let _ = self.jobs.send(Job::End);
     }
 }
 
@@ -122,7 +122,10 @@ impl Driver {
                 Effect::Beat => *beat = write(self.slot.get().cloned()).fuse(),
                 Effect::Reconnect => self.link.reconnect(),
                 Effect::Lease(until) => self.lease.extend(until),
-                Effect::Fence => tracing::warn!("the lease has run out: I/O waits until the manager or the slot disks answer"),
+                Effect::Fence => {
+                    self.stale.all();
+                    tracing::warn!("the lease has run out: I/O waits until the manager or the slot disks answer");
+                }
                 Effect::Fail => {
                     tracing::error!("the manager has not answered in time: what needs it fails");
                     self.failing.send_replace(true);
@@ -131,7 +134,8 @@ impl Driver {
                     tracing::info!("the manager answers again");
                     self.failing.send_replace(false);
                 }
-                Effect::Refresh => drop(self.jobs.send(Job::Refresh)),
+                // Where one waits already, it does for this one, too.
+                Effect::Refresh => drop(self.jobs.try_send(Refresh)),
                 Effect::End(why) => self.end(&why),
             }
         }
@@ -139,6 +143,7 @@ impl Driver {
 
     fn end(&self, why: &Why) {
         self.lease.end();
+        self.stale.all();
         self.failing.send_replace(true);
         match why {
             Why::Refused { kind, sentence } => {

@@ -25,6 +25,7 @@ pub mod snapshot;
 use crate::disks::Disks;
 use crate::lease::Lease;
 use crate::link::{Link, LinkState};
+use crate::stale::Stale;
 use crate::volume::Engine;
 use caller::Caller;
 pub use driver::Shown;
@@ -114,6 +115,12 @@ impl Session {
     #[must_use]
     pub fn disks(&self) -> &Arc<Disks<FileDisk>> {
         &self.engine.disks
+    }
+
+    /// What the kernel may hold and must not give any more.
+    #[must_use]
+    pub fn stale(&self) -> &Arc<Stale> {
+        &self.engine.stale
     }
 
     /// The volumes and snapshots that the client may see.

@@ -12,6 +12,7 @@ use crate::disks::Disks;
 use crate::lease::Lease;
 use crate::link::{Link, LinkConfig, Owner, Pushed};
 use crate::slot::Slot;
+use crate::stale::Stale;
 use crate::volume::Engine;
 use fusevol_shared::clock::{BootTime, Clock, SystemClock};
 use fusevol_shared::disk::file::{FileDisk, OpenMode};
@@ -75,8 +76,9 @@ impl Owner for Speaker {
 /// `Unreachable` without a manager, `Denied` where it does not know the key, `NotFound` where a disk is missing, `Refused`
 /// where one is not what it should be, `Version`, `Io`.
 pub fn open(options: &Options) -> Result<Arc<Session>> {
+    // Short without a limit: one event for each connection, and the driver waits for nothing while it handles one.
     let (events_in, events) = mpsc::unbounded_channel();
-    let (jobs_in, jobs) = mpsc::unbounded_channel();
+    let (jobs_in, jobs) = mpsc::channel(1);
     let (failing, is_failing) = watch::channel(false);
     let id = SessionId::from_random(SystemRandom.id());
     let speaker = Arc::new(Speaker {
@@ -89,7 +91,8 @@ pub fn open(options: &Options) -> Result<Arc<Session>> {
     let lease = Arc::new(Lease::new(Arc::new(SystemClock), options.io_timeout));
     let machine = Machine::new(SystemClock.now(), options.io_timeout);
     let (shown, slot) = (Arc::new(Mutex::new(Shown::of(&machine))), Beaten::default());
-    let end = End { events: events_in, jobs: jobs_in.clone() };
+    let stale: Arc<Stale> = Arc::default();
+    let end = End { events: events_in };
     let driver = Driver {
         machine,
         link: link.clone(),
@@ -99,10 +102,11 @@ pub fn open(options: &Options) -> Result<Arc<Session>> {
         shown: shown.clone(),
         slot: slot.clone(),
         jobs: jobs_in,
+        stale: stale.clone(),
     };
     let driver = spawn("fusevol-session", move || driver.run())?;
 
-    let stands = stand(options, id, &link, &lease, &speaker, is_failing).and_then(|(about, engine)| {
+    let stands = stand(options, id, &link, &lease, &speaker, is_failing, &stale).and_then(|(about, engine)| {
         // From now on the driver keeps the lease by the disks, too.
         let _ = slot.set((engine.slot.clone(), engine.disks.clone()));
         Ok((about, engine, Keeper::start()?))
@@ -139,7 +143,7 @@ pub fn open(options: &Options) -> Result<Arc<Session>> {
     Ok(session)
 }
 
-fn start_pushes(session: &Arc<Session>, pushes: mpsc::Receiver<Pushed>, jobs: mpsc::UnboundedReceiver<router::Job>) -> Result<()> {
+fn start_pushes(session: &Arc<Session>, pushes: mpsc::Receiver<Pushed>, jobs: mpsc::Receiver<router::Refresh>) -> Result<()> {
     let weak = Arc::downgrade(session);
     let thread = spawn("fusevol-push", move || router::run(&weak, pushes, jobs))?;
     session.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
@@ -158,6 +162,7 @@ fn stand(
     lease: &Arc<Lease>,
     speaker: &Speaker,
     failing: watch::Receiver<bool>,
+    stale: &Arc<Stale>,
 ) -> Result<(About, Engine<FileDisk, Caller>)> {
     ring::block_on(link.opened(REACH)).map_err(|e| explain(e, &options.key))?;
     let welcome = speaker.first.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -178,6 +183,7 @@ fn stand(
         au_size: welcome.au_size,
         slot: Arc::new(slot),
         unsettled: Arc::default(),
+        stale: stale.clone(),
     };
     Ok((About { id, welcome, paths }, engine))
 }

@@ -18,18 +18,13 @@ use std::sync::Weak;
 use std::task::Poll;
 use tokio::sync::mpsc;
 
-/// What the push thread is told.
-pub(super) enum Job {
-    /// Another manager serves: readers get their maps again.
-    Refresh,
-    /// The thread ends.
-    End,
-}
+/// What the push thread is told: another manager serves, and readers get their maps again. It ends when nobody can tell it any more.
+pub(super) struct Refresh;
 
 type Work<'a> = Pin<Box<dyn Future<Output = ()> + 'a>>;
 
 /// The push thread's life.
-pub(super) fn run(session: &Weak<Session>, mut pushes: mpsc::Receiver<Pushed>, mut jobs: mpsc::UnboundedReceiver<Job>) {
+pub(super) fn run(session: &Weak<Session>, mut pushes: mpsc::Receiver<Pushed>, mut jobs: mpsc::Receiver<Refresh>) {
     ring::block_on(async {
         let mut under_way: FuturesUnordered<Work<'_>> = FuturesUnordered::new();
         loop {
@@ -39,8 +34,8 @@ pub(super) fn run(session: &Weak<Session>, mut pushes: mpsc::Receiver<Pushed>, m
                     None => return,
                 },
                 job = jobs.recv() => match job {
-                    Some(Job::Refresh) => Box::pin(refresh(session)),
-                    Some(Job::End) | None => return,
+                    Some(Refresh) => Box::pin(refresh(session)),
+                    None => return,
                 },
                 Some(()) = under_way.next() => continue,
             };

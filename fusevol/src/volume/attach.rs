@@ -12,6 +12,7 @@ use crate::control::Control;
 use crate::disks::Dirty;
 use crate::journal::JournalLog;
 use crate::preserve::PreserveLog;
+use crate::stale::Whose;
 use fusevol_shared::disk::Disk;
 use fusevol_shared::error::{Error, Kind, Result};
 use fusevol_shared::ids::VolumeId;
@@ -185,6 +186,7 @@ impl<D: Disk, C: Control> Volume<D, C> {
         aus.iter().for_each(|au| self.view.clear(*au));
         self.view.drain(aus).await;
         self.ended.notify_waiters();
+        self.engine.stale.one(Whose::Volume(self.id));
         // What counts in the journal is folded before the attachment ends; where it cannot be, the attachment ends with the session.
         if let Some(log) = &self.journal {
             unsettled(&self.engine).insert(self.id, log.clone());

@@ -7,6 +7,7 @@
 use super::Volume;
 use crate::control::Control;
 use crate::disks::{Disks, io_error};
+use crate::stale::Whose;
 use fusevol_shared::disk::Disk;
 use fusevol_shared::error::{Error, Kind, Result, WireError};
 use fusevol_shared::sentence::{self, Tag};
@@ -162,6 +163,7 @@ impl<D: Disk, C: Control> Volume<D, C> {
             }
             lost
         });
+        self.engine.stale.one(Whose::Volume(self.id));
     }
 
     /// Appends what is taken; whether there was anything.

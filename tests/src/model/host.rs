@@ -6,6 +6,7 @@ use fusevol::disks::Disks;
 use fusevol::lease::{IO_TIMEOUT, Lease};
 use fusevol::slot::Slot;
 use fusevol::snapshot::SnapshotReader;
+use fusevol::stale::Stale;
 use fusevol::volume::{Engine, Mode, Volume};
 use fusevol_shared::clock::{BootTime, SystemClock};
 use fusevol_shared::disk::Disk;
@@ -57,6 +58,7 @@ impl<D: Disk> Host<D> {
             session: welcome.session,
             au_size: welcome.au_size,
             unsettled: Arc::default(),
+            stale: Arc::default(),
         };
         let host = Rc::new(Self {
             engine,
@@ -67,6 +69,12 @@ impl<D: Disk> Host<D> {
         });
         tokio::task::spawn_local(host.clone().pump());
         host
+    }
+
+    /// What the kernel would be told to drop.
+    #[must_use]
+    pub fn stale(&self) -> Arc<Stale> {
+        self.engine.stale.clone()
     }
 
     /// Called when a writer has drained and flipped, before anything else runs: the instant of the snapshot.

@@ -156,6 +156,7 @@ impl Start {
             session: welcome.session,
             au_size: welcome.au_size,
             unsettled: Arc::default(),
+            stale: Arc::default(),
         })
     }
 }
