@@ -1,7 +1,8 @@
 //! The processor time of the load and of the servers, from `/proc` (proc_pid_stat(5)).
 //!
 //! A process's times hold all its threads, those that ended and the kernel's I/O workers of its rings among them. What other
-//! kernel threads do for it, a loop device's worker for one, is nobody's and not counted.
+//! kernel threads do for it, a loop device's worker for one, is nobody's and not counted. The start of fio (tens of
+//! milliseconds, and the parsing of a list) is counted: runs of a second are too short for a figure, compare long ones.
 
 use anyhow::{Context, Result};
 use std::time::Duration;

@@ -22,6 +22,8 @@ use std::rc::Rc;
 
 /// What stays free beside our disks.
 const SPARE: u64 = 1 << 30;
+/// In a second.
+const NANOS: u64 = 1_000_000_000;
 
 /// Runs it; false where something failed on the way.
 ///
@@ -49,7 +51,7 @@ fn measure(data: &Data) -> Result<(Report, bool)> {
     let interrupt = Interrupt::new()?;
     let mut report = Report {
         schema: SCHEMA,
-        date: time::rfc3339(SystemClock.wall()),
+        date: time::rfc3339(SystemClock.wall() / NANOS),
         command: std::iter::once("scripts/bench".to_owned()).chain(std::env::args().skip(1)).collect::<Vec<_>>().join(" "),
         machine: Machine::here(),
         size: data.size,
@@ -188,8 +190,8 @@ fn said(sample: &Sample, work: &Work, rounds: u32) {
 }
 
 fn print(report: &Report, older: Option<&Report>, markdown: bool) -> Result<()> {
-    let Machine { kernel, fio, qemu, fusevol, cpus } = &report.machine;
-    println!("{}: Linux {kernel}, {cpus} CPUs, {fio}, qemu {qemu}, fusevol {fusevol}", report.date);
+    let Machine { kernel, fio, qemu, fusevol, cpus, load } = &report.machine;
+    println!("{}: Linux {kernel}, {cpus} CPUs (load {load} before), {fio}, qemu {qemu}, fusevol {fusevol}", report.date);
     println!("{} rounds of {} s, area {}; medians; {}", report.rounds, report.seconds, size::show(report.size), report.command);
     for why in &report.left_out {
         println!("left out: {why}");

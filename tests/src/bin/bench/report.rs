@@ -41,7 +41,7 @@ pub struct Report {
 }
 
 /// What it ran on.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Machine {
     /// `uname -r`.
     pub kernel: String,
@@ -53,6 +53,8 @@ pub struct Machine {
     pub fusevol: String,
     /// Processors.
     pub cpus: usize,
+    /// Processes that ran or waited, the mean of the minute before: what else the machine had to do.
+    pub load: f64,
 }
 
 /// A measurement.
@@ -89,6 +91,7 @@ impl Machine {
             let out = Command::new(program).args(args).output().ok().filter(|o| o.status.success());
             out.and_then(|o| String::from_utf8_lossy(&o.stdout).lines().next().map(str::to_owned)).unwrap_or_default()
         };
+        let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
         let qemu = said("qemu-storage-daemon", &["--version"]);
         Self {
             kernel: said("uname", &["-r"]),
@@ -96,6 +99,7 @@ impl Machine {
             qemu: qemu.split(' ').nth(2).unwrap_or_default().to_owned(),
             fusevol: said("git", &["-C", env!("CARGO_MANIFEST_DIR"), "describe", "--always", "--dirty"]),
             cpus: std::thread::available_parallelism().map_or(0, usize::from),
+            load: load.split(' ').next().and_then(|l| l.parse().ok()).unwrap_or_default(),
         }
     }
 }

@@ -9,7 +9,7 @@ fn sample(target: TargetKind, work: &str, round: u32, ios: u64) -> Sample {
 }
 
 fn report(samples: Vec<Sample>) -> Report {
-    let machine = Machine { kernel: "6".into(), fio: "fio-3".into(), qemu: "10".into(), fusevol: "abc".into(), cpus: 2 };
+    let machine = Machine { kernel: "6".into(), fio: "fio-3".into(), qemu: "10".into(), fusevol: "abc".into(), cpus: 2, load: 0.5 };
     let (date, command) = ("2026-01-01T00:00:00Z".to_owned(), "bench data".to_owned());
     Report { schema: SCHEMA, date, command, machine, size: 1 << 30, seconds: 2, rounds: 2, samples, left_out: vec![] }
 }
