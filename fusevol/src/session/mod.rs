@@ -6,6 +6,7 @@
 //! - [`file`] and [`snapshot`]: what is open, by whom, and what is attached for it.
 //! - [`inbox`] and [`router`]: the manager's pushes, on a thread of their own, to what they speak of.
 //! - [`caller`]: the data path's way to the manager.
+//! - [`paths`]: how a path to a disk is opened, at the beginning and after it has failed.
 //! - [`keeper`]: the thread that folds journals and refills reserves, beside the data path.
 //!
 //! Invariants: a volume is attached while somebody here has it open and not longer; every push is answered once; the
@@ -19,12 +20,14 @@ mod inbox;
 mod keeper;
 pub mod machine;
 pub mod open;
+mod paths;
 mod router;
 pub mod snapshot;
 
 use crate::disks::Disks;
 use crate::lease::Lease;
 use crate::link::{Link, LinkState};
+use crate::redirect::Redirect;
 use crate::stale::Stale;
 use crate::volume::Engine;
 use caller::Caller;
@@ -73,6 +76,7 @@ pub struct Session {
     open: Mutex<Open>,
     shown: Arc<Mutex<Shown>>,
     keeper: keeper::Keeper,
+    redirect: Arc<Redirect>,
     /// Ends the driver and the push thread when dropped.
     end: Mutex<Option<driver::End>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -258,6 +262,7 @@ impl Session {
         }
         drop(end);
         self.link.close();
+        self.redirect.close();
         self.keeper.end();
         let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
         for t in threads {

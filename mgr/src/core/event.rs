@@ -1,6 +1,7 @@
 //! What goes into the core and what comes out of it.
 
 use super::admin_api::{AdminReply, AdminRequest, Notice};
+use super::{Ticket, Verdict};
 use crate::catalog::record::Record;
 use fusevol_shared::change::Journal;
 use fusevol_shared::clock::{BootTime, Clock};
@@ -8,6 +9,7 @@ use fusevol_shared::error::WireError;
 use fusevol_shared::format::journal::Tail;
 use fusevol_shared::ids::{FenceToken, KeyPrint, Seq, SessionId, SessionNo, VolumeId};
 use fusevol_shared::units::DiskNo;
+use fusevol_shared::wire::data::Io;
 use fusevol_shared::wire::messages::{Ack, Push, Reply, Request};
 
 /// One connection of a client; never reused within a life of the manager.
@@ -125,6 +127,38 @@ pub enum Event {
         /// One for each journal that was asked for.
         tails: Tails,
     },
+    /// A data connection with a proven key asks to do I/O for a session; answered by `Effect::Verdict`.
+    DataOpen {
+        /// The question.
+        ticket: Ticket,
+        /// The key.
+        print: KeyPrint,
+        /// The session.
+        session: SessionId,
+    },
+    /// I/O is asked for on such a connection; answered by `Effect::Verdict`.
+    DataIo {
+        /// The question.
+        ticket: Ticket,
+        /// Whose connection it is.
+        session: SessionNo,
+        /// What is asked.
+        io: Io,
+    },
+    /// A write that was let through has returned.
+    DataDone {
+        /// Whose.
+        session: SessionNo,
+    },
+    /// Answer to `Effect::ReadNonce`.
+    NonceRead {
+        /// In whose slot.
+        session: SessionNo,
+        /// On which disk.
+        disk: DiskNo,
+        /// What stands there; none where it cannot be read.
+        found: Option<(SessionId, u64)>,
+    },
     /// `Core::deadline` has come.
     Tick,
 }
@@ -200,6 +234,20 @@ pub enum Effect {
         session: SessionNo,
         /// Of its write attachments.
         journals: Vec<JournalRef>,
+    },
+    /// Reads the page of a session's heartbeat on a disk; answered by `Event::NonceRead`.
+    ReadNonce {
+        /// In whose slot.
+        session: SessionNo,
+        /// On which disk.
+        disk: DiskNo,
+    },
+    /// Answers a question about data.
+    Verdict {
+        /// The question.
+        ticket: Ticket,
+        /// The answer.
+        result: Result<Verdict, WireError>,
     },
     /// For the log of the manager; also kept for `events`.
     Notice(Notice),

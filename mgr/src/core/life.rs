@@ -57,6 +57,8 @@ pub(super) struct Life {
     pub seal: Seal,
     /// The administrator's word: it writes no more once its lease is over.
     pub confirmed: bool,
+    /// Writes that the manager does for it.
+    pub proxied: u32,
     /// Journals that are being read.
     pub closing: Option<Closing>,
 }
@@ -84,6 +86,7 @@ impl Life {
             watch: None,
             seal: Seal::Open,
             confirmed: false,
+            proxied: 0,
             closing: None,
         }
     }

@@ -8,6 +8,7 @@
 //!
 //! - [`rights`]: who may ask what. - `session`: sessions, leases, lapse, proof of drain. - `death`: journals of the drained. - `seal`, `confirm`:
 //!   the ladder for those of whom no proof comes. - `attach`: attachments. - `change`: space ahead of writes. - `fold`: the writer's changes.
+//! - `data`: I/O through the manager. `paths`: whether a path leads to the pool's disk.
 //! - `reader`: what readers are told, limbo. - `hold`: snapshots taken. - `snapshot`: snapshots read and removed. - `admin*`: the verbs.
 //!
 //! Invariants: each record that is put out has been applied here; each request is answered once; nothing leaves limbo that a
@@ -20,6 +21,7 @@ mod attach;
 mod change;
 mod config;
 mod confirm;
+mod data;
 mod death;
 mod event;
 mod fold;
@@ -27,6 +29,7 @@ mod hold;
 mod life;
 mod list;
 mod notice;
+mod paths;
 mod push;
 mod reader;
 mod recall;
@@ -43,6 +46,7 @@ mod view;
 
 pub use admin_api::{AdminReply, AdminRequest, Notice};
 pub use config::{Config, Limits};
+pub use data::{Ticket, Verdict};
 pub use event::{AdminId, ConnId, Effect, Event, JournalRef, Now, Output, Tails};
 
 use crate::catalog::Catalog;
@@ -95,6 +99,8 @@ pub struct Core {
     limbo_moved: bool,
     /// Administrators that wait for the end of sessions.
     confirms: Vec<Confirm>,
+    /// Clients that wait for a look at a disk.
+    waiting: Vec<paths::Waiting>,
     /// The catalog is nearly full.
     tight: bool,
     /// No step was made yet.
@@ -133,6 +139,7 @@ impl Core {
             spent,
             limbo_moved: true,
             confirms: Vec::new(),
+            waiting: Vec::new(),
             tight: false,
             fresh: true,
         }
@@ -186,6 +193,10 @@ impl Core {
             Event::Sealed { session, done } => self.sealed(session, done),
             Event::SlotRead { session, beat } => self.slot_read(session, beat),
             Event::JournalsRead { session, tails } => self.journals_read(session, tails),
+            Event::DataOpen { ticket, print, session } => self.data_open(ticket, print, session),
+            Event::DataIo { ticket, session, io } => self.data_io(ticket, session, &io),
+            Event::DataDone { session } => self.data_done(session),
+            Event::NonceRead { session, disk, found } => self.nonce_read(session, disk, found),
             Event::Tick => {}
         }
         self.settle();
@@ -257,6 +268,7 @@ impl Core {
             Request::OpenSnapshot(m) => self.open_snapshot(session, m.snapshot).map(Some),
             Request::GetSnapshotMap(m) => self.get_snapshot_map(session, m.snapshot, m.from).map(Some),
             Request::CloseSnapshot(m) => done(self.close_snapshot(session, m.snapshot)),
+            Request::CheckPath(m) => self.check_path(session, m, asker).map(|()| None),
         }
     }
 }

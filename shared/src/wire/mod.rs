@@ -3,6 +3,7 @@
 //! - [`messages`]: every request, reply and push, and the right that each request needs, declared on its type.
 //! - [`rights`]: rights and needs.
 //! - [`frame`], [`codec`]: the envelope around a message, with its limits; messages to bytes and back.
+//! - [`data`]: I/O through the manager, on a connection of its own.
 //! - [`tcp`], [`tls`]: how a connection is set; TLS 1.3 with certificates on both sides.
 //! - [`keyfile`], [`secret`]: a client's key file; files that nobody else may read.
 //!
@@ -11,6 +12,7 @@
 //! same session with the same sequence number; the manager does it once.
 
 pub mod codec;
+pub mod data;
 pub mod frame;
 pub mod keyfile;
 pub mod messages;

@@ -132,6 +132,8 @@ impl Manager {
                 | Effect::SealSlot { .. }
                 | Effect::ReadSlot { .. }
                 | Effect::ReadJournals { .. }
+                | Effect::ReadNonce { .. }
+                | Effect::Verdict { .. }
                 | Effect::Notice(_) => {}
             }
         }

@@ -324,7 +324,7 @@ impl Serving {
                 let io = SessionIo::new(m.pool.id, m.pool.au_size, &self.disks, Duration::from_secs(5));
                 io.open_slot(SlotOf { session, id, slots: &slots }, self.generation).await;
             }
-            Effect::SealSlot { .. } | Effect::ReadSlot { .. } | Effect::ReadJournals { .. } => {
+            Effect::SealSlot { .. } | Effect::ReadSlot { .. } | Effect::ReadNonce { .. } | Effect::ReadJournals { .. } => {
                 let (pool, au_size, disks) = (m.pool.id, m.pool.au_size, self.disks.clone());
                 let (inbox, generation) = (self.inbox.clone(), self.generation);
                 drop(m.exec.spawn(m.proc, async move {
@@ -332,6 +332,8 @@ impl Serving {
                     inbox.put(ask_disks(&io, effect, generation).await);
                 }));
             }
+            // Nobody has a data connection in these worlds.
+            Effect::Verdict { .. } => {}
             Effect::Notice(notice) => m.sched().say(m.proc, format_args!("{}: {}", notice.what, notice.text)),
         }
     }
@@ -352,6 +354,10 @@ async fn ask_disks(io: &SessionIo<'_, SimDisk>, effect: Effect, generation: Gene
             let beat = io.read_slot(SlotOf { session, id, slots: &slots }).await;
             Event::SlotRead { session, beat }
         }
+        Effect::ReadNonce { session, disk } => {
+            let found = io.read_nonce(disk, session).await;
+            Event::NonceRead { session, disk, found }
+        }
         Effect::ReadJournals { session, journals } => {
             let tails = io.read_journals(&journals).await;
             Event::JournalsRead { session, tails }
@@ -371,6 +377,10 @@ fn event_name(event: &Event) -> &'static str {
         Event::Sealed { .. } => "sealed",
         Event::SlotRead { .. } => "slot read",
         Event::JournalsRead { .. } => "journals read",
+        Event::DataOpen { .. } => "data open",
+        Event::DataIo { .. } => "data io",
+        Event::DataDone { .. } => "data done",
+        Event::NonceRead { .. } => "nonce read",
         Event::Tick => "tick",
     }
 }
