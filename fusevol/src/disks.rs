@@ -21,7 +21,7 @@ use fusevol_shared::ids::DiskId;
 use fusevol_shared::sentence::{self, Tag};
 use fusevol_shared::units::{DiskNo, DiskOff};
 use fusevol_shared::wire::data::{Claim, Io, Verb};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use tokio::sync::Notify;
 
@@ -31,6 +31,7 @@ pub struct Member<D> {
     id: DiskId,
     path: Path<D>,
     door: Arc<OnceLock<Arc<dyn Door>>>,
+    unreturned: Arc<AtomicBool>,
     failed_flushes: AtomicU64,
 }
 
@@ -66,7 +67,7 @@ impl<D: Disk> Member<D> {
                 drop(disk);
                 Box::pin(self.after_failure(e, Verb::Write, at, &data, claim)).await
             }
-            done => done,
+            done => self.noted(done),
         }
     }
 
@@ -81,8 +82,16 @@ impl<D: Disk> Member<D> {
                 drop(disk);
                 Box::pin(self.after_failure(e, Verb::WriteDurable, at, &data, claim)).await
             }
-            done => done,
+            done => self.noted(done),
         }
+    }
+
+    /// A write that has not returned is remembered until the end of the process.
+    fn noted(&self, done: DiskResult<()>) -> DiskResult<()> {
+        if done.as_ref().is_err_and(|e| e.answer == Answer::NotReturned) {
+            self.unreturned.store(true, Ordering::SeqCst);
+        }
+        done
     }
 
     /// Whether what failed goes through the manager from now on.
@@ -96,7 +105,7 @@ impl<D: Disk> Member<D> {
 
     async fn after_failure(&self, e: DiskError, verb: Verb, at: DiskOff, data: &IoBytes, claim: Claim) -> DiskResult<()> {
         if e.answer == Answer::NotReturned && sentence::holds(Tag::P1) {
-            return Err(e);
+            return self.noted(Err(e));
         }
         self.write_through(verb, at, data, claim).await
     }
@@ -121,7 +130,7 @@ impl<D: Disk> Member<D> {
 
     async fn write_through(&self, verb: Verb, at: DiskOff, data: &IoBytes, claim: Claim) -> DiskResult<()> {
         self.path.redirected(data.len());
-        door::write(self.door()?, self.io(verb, at, claim), data).await
+        self.noted(door::write(self.door()?, self.io(verb, at, claim), data).await)
     }
 
     async fn flush_anyhow(&self) -> DiskResult<()> {
@@ -189,11 +198,12 @@ pub struct Disks<D> {
     /// The way through the manager; none where there is none.
     door: Arc<OnceLock<Arc<dyn Door>>>,
     moved: Arc<Notify>,
+    unreturned: Arc<AtomicBool>,
 }
 
 impl<D> Default for Disks<D> {
     fn default() -> Self {
-        Self { table: ArcSwap::from_pointee(Vec::new()), door: Arc::default(), moved: Arc::default() }
+        Self { table: ArcSwap::from_pointee(Vec::new()), door: Arc::default(), moved: Arc::default(), unreturned: Arc::default() }
     }
 }
 
@@ -210,6 +220,12 @@ impl<D: Disk> Disks<D> {
         let _ = self.door.set(door);
     }
 
+    /// Whether a write of this process was not answered: it may still land, so nobody can say that all of it is drained.
+    #[must_use]
+    pub fn has_unreturned(&self) -> bool {
+        self.unreturned.load(Ordering::SeqCst)
+    }
+
     /// Told whenever a path has failed.
     #[must_use]
     pub fn moved(&self) -> Arc<Notify> {
@@ -219,7 +235,8 @@ impl<D: Disk> Disks<D> {
     /// `no` is this open disk from now on; its label says `id`.
     pub fn set_present(&self, no: DiskNo, id: DiskId, disk: Arc<D>) {
         let (path, door) = (Path::new(disk, self.moved.clone()), self.door.clone());
-        let member = Arc::new(Member { no, id, path, door, failed_flushes: AtomicU64::new(0) });
+        let unreturned = self.unreturned.clone();
+        let member = Arc::new(Member { no, id, path, door, unreturned, failed_flushes: AtomicU64::new(0) });
         self.change(no, State::Present(member));
     }
 

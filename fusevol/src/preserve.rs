@@ -80,6 +80,8 @@ pub struct PreserveLog {
     writer: tokio::sync::Mutex<Writer>,
     /// Blocks that were preserved.
     blocks: AtomicU64,
+    /// Places to which a record was written that did not come to its end: it may still land.
+    late: Mutex<Vec<DiskAu>>,
 }
 
 impl PreserveLog {
@@ -96,6 +98,7 @@ impl PreserveLog {
             waiting: Mutex::default(),
             writer: tokio::sync::Mutex::new(writer),
             blocks: AtomicU64::new(0),
+            late: Mutex::default(),
         }
     }
 
@@ -165,6 +168,12 @@ impl PreserveLog {
         Ok(())
     }
 
+    /// Takes the places of segments to which something may still be written.
+    #[must_use]
+    pub fn take_late(&self) -> Vec<DiskAu> {
+        std::mem::take(&mut self.late.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// Blocks that were preserved.
     #[must_use]
     pub fn blocks(&self) -> u64 {
@@ -222,6 +231,9 @@ impl PreserveLog {
         let ahead = async { if low { grant().await.ok() } else { None } };
         let (written, spare) = join(write, ahead).await;
         w.spare = w.spare.take().or(spare.filter(|s| s.epoch >= segment.epoch));
+        if written.is_err() {
+            self.late.lock().unwrap_or_else(PoisonError::into_inner).extend(&segment.legs);
+        }
         written?;
         self.blocks.fetch_add(u64::from(blocks), Ordering::Relaxed);
         w.broken = false;

@@ -34,6 +34,7 @@ mod hold;
 mod io;
 mod ledger;
 mod mark;
+mod moved;
 mod overwrite;
 mod read;
 mod regions;
@@ -63,6 +64,7 @@ use guard::RangeGuard;
 pub use hold::Held;
 pub(crate) use io::{Pieces, middle, read_pieces_into};
 use ledger::Ledger;
+use moved::Late;
 pub(crate) use read::{plan_au, whole_pages};
 use regions::Regions;
 use reserve::Reserve;
@@ -139,6 +141,7 @@ pub struct Volume<D, C> {
     /// In blocks of the volume.
     guard: RangeGuard,
     ledger: Ledger,
+    late: Late,
     dirty: Dirty,
     rounds: Rounds,
     /// Who brings pages of the ledger, or a discard, to the journal.

@@ -184,6 +184,18 @@ pub enum Entry {
         /// Which.
         regions: Vec<Region>,
     },
+    /// AUs that have space lie at these places out of the reserve from now on; all that their masks name was durable there before this was
+    /// appended. What was written to their former places and not answered may still land there (PROTOCOL.md, P1): they are given to nobody
+    /// before the session is proven drained.
+    Moved {
+        /// With the whole masks.
+        runs: Vec<MapRun>,
+    },
+    /// The same of preserve segments of this session, and of places of the reserve: nothing is written there any more.
+    Late {
+        /// Which.
+        places: Vec<DiskAu>,
+    },
     /// These regions are clean: every leg was flushed after their last write had returned.
     Cleared {
         /// Current.
@@ -200,12 +212,13 @@ impl Entry {
     #[must_use]
     pub fn weight(&self) -> usize {
         1 + match self {
-            Entry::Bound { runs } => runs.iter().map(|r| r.written.len() + 4).sum(),
+            Entry::Bound { runs } | Entry::Moved { runs } => runs.iter().map(|r| r.written.len() + 4).sum(),
             Entry::Written { masks } => masks.len(),
             Entry::Discarded { cleared } => cleared.len(),
             Entry::Segment(_) => 4,
             Entry::Flipped { dirty, .. } => 4 + dirty.len(),
             Entry::Broken { .. } => 1,
+            Entry::Late { places } => places.len(),
             Entry::Marked { regions, .. } => regions.len(),
             Entry::Cleared { regions, changed, .. } => regions.len() + changed.len(),
         }

@@ -14,7 +14,6 @@ use fusevol_mgr::core::{AdminReply, AdminRequest, Config, Core, Effect, Event, N
 use fusevol_mgr::session_io::SessionIo;
 use fusevol_mgr::store::{NewPool, create, inspect, open};
 use fusevol_shared::clock::BootTime;
-use fusevol_shared::disk::Disk;
 use fusevol_shared::disk::buf::{IoBuf, IoBytes};
 use fusevol_shared::disk::mem::MemDisk;
 use fusevol_shared::format::layout::Layout;

@@ -124,7 +124,7 @@ impl Queue {
         let Some(p) = b.all.remove(&id) else { return b.last >= id };
         b.bytes -= p.data.len();
         drop(b);
-        let outcome = result.map(|()| payload).map_err(|f| explained(f));
+        let outcome = result.map(|()| payload).map_err(explained);
         // Who has gone away does not hear it.
         let _ = p.answer.send(outcome);
         self.work.notify_one();

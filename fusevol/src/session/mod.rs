@@ -256,7 +256,11 @@ impl Session {
     pub fn close(&self) -> Result<()> {
         let mut result = self.drain();
         let Some(end) = self.end.lock().unwrap_or_else(PoisonError::into_inner).take() else { return result };
-        if !self.engine.lease.is_over() {
+        if self.engine.disks.has_unreturned() {
+            tracing::warn!(
+                "a write was not answered and may still land: the manager keeps where it may until this session is proven drained"
+            );
+        } else if !self.engine.lease.is_over() {
             let told = ring::block_on(self.link.call(Goodbye {}, Some(GOODBYE)));
             result = result.and(told.map(|_| ()));
         }

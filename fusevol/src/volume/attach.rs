@@ -95,6 +95,7 @@ impl<D: Disk, C: Control> Volume<D, C> {
             view,
             guard: RangeGuard::default(),
             ledger: Ledger::default(),
+            late: Default::default(),
             dirty: Dirty::default(),
             rounds: Rounds::new(&engine.disks),
             turn: tokio::sync::Mutex::new(()),
@@ -177,8 +178,9 @@ impl<D: Disk, C: Control> Volume<D, C> {
         if self.is_closed() {
             return Ok(());
         }
+        let moved = if self.mode == Mode::Write { self.move_late(0..self.view.aus()).await } else { Ok(()) };
         let _all = self.guard.lock(0..u64::MAX).await?;
-        let flushed = if self.mode == Mode::Write { self.say_everything().await } else { Ok(()) };
+        let flushed = if self.mode == Mode::Write { moved.and(self.say_everything().await) } else { Ok(()) };
         if self.closed.swap(true, Ordering::SeqCst) {
             return Ok(());
         }
@@ -190,6 +192,10 @@ impl<D: Disk, C: Control> Volume<D, C> {
         // What counts in the journal is folded before the attachment ends; where it cannot be, the attachment ends with the session.
         if let Some(log) = &self.journal {
             unsettled(&self.engine).insert(self.id, log.clone());
+        }
+        // Where something may still land in its map, the attachment is the session's until that is proven drained.
+        if self.late.touches(0..self.view.aus()) {
+            return flushed.and(Err(super::moved::late()));
         }
         let given = settle_former(&self.engine, self.id).await.map_err(|e| e.within("the volume could not be given back"));
         if self.journal.is_none() {

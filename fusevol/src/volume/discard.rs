@@ -6,6 +6,7 @@
 //! discarded is never used again from here.
 //! The guard covers whole AUs, so that no write sets a bit in an AU that is about to leave.
 
+use super::moved::{MOVES, late};
 use super::view::Slot;
 use super::{Volume, blocks_within};
 use crate::control::Control;
@@ -46,10 +47,26 @@ impl<D: Disk, C: Control> Volume<D, C> {
         let per_au = self.engine.au_size.bytes() / self.block_size();
         let blocks = self.blocks_of(&bytes);
         let held = blocks.start / per_au * per_au..blocks.end.next_multiple_of(per_au);
-        let _held = self.guard.lock(held).await?;
-        self.check_writable()?;
-        let whole = self.zero_edges(&bytes).await?;
-        if whole != bytes {
+        let aus = self.aus_of(&bytes);
+        for n in 0.. {
+            self.move_late(aus.clone()).await?;
+            let _held = self.guard.lock(held.clone()).await?;
+            self.check_writable()?;
+            match self.discard_locked(&bytes).await {
+                _ if self.late.touches(aus.clone()) && n < MOVES => {}
+                done => return done,
+            }
+        }
+        Err(late())
+    }
+
+    /// The caller holds every block of its AUs.
+    async fn discard_locked(&self, bytes: &Range<u64>) -> Result<()> {
+        if self.late.touches(self.aus_of(bytes)) {
+            return Err(late());
+        }
+        let whole = self.zero_edges(bytes).await?;
+        if whole != *bytes {
             // Edges are written as zeros, and a discard is durable when it returns. What others wrote is told to who flushes.
             self.flush_unasked().await?;
         }

@@ -4,11 +4,12 @@ use super::view::Slot;
 use super::{Volume, cut};
 use crate::control::Control;
 use crate::disks::{Disks, io_error};
-use fusevol_shared::disk::Disk;
 use fusevol_shared::disk::buf::{IoBuf, IoBytes};
-use fusevol_shared::error::Result;
+use fusevol_shared::disk::{Answer, Disk, DiskError};
+use fusevol_shared::error::{Error, Result};
 use fusevol_shared::ids::VolumeId;
-use fusevol_shared::units::{AuSize, DiskNo, DiskOff};
+use fusevol_shared::sentence::{self, Tag};
+use fusevol_shared::units::{AuSize, DiskNo, DiskOff, VolAu};
 use fusevol_shared::wire::data::Claim;
 use futures_util::future::join_all;
 use smallvec::SmallVec;
@@ -147,7 +148,24 @@ impl<D: Disk, C: Control> Volume<D, C> {
         let disk = self.engine.disks.get(place.disk)?;
         let done = disk.write(place.at, data.slice(*from, *len), place.claim).await;
         self.dirty.mark(place.disk);
-        done.map_err(|e| io_error(place.disk, e))
+        match done {
+            Ok(()) => Ok(()),
+            Err(e) => Err(self.not_written(place, *len, e)),
+        }
+    }
+
+    /// What was not answered may still land: its AUs are late.
+    fn not_written(&self, place: &Place, len: usize, e: DiskError) -> Error {
+        if e.answer == Answer::NotReturned
+            && sentence::holds(Tag::P1)
+            && let Claim::Live { au, .. } = place.claim
+        {
+            let size = self.engine.au_size;
+            let last = (place.at.0 % size.bytes() + len as u64 - 1) / size.bytes();
+            let last = u32::try_from(last).expect("a request is far smaller than 2^32 AUs");
+            self.late.add((au.0..=au.0 + last).map(VolAu));
+        }
+        io_error(place.disk, e)
     }
 }
 

@@ -221,6 +221,12 @@ impl Ledger {
         entries
     }
 
+    /// This AU moves: what is to be appended before that, the binding that the journal does not know yet. Bits that it does not know stay so.
+    #[must_use]
+    pub fn moved(&self, au: VolAu) -> Vec<Entry> {
+        self.state().unbind(au).map_or_else(Vec::new, |places| bound_entries(&[(au, places)]))
+    }
+
     /// Blocks of `au` that the journal does not know.
     #[cfg(test)]
     pub fn unsaid(&self, au: VolAu) -> BlockMask {

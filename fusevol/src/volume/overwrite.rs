@@ -6,6 +6,7 @@ use super::view::Slot;
 use super::{Volume, blocks_within};
 use crate::control::Control;
 use crate::preserve::Old;
+use fusevol_shared::change::Entry;
 use fusevol_shared::disk::Disk;
 use fusevol_shared::error::Result;
 use fusevol_shared::mask::BlockMask;
@@ -34,6 +35,7 @@ impl<D: Disk, C: Control> Volume<D, C> {
         let reads = todo.iter().flat_map(|(au, slot, blocks)| blocks.runs().map(|run| self.old_blocks(*au, slot, run)));
         let old: Vec<Old> = try_join_all(reads).await?.into_iter().flatten().collect();
         let preserved = self.preserved.preserve(&self.engine.disks, &self.engine.lease, old, async || self.next_segment().await).await;
+        self.say_late_segments().await?;
         if let Err(e) = preserved {
             if !Self::is_out_of_space(&e) {
                 return Err(e);
@@ -44,6 +46,15 @@ impl<D: Disk, C: Control> Volume<D, C> {
             slot.preserved(blocks);
         }
         Ok(())
+    }
+
+    /// Segments to which a record was not answered are given to nobody before the session is drained.
+    async fn say_late_segments(&self) -> Result<()> {
+        let places = self.preserved.take_late();
+        if places.is_empty() {
+            return Ok(());
+        }
+        self.log()?.append(vec![Entry::Late { places }]).await.map(drop)
     }
 
     async fn old_blocks(&self, au: VolAu, slot: &Slot<'_>, run: Range<u32>) -> Result<Vec<Old>> {

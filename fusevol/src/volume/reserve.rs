@@ -8,7 +8,7 @@
 
 use fusevol_shared::change::Places;
 use fusevol_shared::clock::BootTime;
-use fusevol_shared::units::{AuNo, DiskAu};
+use fusevol_shared::units::{AuNo, DiskAu, DiskNo};
 use fusevol_shared::wire::messages::AUS_PER_GRANT;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -95,6 +95,14 @@ impl Reserve {
         taken
     }
 
+    /// A place of which no replica lies on one of these disks; `None` where there is none.
+    #[must_use]
+    pub fn take_apart(&self, from: &[DiskNo]) -> Option<Vec<DiskAu>> {
+        let mut s = self.state();
+        let apart = s.runs.iter().find(|(_, p)| p.legs.iter().all(|l| !from.contains(&l.disk))).map(|(first, _)| *first);
+        apart.and_then(|first| s.take_from(first))
+    }
+
     /// Puts back a place that was taken and never written to.
     pub fn put_back(&self, legs: Vec<DiskAu>) {
         self.state().add(Places { legs, count: 1 });
@@ -164,7 +172,6 @@ impl Reserve {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use fusevol_shared::units::DiskNo;
 
     fn at(au: u32) -> DiskAu {
         DiskAu { disk: DiskNo(0), au: AuNo(au) }

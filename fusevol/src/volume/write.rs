@@ -3,6 +3,7 @@
 //! What goes to disk is the request widened at its two ends: to whole blocks where the block was never written (zeros
 //! around the data, W1), to whole pages otherwise (read, modify, write). All between is covered by the request itself.
 
+use super::moved::{MOVES, late};
 use super::view::Slot;
 use super::{Volume, blocks_within};
 use crate::control::Control;
@@ -32,9 +33,30 @@ impl<D: Disk, C: Control> Volume<D, C> {
         if bytes.is_empty() {
             return Ok(());
         }
-        let _held = self.guard.lock(self.blocks_of(&bytes)).await?;
-        self.check_writable()?;
-        self.write_locked(bytes, &data).await
+        let blocks = self.blocks_of(&bytes);
+        {
+            let _held = self.guard.lock(blocks.clone()).await?;
+            self.check_writable()?;
+            match self.write_locked(bytes.clone(), &data).await {
+                Err(_) if self.late.touches(self.aus_of(&bytes)) => {}
+                done => return done,
+            }
+        }
+        Box::pin(self.write_elsewhere(bytes, &data)).await
+    }
+
+    /// Something that was written to these AUs did not return: they are moved, then the write is made again.
+    async fn write_elsewhere(&self, bytes: Range<u64>, data: &IoBytes) -> Result<()> {
+        for _ in 0..MOVES {
+            self.move_late(self.aus_of(&bytes)).await?;
+            let _held = self.guard.lock(self.blocks_of(&bytes)).await?;
+            self.check_writable()?;
+            match self.write_locked(bytes.clone(), data).await {
+                Err(_) if self.late.touches(self.aus_of(&bytes)) => {}
+                done => return done,
+            }
+        }
+        Err(late())
     }
 
     /// Gives space to `off..off + len` without writing; what is unwritten still reads as zeros.
@@ -53,7 +75,7 @@ impl<D: Disk, C: Control> Volume<D, C> {
         self.bind(self.aus_of(&bytes), true).await
     }
 
-    fn aus_of(&self, bytes: &Range<u64>) -> Range<u32> {
+    pub(super) fn aus_of(&self, bytes: &Range<u64>) -> Range<u32> {
         let au = |b: u64| VolOff(b).au(self.engine.au_size).0;
         au(bytes.start)..au(bytes.end - 1) + 1
     }
@@ -63,6 +85,9 @@ impl<D: Disk, C: Control> Volume<D, C> {
         self.engine.lease.wait().await?;
         let aus = self.aus_of(&bytes);
         self.bind(aus.clone(), false).await?;
+        if self.late.touches(aus.clone()) {
+            return Err(late());
+        }
         for _ in 0..TRIES {
             let losses = self.ledger.losses();
             let slots = aus.clone().map(|au| self.slot(VolAu(au))).collect::<Result<SmallVec<[_; 2]>>>()?;

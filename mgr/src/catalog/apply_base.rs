@@ -4,7 +4,7 @@ use super::fits::{entries_fit, entries_of, legs_fit};
 use super::record::{Base, LimboEntry, MapOf, QuarantineEntry};
 use super::{Catalog, Counters, must, unfit};
 use fusevol_shared::error::Result;
-use fusevol_shared::ids::{VolumeEpoch, VolumeId};
+use fusevol_shared::ids::{SessionNo, VolumeEpoch, VolumeId};
 use fusevol_shared::map::{AuMask, MapEntry, MapRun};
 use fusevol_shared::units::{DiskAu, VolAu};
 use fusevol_shared::wire::messages::Segment;
@@ -22,6 +22,7 @@ impl Catalog {
             Base::Changed { volume, epoch, masks } => self.changes_loaded(*volume, *epoch, masks),
             Base::Limbo(entry) => self.limbo_loaded(entry),
             Base::Quarantine(entry) => self.quarantine_loaded(entry),
+            Base::Late { session, places } => self.late_loaded(*session, places),
             Base::Counters { session, token, limbo, quarantine } => {
                 must(self.sessions.last_key_value().is_none_or(|(no, _)| no < session), "the next session is there already")?;
                 must(self.attachments.last_key_value().is_none_or(|(t, _)| t < token), "the next token is there already")?;
@@ -82,6 +83,14 @@ impl Catalog {
         let of = v.changed.entry(epoch).or_default();
         must(masks.iter().all(|m| !of.contains_key(&m.au)), "changes come twice")?;
         of.extend(masks.iter().map(|m| (m.au, m.blocks)));
+        Ok(())
+    }
+
+    fn late_loaded(&mut self, session: SessionNo, places: &[DiskAu]) -> Result<()> {
+        must(self.sessions.contains_key(&session), "places that nobody may write late")?;
+        let taken = |p: &DiskAu| self.disk(p.disk).is_some_and(|d| d.space.holds(p.au) && !d.space.is_free(p.au));
+        must(places.iter().all(taken) && places.iter().all(|p| !self.late.contains_key(p)), "a late place is free, or comes twice")?;
+        self.late.extend(places.iter().map(|p| (*p, session)));
         Ok(())
     }
 

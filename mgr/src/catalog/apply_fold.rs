@@ -40,6 +40,8 @@ struct Done {
     taken: BTreeSet<Vec<DiskAu>>,
     /// AUs that left every map.
     left: Vec<(VolAu, MapEntry)>,
+    /// Places that the session may still write.
+    late: BTreeSet<DiskAu>,
     segments: Vec<Segment>,
     snapshot: Option<Snapshot>,
     broken: BTreeSet<SnapshotId>,
@@ -62,6 +64,7 @@ impl<'a> Draft<'a> {
             map: BTreeMap::new(),
             taken: BTreeSet::new(),
             left: Vec::new(),
+            late: BTreeSet::new(),
             segments: Vec::new(),
             snapshot: None,
             broken: BTreeSet::new(),
@@ -88,6 +91,8 @@ impl<'a> Draft<'a> {
     fn entry(&mut self, entry: &Entry) -> Result<()> {
         match entry {
             Entry::Bound { runs } => self.bound(runs),
+            Entry::Moved { runs } => self.moved(runs),
+            Entry::Late { places } => self.late(places),
             Entry::Written { masks } => self.written(masks),
             Entry::Discarded { cleared } => self.discarded(cleared),
             Entry::Segment(segment) => self.segment(segment),
@@ -125,6 +130,37 @@ impl<'a> Draft<'a> {
         Ok(())
     }
 
+    fn moved(&mut self, runs: &[MapRun]) -> Result<()> {
+        let entries = entries_of(runs)?;
+        entries_fit(self.volume, self.aus, &entries)?;
+        let fresh = |l: &Leg| l.generation.0 == 0 && l.state == LegState::InSync;
+        must(entries.iter().all(|(_, e)| e.legs().iter().all(fresh)), "a place that was moved to is not new")?;
+        for (au, e) in entries {
+            let former = self.get(au).ok_or_else(|| unfit("an AU is moved that has no space"))?;
+            self.take(e.legs().iter().map(|l| l.at).collect())?;
+            self.done.map.insert(au, Some(e));
+            self.done.late.extend(former.legs().iter().map(|l| l.at));
+            self.leaves(au, former);
+        }
+        Ok(())
+    }
+
+    fn late(&mut self, places: &[DiskAu]) -> Result<()> {
+        let of = |s: &Segment, p: &DiskAu| s.session == self.a.session && s.legs.contains(p);
+        let own = |p: &DiskAu| self.a.reserve.holds(*p) || self.volume.segments.values().chain(&self.done.segments).any(|s| of(s, p));
+        must(places.iter().all(own), "a place is late that is not the writer's")?;
+        self.done.late.extend(places);
+        Ok(())
+    }
+
+    /// An entry is not in the live map any more: unless a snapshot shares it, it is in none.
+    fn leaves(&mut self, au: VolAu, e: MapEntry) {
+        let fresh = self.done.snapshot.iter().collect::<Vec<_>>();
+        if !Catalog::shared(&self.snapshots, au, &e) && !Catalog::shared(&fresh, au, &e) {
+            self.done.left.push((au, e));
+        }
+    }
+
     fn written(&mut self, masks: &[AuMask]) -> Result<()> {
         for m in masks {
             let mut e = self.get(m.au).ok_or_else(|| unfit("a block is written that has no space"))?;
@@ -149,10 +185,7 @@ impl<'a> Draft<'a> {
                 continue;
             }
             self.done.map.insert(au, None);
-            let fresh = self.done.snapshot.iter().collect::<Vec<_>>();
-            if !Catalog::shared(&self.snapshots, au, &e) && !Catalog::shared(&fresh, au, &e) {
-                self.done.left.push((au, e));
-            }
+            self.leaves(au, e);
         }
         let epoch = self.epoch();
         change(&mut self.done.changed, epoch, cleared.iter().copied());
@@ -212,10 +245,11 @@ impl Catalog {
         for entry in appends.iter().flat_map(|a| &a.entries) {
             draft.entry(entry).map_err(|e| e.within(format!("an append of attachment {token}")))?;
         }
-        let (volume, done) = (draft.a.volume, draft.done);
+        let (volume, session, done) = (draft.a.volume, draft.a.session, draft.done);
         self.waits_fit(volume, waits)?;
         self.limbo_fits(limbo, &done.left)?;
         self.limbo_entered(limbo, volume, &done.left, waits);
+        self.late.extend(done.late.into_iter().map(|p| (p, session)));
         done.segments.into_iter().for_each(|s| self.segment_begun(volume, s));
         if let Some(v) = self.volumes.get_mut(&volume) {
             done.map.into_iter().for_each(|(au, e)| v.map.set(au, e));
@@ -266,12 +300,17 @@ pub fn touched(appends: &[Append]) -> BTreeSet<VolAu> {
     let mut aus = BTreeSet::new();
     for entry in appends.iter().flat_map(|a| &a.entries) {
         match entry {
-            Entry::Bound { runs } => {
+            Entry::Bound { runs } | Entry::Moved { runs } => {
                 aus.extend(runs.iter().flat_map(|r| (r.first.0..).take(r.written.len()).map(VolAu)));
             }
             Entry::Written { masks } => aus.extend(masks.iter().map(|m| m.au)),
             Entry::Discarded { cleared } => aus.extend(cleared.iter().map(|m| m.au)),
-            Entry::Segment(_) | Entry::Flipped { .. } | Entry::Broken { .. } | Entry::Marked { .. } | Entry::Cleared { .. } => {}
+            Entry::Segment(_)
+            | Entry::Flipped { .. }
+            | Entry::Broken { .. }
+            | Entry::Marked { .. }
+            | Entry::Cleared { .. }
+            | Entry::Late { .. } => {}
         }
     }
     aus

@@ -77,6 +77,7 @@ impl Catalog {
             must(closings.len() == closed.len() && closings == folded, "a session ends whose journals are not folded to their ends")?;
         }
         self.sessions.remove(&no);
+        self.late.retain(|_, s| *s != no);
         let tokens: Vec<FenceToken> = self.attachments.values().filter(|a| a.session == no).map(|a| a.token).collect();
         for t in tokens {
             self.attachment_over(t);

@@ -60,6 +60,10 @@ impl Catalog {
         out.extend(self.opens.iter().map(|(id, session)| Record::SnapshotOpened { id: *id, session: *session }));
         out.extend(self.limbo.values().map(|l| Record::Base(Base::Limbo(l.clone()))));
         out.extend(self.quarantine.values().map(|q| Record::Base(Base::Quarantine(q.clone()))));
+        for session in self.late.values().copied().collect::<std::collections::BTreeSet<_>>() {
+            let places = self.late.iter().filter(|(_, s)| **s == session).map(|(p, _)| *p).collect();
+            out.push(Record::Base(Base::Late { session, places }));
+        }
         let c = self.counters;
         out.push(Record::Base(Base::Counters { session: c.session, token: c.token, limbo: c.limbo, quarantine: c.quarantine }));
         out

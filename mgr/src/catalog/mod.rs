@@ -9,6 +9,7 @@
 //!                  '-----------> a preserve segment of a volume -----------------------------> free
 //! free -> journal of a writer -> quarantine of its session (where the journal failed) -------> free
 //! ```
+//! An AU to which something was written that was not answered (*late*) goes to the quarantine of that session where it would be free.
 //! An AU that left every map stays in limbo until each session that may still read it has answered. What a session may still write (reserves,
 //! journals, quarantine) stays until it is proven drained.
 
@@ -108,6 +109,8 @@ pub struct Catalog {
     opens: BTreeSet<(SnapshotId, SessionNo)>,
     limbo: BTreeMap<u64, LimboEntry>,
     quarantine: BTreeMap<u64, QuarantineEntry>,
+    /// AUs that belong to somebody, and that a session may still write besides: they go to its quarantine where they would be free.
+    late: BTreeMap<DiskAu, SessionNo>,
     counters: Counters,
 }
 
@@ -206,9 +209,19 @@ impl Catalog {
 
     /// Gives places back that an owner had.
     fn release(&mut self, places: impl IntoIterator<Item = DiskAu>) {
+        let mut late: BTreeMap<SessionNo, Vec<DiskAu>> = BTreeMap::new();
         for p in places {
+            if let Some(session) = self.late.remove(&p) {
+                late.entry(session).or_default().push(p);
+                continue;
+            }
             let released = self.disks.get_mut(&p.disk).is_some_and(|d| d.space.release(p.au));
             assert!(released, "an AU is freed twice: {p}");
+        }
+        for (session, places) in late {
+            let no = self.counters.quarantine;
+            self.quarantine.insert(no, QuarantineEntry { no, session, places });
+            self.counters.quarantine = no + 1;
         }
     }
 }

@@ -142,6 +142,10 @@ impl Proof<'_> {
             self.check(fits, || format!("the reserve of attachment {} does not fit it", a.token));
             a.reserve.places().for_each(|at| self.own(at, Owner::Reserve(a.token)));
         }
+        for (at, session) in &catalog.late {
+            let taken = catalog.disk(at.disk).is_some_and(|d| d.space.holds(at.au) && !d.space.is_free(at.au));
+            self.check(taken && catalog.sessions.contains_key(session), || format!("{at} may be written late, but is free or by nobody"));
+        }
         for (no, q) in &catalog.quarantine {
             let fits = q.no == *no && catalog.sessions.contains_key(&q.session) && !q.places.is_empty();
             self.check(fits, || format!("quarantine {no} does not fit together"));

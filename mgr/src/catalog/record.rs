@@ -332,6 +332,8 @@ pub enum Base {
     Limbo(LimboEntry),
     /// AUs in quarantine.
     Quarantine(QuarantineEntry),
+    /// AUs that belong to somebody, and that a session may still write besides.
+    Late { session: SessionNo, places: Vec<DiskAu> },
     /// The counters; the last part.
     Counters { session: SessionNo, token: FenceToken, limbo: u64, quarantine: u64 },
 }

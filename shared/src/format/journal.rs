@@ -293,7 +293,13 @@ pub fn mark(entry: &crate::change::Entry, epoch: &mut VolumeEpoch, dirty: &mut B
             *epoch = *begun;
             *dirty = again.iter().copied().collect();
         }
-        Entry::Bound { .. } | Entry::Written { .. } | Entry::Discarded { .. } | Entry::Segment(_) | Entry::Broken { .. } => {}
+        Entry::Bound { .. }
+        | Entry::Written { .. }
+        | Entry::Discarded { .. }
+        | Entry::Segment(_)
+        | Entry::Broken { .. }
+        | Entry::Moved { .. }
+        | Entry::Late { .. } => {}
     }
 }
 

@@ -3,7 +3,7 @@
 use fusevol::control::Control;
 use fusevol_mgr::catalog::Catalog;
 use fusevol_mgr::catalog::record::{PoolEntry, Record};
-use fusevol_mgr::core::{AdminId, AdminReply, AdminRequest, Config, ConnId, Core, Effect, Event, JournalRef, Now, Output};
+use fusevol_mgr::core::{AdminId, AdminReply, AdminRequest, Config, ConnId, Core, Effect, Event, JournalRef, Now, Output, Ticket, Verdict};
 use fusevol_mgr::store::{Door, Store};
 use fusevol_shared::clock::BootTime;
 use fusevol_shared::disk::Disk;
@@ -32,6 +32,7 @@ struct Inner {
     queue: Option<VecDeque<Event>>,
     replies: BTreeMap<(ConnId, u64), std::result::Result<Reply, WireError>>,
     admin: BTreeMap<AdminId, std::result::Result<AdminReply, WireError>>,
+    verdicts: BTreeMap<Ticket, std::result::Result<Verdict, WireError>>,
     pushes: BTreeMap<ConnId, VecDeque<(u64, Push)>>,
     wakers: Vec<Waker>,
     next: u64,
@@ -70,6 +71,7 @@ impl Manager {
             queue: None,
             replies: BTreeMap::new(),
             admin: BTreeMap::new(),
+            verdicts: BTreeMap::new(),
             pushes: BTreeMap::new(),
             wakers: Vec::new(),
             next: 1,
@@ -92,6 +94,17 @@ impl Manager {
         m.records.append(&mut out.records);
         drop(m);
         self.carry_out(out.effects);
+    }
+
+    /// The answer to a question about data; it was asked before.
+    ///
+    /// # Errors
+    /// What the core says.
+    ///
+    /// # Panics
+    /// If it was not answered.
+    pub fn verdict(&self, ticket: Ticket) -> std::result::Result<Verdict, WireError> {
+        self.inner().verdicts.remove(&ticket).expect("each question is answered at once")
     }
 
     /// From now on events wait until this has committed what they led to in the store; as the driver does it: one transaction for all that
@@ -125,6 +138,7 @@ impl Manager {
                 Effect::Reply { conn, id, result } => drop(m.replies.insert((conn, id), result)),
                 Effect::Push { conn, push, body } => m.pushes.entry(conn).or_default().push_back((push, body)),
                 Effect::AdminReply { to, result } => drop(m.admin.insert(to, result)),
+                Effect::Verdict { ticket, result } => drop(m.verdicts.insert(ticket, result)),
                 // Nobody dies here: no lock, slot or journal is asked for. (The simulator is where sessions die.)
                 Effect::Close { .. }
                 | Effect::ProbeLock { .. }
@@ -133,7 +147,6 @@ impl Manager {
                 | Effect::ReadSlot { .. }
                 | Effect::ReadJournals { .. }
                 | Effect::ReadNonce { .. }
-                | Effect::Verdict { .. }
                 | Effect::Notice(_) => {}
             }
         }
@@ -189,6 +202,12 @@ impl Manager {
         writers
             .filter_map(|a| Some(JournalRef { volume: a.volume, session: a.session, token: a.token, journal: a.journal.clone()? }))
             .collect()
+    }
+
+    /// AUs in quarantine.
+    #[must_use]
+    pub fn quarantined(&self) -> usize {
+        self.inner().core.catalog().quarantine().map(|q| q.places.len()).sum()
     }
 
     /// What is wrong with the catalog: as it stands, and folded anew from its records and from its checkpoint.

@@ -5,6 +5,7 @@
 //! - [`reference`]: what is right: bytes, written blocks, snapshots as copies, blocks touched since each.
 //! - [`run`]: random operations from a seed, compared after each.
 //! - [`huge`]: a volume of millions of AUs, mapped to the last block without having been written.
+//! - [`through`]: I/O through the manager.
 //! - [`slow`]: a disk that lets other tasks run in the midst of its I/O. [`timed`]: one that takes a given time, and counts.
 //!
 //! Everything runs on one thread, in an order that the seed decides.
@@ -15,6 +16,7 @@ pub mod manager;
 pub mod reference;
 pub mod run;
 pub mod slow;
+pub mod through;
 pub mod timed;
 
 /// Runs `future` and the tasks that it spawns on this thread.
