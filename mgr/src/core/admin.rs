@@ -150,6 +150,7 @@ impl Core {
         }
         self.list_changed(id);
         self.commit(Record::VolumeRemoved { id })?;
+        self.locks_of_volume_gone(id);
         self.tell(Level::Ok, "volume-removed", format!("volume '{name}' was removed"));
         Ok(AdminReply::Done)
     }

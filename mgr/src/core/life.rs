@@ -21,7 +21,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// First wait between two probes of a byte lock; it doubles.
-const PROBE_FIRST: Duration = Duration::from_millis(250);
+pub(super) const PROBE_FIRST: Duration = Duration::from_millis(250);
 
 /// When the byte lock is looked at.
 #[derive(Clone, Copy, Debug)]

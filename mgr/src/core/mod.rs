@@ -4,11 +4,11 @@
 //! step:  rights (one check) -> handler: validate, apply records to the state in memory -> settle (timers, limbo, pushes)
 //! ```
 //! What is durable is the catalog's ([`crate::catalog`]); what is here besides is rebuilt after a restart or is lost without harm:
-//! connections, leases, pushes that wait for their answer, holds that are under way, requests that wait.
+//! connections, leases, pushes that wait for their answer, holds that are under way, requests that wait, locks.
 //!
 //! - [`rights`]: who may ask what. - `session`: sessions, leases, lapse, proof of drain. - `death`: journals of the drained. - `seal`, `confirm`:
 //!   the ladder for those of whom no proof comes. - `attach`: attachments. - `change`: space ahead of writes. - `fold`: the writer's changes.
-//! - `reader`: what readers are told, limbo. - `hold`: snapshots taken. - `snapshot`: snapshots read and removed. - `admin*`: the verbs.
+//! - `reader`: what readers are told, limbo. - `locks`: byte-range locks. - `hold`: snapshots taken. - `snapshot`: snapshots read and removed. - `admin*`: the verbs.
 //!
 //! Invariants: each record that is put out has been applied here; each request is answered once; nothing leaves limbo that a
 //! session may still use; a session that is not proven drained keeps what it holds.
@@ -26,6 +26,7 @@ mod fold;
 mod hold;
 mod life;
 mod list;
+mod locks;
 mod notice;
 mod push;
 mod reader;
@@ -57,6 +58,7 @@ use fusevol_shared::random::Random;
 use fusevol_shared::wire::messages::{Reply, Request};
 use hold::Holding;
 use life::Life;
+use locks::Locks;
 use notice::Notices;
 use reader::Reader;
 use std::collections::{BTreeMap, BTreeSet};
@@ -86,6 +88,7 @@ pub struct Core {
     conns: BTreeMap<ConnId, Conn>,
     lives: BTreeMap<SessionNo, Life>,
     holds: BTreeMap<VolumeId, Holding>,
+    locks: Locks,
     pending: BTreeMap<(VolumeId, SessionNo), Pending>,
     held_us: BTreeMap<SnapshotId, u64>,
     notices: Notices,
@@ -114,6 +117,7 @@ impl Core {
                 life.readers.insert(a.volume, Reader::unknown(a.mode, asked));
             }
         }
+        let locks = Locks::of_unknown(catalog.attachments().map(|a| (a.volume, a.session)));
         let spent = catalog.volumes().map(|v| v.entry.id).collect();
         let notices = Notices::new(config.limits.notices);
         Self {
@@ -127,6 +131,7 @@ impl Core {
             conns: BTreeMap::new(),
             lives,
             holds: BTreeMap::new(),
+            locks,
             pending: BTreeMap::new(),
             held_us: BTreeMap::new(),
             notices,
@@ -257,6 +262,9 @@ impl Core {
             Request::OpenSnapshot(m) => self.open_snapshot(session, m.snapshot).map(Some),
             Request::GetSnapshotMap(m) => self.get_snapshot_map(session, m.snapshot, m.from).map(Some),
             Request::CloseSnapshot(m) => done(self.close_snapshot(session, m.snapshot)),
+            Request::SetLock(m) => self.set_lock(session, m).map(Some),
+            Request::GetLock(m) => self.get_lock(session, m).map(Some),
+            Request::RetakeLocks(m) => self.retake_locks(session, m).map(Some),
         }
     }
 }

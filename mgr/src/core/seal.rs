@@ -14,7 +14,7 @@ use super::admin_api::Level;
 use super::{Core, Effect};
 use crate::catalog::record::Record;
 use fusevol_shared::clock::BootTime;
-use fusevol_shared::ids::{FenceToken, Seq, SessionNo, SnapshotId};
+use fusevol_shared::ids::{Seq, SessionNo, SnapshotId};
 use fusevol_shared::sentence::{Tag, holds};
 use std::time::Duration;
 
@@ -213,9 +213,12 @@ impl Core {
     /// The lease of a sealed session is over: it reads nothing any more.
     fn give_up_reads(&mut self, no: SessionNo) {
         self.readers_wait_over(|(s, _)| *s == no);
-        let reads: Vec<FenceToken> = self.catalog.attachments().filter(|a| a.session == no && !a.writes()).map(|a| a.token).collect();
+        let reads: Vec<_> = self.catalog.attachments().filter(|a| a.session == no && !a.writes()).map(|a| (a.token, a.volume)).collect();
         let opens: Vec<SnapshotId> = self.catalog.opens().filter(|(_, s)| *s == no).map(|(id, _)| id).collect();
-        let given = reads.into_iter().try_for_each(|t| self.end_attachment(t));
+        let given = reads.into_iter().try_for_each(|(token, volume)| {
+            self.locks_gone(volume, no);
+            self.end_attachment(token)
+        });
         let given = given.and_then(|()| opens.into_iter().try_for_each(|id| self.close_snapshot(no, id)));
         if let Err(e) = given {
             self.tell(Level::Critical, "internal", e.to_string());

@@ -6,6 +6,7 @@ mod death;
 mod grants;
 mod harness;
 mod hold;
+mod locks;
 mod matrix;
 mod people;
 mod random;

@@ -1,6 +1,7 @@
 //! What client and manager say to each other (PROTOCOL.md).
 //!
 //! - [`messages`]: every request, reply and push, and the right that each request needs, declared on its type.
+//! - [`lock`]: the messages of byte-range locks.
 //! - [`rights`]: rights and needs.
 //! - [`frame`], [`codec`]: the envelope around a message, with its limits; messages to bytes and back.
 //! - [`tcp`], [`tls`]: how a connection is set; TLS 1.3 with certificates on both sides.
@@ -13,6 +14,7 @@
 pub mod codec;
 pub mod frame;
 pub mod keyfile;
+pub mod lock;
 pub mod messages;
 pub mod rights;
 pub mod secret;
