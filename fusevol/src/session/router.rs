@@ -52,7 +52,7 @@ enum About {
     Volume(VolumeId),
     Snapshot(SnapshotId),
     List,
-    Locks(VolumeId),
+    Locks,
 }
 
 fn about(push: &Push) -> About {
@@ -63,7 +63,7 @@ fn about(push: &Push) -> About {
         Push::Recall(m) => About::Volume(m.volume),
         Push::SegmentAdded(m) => About::Snapshot(m.snapshot),
         Push::VolumesChanged(_) => About::List,
-        Push::LocksFreed(m) => About::Locks(m.volume),
+        Push::LocksFreed(_) => About::Locks,
     }
 }
 
@@ -75,7 +75,7 @@ async fn route(session: &Weak<Session>, push: Pushed) {
             push.ack(Ack::Done);
             renew(&session).await;
         }
-        About::Locks(_) => {
+        About::Locks => {
             session.locks.freed();
             push.ack(Ack::Done);
         }
@@ -174,6 +174,7 @@ async fn renew(session: &Session) {
 
 async fn refresh(session: &Weak<Session>) {
     let Some(session) = session.upgrade() else { return };
+    session.locks.retake().await;
     renew(&session).await;
     let volumes: Vec<_> = session.opened().volumes.values().filter_map(|f| f.attached()).collect();
     for v in volumes.iter().filter(|v| v.mode() == crate::volume::Mode::Read) {
