@@ -12,8 +12,8 @@
 //! volume back (a detach by its own wish takes nothing: it attaches in another way); a request is answered at once, so that
 //! nobody who waits takes a place on a connection; who waits is a session a volume, which bounds it.
 
-use super::admin_api::Level;
 use super::Core;
+use super::admin_api::Level;
 use fusevol_shared::error::{Error, Kind, Result};
 use fusevol_shared::ids::{SessionNo, VolumeId};
 use fusevol_shared::lock::{LockKind, LockTable, Piece, Span};
@@ -141,7 +141,8 @@ impl Core {
         for lock in &m.locks {
             let HeldLock { volume, owner, piece } = lock;
             let owner = (session, *owner);
-            let allowed = client.is_some_and(|c| self.catalog.rights(*volume, c).has(Right::Read)) && self.catalog.volume(*volume).is_some();
+            let allowed =
+                client.is_some_and(|c| self.catalog.rights(*volume, c).has(Right::Read)) && self.catalog.volume(*volume).is_some();
             let free = |span| self.locks.tables.get(volume).is_none_or(|t| t.conflict(owner, span, piece.kind).is_none());
             match piece.span.checked().filter(|span| allowed && free(*span)) {
                 Some(span) => self.put_lock(*volume, owner, span, Some(piece.kind), piece.pid),

@@ -48,7 +48,9 @@ impl Core {
     pub(super) fn acknowledged(&mut self, conn: ConnId, push: u64, ack: Ack) {
         let Some(session) = self.conns.get(&conn).and_then(|c| c.session) else { return };
         let Some(body) = self.lives.get_mut(&session).filter(|l| l.conn == Some(conn)).and_then(|l| l.pushes.remove(&push)) else { return };
-        if let (Ack::Failed(e), false) = (&ack, matches!(body, Push::Hold(_) | Push::Release(_) | Push::VolumesChanged(_) | Push::LocksFreed(_))) {
+        if let (Ack::Failed(e), false) =
+            (&ack, matches!(body, Push::Hold(_) | Push::Release(_) | Push::VolumesChanged(_) | Push::LocksFreed(_)))
+        {
             let why = format!("it could not do what was asked: {}", e.message);
             return self.doom(session, &why);
         }

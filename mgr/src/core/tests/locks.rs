@@ -198,7 +198,11 @@ fn random_lockers_and_restarts_agree_with_one_table() {
         for key in keys {
             w.client(key, "db", "read,write");
             let c = w.open(key, key);
-            if key == 1 { _ = w.attach(c, v) } else { _ = w.read(c, v) };
+            if key == 1 {
+                _ = w.attach(c, v)
+            } else {
+                _ = w.read(c, v)
+            };
             conns.insert(key, c);
         }
         let mut believed: BTreeMap<u8, Believed> = keys.into_iter().map(|k| (k, Believed::default())).collect();
