@@ -130,6 +130,11 @@ impl<D: Door> Locks<D> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The way to the manager.
+    pub fn door(&self) -> &D {
+        &self.door
+    }
+
     /// How many are held.
     pub fn count(&self) -> usize {
         self.held().count()

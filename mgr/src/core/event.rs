@@ -1,6 +1,7 @@
 //! What goes into the core and what comes out of it.
 
 use super::admin_api::{AdminReply, AdminRequest, Notice};
+use super::fence::{FenceFor, Fenced};
 use crate::catalog::record::Record;
 use fusevol_shared::change::Journal;
 use fusevol_shared::clock::{BootTime, Clock};
@@ -125,6 +126,13 @@ pub enum Event {
         /// One for each journal that was asked for.
         tails: Tails,
     },
+    /// Answer to `Effect::Fence`.
+    Fenced {
+        /// For whom it was.
+        asked: FenceFor,
+        /// What the agents have done.
+        fenced: Fenced,
+    },
     /// `Core::deadline` has come.
     Tick,
 }
@@ -200,6 +208,15 @@ pub enum Effect {
         session: SessionNo,
         /// Of its write attachments.
         journals: Vec<JournalRef>,
+    },
+    /// Asks the fence agents to cut a client off from its disks, or to let it in again; answered by `Event::Fenced`.
+    Fence {
+        /// For whom.
+        asked: FenceFor,
+        /// The client's name.
+        client: String,
+        /// Lets it in.
+        on: bool,
     },
     /// For the log of the manager; also kept for `events`.
     Notice(Notice),

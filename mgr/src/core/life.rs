@@ -12,6 +12,7 @@
 
 use super::ConnId;
 use super::death::Closing;
+use super::fence::Fence;
 use super::reader::Reader;
 use super::seal::{Seal, Watch};
 use fusevol_shared::clock::BootTime;
@@ -55,7 +56,8 @@ pub(super) struct Life {
     /// Its heartbeat is being watched.
     pub watch: Option<Watch>,
     pub seal: Seal,
-    /// The administrator's word: it writes no more once its lease is over.
+    pub fence: Fence,
+    /// The administrator's word, or a fence: it writes no more once its lease is over.
     pub confirmed: bool,
     /// Journals that are being read.
     pub closing: Option<Closing>,
@@ -83,6 +85,7 @@ impl Life {
             wanted: false,
             watch: None,
             seal: Seal::Open,
+            fence: Fence::none(),
             confirmed: false,
             closing: None,
         }

@@ -7,7 +7,7 @@
 //! connections, leases, pushes that wait for their answer, holds that are under way, requests that wait, locks.
 //!
 //! - [`rights`]: who may ask what. - `session`: sessions, leases, lapse, proof of drain. - `death`: journals of the drained. - `seal`, `confirm`:
-//!   the ladder for those of whom no proof comes. - `attach`: attachments. - `change`: space ahead of writes. - `fold`: the writer's changes.
+//!   the ladder for those of whom no proof comes. - `fence`: its agents. - `attach`: attachments. - `change`: space ahead of writes. - `fold`: the writer's changes.
 //! - `reader`: what readers are told, limbo. - `locks`: byte-range locks. - `hold`: snapshots taken. - `snapshot`: snapshots read and removed. - `admin*`: the verbs.
 //!
 //! Invariants: each record that is put out has been applied here; each request is answered once; nothing leaves limbo that a
@@ -22,6 +22,7 @@ mod config;
 mod confirm;
 mod death;
 mod event;
+mod fence;
 mod fold;
 mod hold;
 mod life;
@@ -44,6 +45,7 @@ mod view;
 
 pub use admin_api::{AdminReply, AdminRequest, Notice};
 pub use config::{Config, Limits};
+pub use fence::{FenceFor, Fenced};
 pub use event::{AdminId, ConnId, Effect, Event, JournalRef, Now, Output, Tails};
 
 use crate::catalog::Catalog;
@@ -98,6 +100,8 @@ pub struct Core {
     limbo_moved: bool,
     /// Administrators that wait for the end of sessions.
     confirms: Vec<Confirm>,
+    /// Administrators that wait until a client is let in again.
+    unfencing: BTreeMap<AdminId, String>,
     /// The catalog is nearly full.
     tight: bool,
     /// No step was made yet.
@@ -138,6 +142,7 @@ impl Core {
             spent,
             limbo_moved: true,
             confirms: Vec::new(),
+            unfencing: BTreeMap::new(),
             tight: false,
             fresh: true,
         }
@@ -191,6 +196,7 @@ impl Core {
             Event::Sealed { session, done } => self.sealed(session, done),
             Event::SlotRead { session, beat } => self.slot_read(session, beat),
             Event::JournalsRead { session, tails } => self.journals_read(session, tails),
+            Event::Fenced { asked, fenced } => self.fenced(asked, fenced),
             Event::Tick => {}
         }
         self.settle();

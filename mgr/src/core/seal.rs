@@ -115,6 +115,7 @@ impl Core {
         let free = |l: &super::life::Life| !l.doomed && !l.is_sealed() && !l.is_ending();
         self.lives.get(&no).is_some_and(free)
             && !self.is_probed(no)
+            && !self.must_be_fenced()
             && !self.catalog.attachments().any(|a| a.session == no && a.writes())
             && (self.lives.get(&no).is_some_and(|l| l.wanted) || self.catalog.limbo().any(|l| l.waits.binary_search(&no).is_ok()))
     }
@@ -210,8 +211,11 @@ impl Core {
         }
     }
 
-    /// The lease of a sealed session is over: it reads nothing any more.
+    /// The lease of a sealed session is over: it reads nothing any more, where the pool takes that for granted.
     fn give_up_reads(&mut self, no: SessionNo) {
+        if self.must_be_fenced() && !self.lives.get(&no).is_some_and(|l| l.confirmed) {
+            return;
+        }
         self.readers_wait_over(|(s, _)| *s == no);
         let reads: Vec<_> = self.catalog.attachments().filter(|a| a.session == no && !a.writes()).map(|a| (a.token, a.volume)).collect();
         let opens: Vec<SnapshotId> = self.catalog.opens().filter(|(_, s)| *s == no).map(|(id, _)| id).collect();
@@ -247,12 +251,8 @@ impl Core {
     }
 
     pub(super) fn end_sealed(&mut self, no: SessionNo, confirmed: bool) {
-        let why = if confirmed {
-            "the administrator says so, and its lease is over"
-        } else {
-            "it is sealed, its lease is over, and it could only read"
-        };
-        if let Err(e) = self.begin_end(no, why.to_owned(), None) {
+        let why = self.rung(no, confirmed);
+        if let Err(e) = self.begin_end(no, why, None) {
             self.tell(Level::Critical, "internal", e.to_string());
         }
     }

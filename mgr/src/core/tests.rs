@@ -3,6 +3,7 @@
 mod attach;
 mod data;
 mod death;
+mod fence;
 mod grants;
 mod harness;
 mod hold;

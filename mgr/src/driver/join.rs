@@ -53,7 +53,7 @@ pub trait Log {
     /// session can read did not, the session finds it out by itself and does not begin.
     fn open_slot(&mut self, session: SessionNo, id: SessionId, slots: &[DiskNo]);
 
-    /// Begins a `SealSlot`, `ReadSlot` or `ReadJournals`; others are passed over. It never waits: the answer comes as an event, through the
+    /// Begins a `SealSlot`, `ReadSlot`, `ReadJournals` or `Fence`; others are passed over. It never waits: the answer comes as an event, through the
     /// driver's queue. One that cannot be begun is answered by the event that is given back.
     fn begin(&mut self, effect: Effect) -> Option<Event>;
 
@@ -83,7 +83,7 @@ impl Clients for Connections {
             Effect::Reply { conn, id, result } => self.reply(conn, id, result),
             Effect::Push { conn, push, body } => self.push(conn, push, body),
             Effect::Close { conn } => self.close(conn, "ended by the manager"),
-            Effect::AdminReply { .. } | Effect::ProbeLock { .. } | Effect::Notice(_) => {}
+            Effect::AdminReply { .. } | Effect::ProbeLock { .. } | Effect::Fence { .. } | Effect::Notice(_) => {}
             Effect::OpenSlot { .. } | Effect::SealSlot { .. } | Effect::ReadSlot { .. } | Effect::ReadJournals { .. } => {}
         }
     }

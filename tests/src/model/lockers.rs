@@ -17,6 +17,7 @@ use fusevol_shared::random::SeededRandom;
 use fusevol_shared::units::{AuNo, AuSize};
 use fusevol_shared::wire::messages::{Ack, AttachRead, Call, Hello, PROTOCOL, Push, Reply, Request};
 use fusevol_shared::wire::rights::Right;
+use futures_util::FutureExt;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
@@ -341,6 +342,29 @@ impl Drop for Host {
     }
 }
 
+/// A host's link comes back; a new manager is told at once what the host holds.
+fn connect(all: &Mutex<Net>, host: &Host) {
+    if net(all).connect(host.life) {
+        let locks = host.locks.clone();
+        let mut told = Box::pin(async move { locks.retake().await });
+        if (&mut told).now_or_never().is_none() {
+            tokio::task::spawn_local(told);
+        }
+    }
+}
+
+/// A second thread of an owner, which unlocks beside the first.
+async fn unlocker(locks: Rc<Locks<Way>>, truth: Truth, whose: Whose, life: u64, owner: u64, seed: u64) {
+    let mut r = SeededRandom(seed);
+    loop {
+        locks.door().sleep(STEP * u32::try_from(1 + r.below(20)).expect("small")).await;
+        let (x, y) = (r.below(BYTES), r.below(BYTES));
+        let span = Span::new(x.min(y), x.max(y)).expect("a span");
+        truth.borrow_mut().set((life, owner), span, None, 0);
+        locks.unlock(whose, owner, span).await.expect("few locks");
+    }
+}
+
 /// Runs one seed for so many turns.
 ///
 /// # Panics
@@ -359,7 +383,8 @@ pub async fn run(seed: u64, turns: u64) -> Seen {
         let whose = Whose::Volume(net(&all).volume);
         let start =
             |owner| tokio::task::spawn_local(process(locks.clone(), truth.clone(), seen.clone(), whose, life, owner, r.below(u64::MAX)));
-        let tasks = (0..OWNERS).map(start).collect();
+        let mut tasks: Vec<_> = (0..OWNERS).map(start).collect();
+        tasks.push(tokio::task::spawn_local(unlocker(locks.clone(), truth.clone(), whose, life, 0, r.below(u64::MAX))));
         Host { life, locks, tasks }
     };
     let mut hosts: Vec<Host> = (0..HOSTS).map(|_| begin(&mut r)).collect();
@@ -368,8 +393,19 @@ pub async fn run(seed: u64, turns: u64) -> Seen {
         let life = hosts[at].life;
         match r.below(1000) {
             0..2 => {
+                // The last answers are on their way in the clients while the next manager is told what they hold.
+                let last = r.below(2) == 0;
+                let lives: Vec<u64> = if last { hosts.iter().map(|h| h.life).collect() } else { Vec::new() };
+                for life in &lives {
+                    while !net(&all).lines[life].replies.is_empty() {
+                        net(&all).hear(*life);
+                    }
+                }
                 net(&all).restart(seed + turn);
                 seen.borrow_mut().restarts += 1;
+                for at in 0..lives.len() {
+                    connect(&all, &hosts[at]);
+                }
             }
             2..8 => net(&all).cut(life),
             8 => {
@@ -395,15 +431,13 @@ pub async fn run(seed: u64, turns: u64) -> Seen {
                 }
             }
             860..900 => {
-                let away = net(&all).lines.get(&life).is_some_and(|l| l.conn.is_none());
-                if away && net(&all).connect(life) {
-                    let locks = hosts[at].locks.clone();
-                    tokio::task::spawn_local(async move { locks.retake().await });
+                if net(&all).lines.get(&life).is_some_and(|l| l.conn.is_none()) {
+                    connect(&all, &hosts[at]);
                 }
             }
             _ => net(&all).pass_time(),
         }
-        for _ in 0..3 {
+        for _ in 0..r.below(4) {
             tokio::task::yield_now().await;
         }
         for t in hosts.iter_mut().flat_map(|h| &mut h.tasks).filter(|t| t.is_finished()) {

@@ -132,6 +132,7 @@ impl Manager {
                 | Effect::SealSlot { .. }
                 | Effect::ReadSlot { .. }
                 | Effect::ReadJournals { .. }
+                | Effect::Fence { .. }
                 | Effect::Notice(_) => {}
             }
         }
