@@ -1,4 +1,4 @@
-//! The disks that this process has open, by their number in the pool.
+//! The disks of the pool as this process reaches them, by their number: I/O goes by the disk's [`Path`](crate::path).
 //!
 //! States of a number: *present* (an open disk whose label was checked), *missing* (known to the pool, not found or
 //! lost here), *unknown*. The table is swapped as a whole, so that a look-up never waits; it is dense, so that one is an index.
@@ -11,27 +11,128 @@
 //! set, the take that clears that bit comes after the look (both are `SeqCst` on one word), so the flush that follows the take is submitted
 //! after the write's completion, and covers it. Where it finds it clear it sets it, as ever.
 
+use crate::path::door::{self, Door};
+use crate::path::{Path, may_be_the_path};
 use arc_swap::ArcSwap;
-use fusevol_shared::disk::{Disk, DiskError, DiskResult};
+use fusevol_shared::disk::buf::{IoBuf, IoBytes};
+use fusevol_shared::disk::{Answer, Disk, DiskError, DiskResult};
 use fusevol_shared::error::{Error, Kind, Result};
 use fusevol_shared::ids::DiskId;
-use fusevol_shared::units::DiskNo;
-use std::sync::Arc;
+use fusevol_shared::sentence::{self, Tag};
+use fusevol_shared::units::{DiskNo, DiskOff};
+use fusevol_shared::wire::data::{Claim, Io, Verb};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use tokio::sync::Notify;
 
 /// An open disk, with its history of failed flushes.
 pub struct Member<D> {
     no: DiskNo,
     id: DiskId,
-    disk: Arc<D>,
+    path: Path<D>,
+    door: Arc<OnceLock<Arc<dyn Door>>>,
     failed_flushes: AtomicU64,
 }
 
 impl<D: Disk> Member<D> {
-    /// The disk.
+    /// How it is reached.
     #[must_use]
-    pub fn disk(&self) -> &D {
-        &self.disk
+    pub fn path(&self) -> &Path<D> {
+        &self.path
+    }
+
+    /// Fills the whole of `buf` from `at`; gives the buffer back in either case.
+    pub async fn read(&self, at: DiskOff, buf: IoBuf, claim: Claim) -> (DiskResult<()>, IoBuf) {
+        let Some(disk) = self.path.direct() else { return Box::pin(self.read_through(at, buf, claim)).await };
+        let (read, buf) = disk.read(at, buf).await;
+        match read {
+            // A read may be sent again at once: one that is late changes nothing.
+            Err(e) if self.redirects(&disk, &e) => {
+                drop(disk);
+                Box::pin(self.read_through(at, buf, claim)).await
+            }
+            read => (read, buf),
+        }
+    }
+
+    /// Writes all of `data` at `at`. Completion is not durability.
+    ///
+    /// # Errors
+    /// `NotReturned`: it may still land, so its range must be written by nobody.
+    pub async fn write(&self, at: DiskOff, data: IoBytes, claim: Claim) -> DiskResult<()> {
+        let Some(disk) = self.path.direct() else { return Box::pin(self.write_through(Verb::Write, at, &data, claim)).await };
+        match disk.write(at, data.clone()).await {
+            Err(e) if self.redirects(&disk, &e) => {
+                drop(disk);
+                Box::pin(self.after_failure(e, Verb::Write, at, &data, claim)).await
+            }
+            done => done,
+        }
+    }
+
+    /// The same, durable once it completes.
+    ///
+    /// # Errors
+    /// As [`Member::write`].
+    pub async fn write_durable(&self, at: DiskOff, data: IoBytes, claim: Claim) -> DiskResult<()> {
+        let Some(disk) = self.path.direct() else { return Box::pin(self.write_through(Verb::WriteDurable, at, &data, claim)).await };
+        match disk.write_durable(at, data.clone()).await {
+            Err(e) if self.redirects(&disk, &e) => {
+                drop(disk);
+                Box::pin(self.after_failure(e, Verb::WriteDurable, at, &data, claim)).await
+            }
+            done => done,
+        }
+    }
+
+    /// Whether what failed goes through the manager from now on.
+    fn redirects(&self, disk: &Arc<D>, e: &DiskError) -> bool {
+        if self.door.get().is_none() || !may_be_the_path(e) {
+            return false;
+        }
+        self.path.failed(disk, e);
+        true
+    }
+
+    async fn after_failure(&self, e: DiskError, verb: Verb, at: DiskOff, data: &IoBytes, claim: Claim) -> DiskResult<()> {
+        if e.answer == Answer::NotReturned && sentence::holds(Tag::P1) {
+            return Err(e);
+        }
+        self.write_through(verb, at, data, claim).await
+    }
+
+    fn io(&self, verb: Verb, at: DiskOff, claim: Claim) -> Io {
+        Io { verb, disk: self.no, at, len: 0, claim }
+    }
+
+    fn door(&self) -> DiskResult<&dyn Door> {
+        let none = || DiskError::answered(libc::ENXIO, format!("disk {} has no path", self.no));
+        self.door.get().map(|d| &**d).ok_or_else(none)
+    }
+
+    async fn read_through(&self, at: DiskOff, buf: IoBuf, claim: Claim) -> (DiskResult<()>, IoBuf) {
+        let door = match self.door() {
+            Ok(door) => door,
+            Err(e) => return (Err(e), buf),
+        };
+        self.path.redirected(buf.len());
+        door::read(door, self.io(Verb::Read, at, claim), buf).await
+    }
+
+    async fn write_through(&self, verb: Verb, at: DiskOff, data: &IoBytes, claim: Claim) -> DiskResult<()> {
+        self.path.redirected(data.len());
+        door::write(self.door()?, self.io(verb, at, claim), data).await
+    }
+
+    async fn flush_anyhow(&self) -> DiskResult<()> {
+        if let Some(disk) = self.path.direct() {
+            match disk.flush().await {
+                Err(e) if self.redirects(&disk, &e) && e.answer == Answer::NotReturned => {}
+                // What was answered stands: a failed flush is never made good by another one.
+                done => return done,
+            }
+        }
+        door::flush(self.door()?, self.io(Verb::Flush, DiskOff(0), Claim::Slot)).await
     }
 
     /// Its number.
@@ -51,7 +152,7 @@ impl<D: Disk> Member<D> {
     /// # Errors
     /// What the disk answered.
     pub async fn flush(&self) -> DiskResult<()> {
-        let result = self.disk.flush().await;
+        let result = self.flush_anyhow().await;
         if result.is_err() {
             self.failed_flushes.fetch_add(1, Ordering::SeqCst);
         }
@@ -85,11 +186,14 @@ type Table<D> = Vec<Option<State<D>>>;
 /// The table of disks.
 pub struct Disks<D> {
     table: ArcSwap<Table<D>>,
+    /// The way through the manager; none where there is none.
+    door: Arc<OnceLock<Arc<dyn Door>>>,
+    moved: Arc<Notify>,
 }
 
 impl<D> Default for Disks<D> {
     fn default() -> Self {
-        Self { table: ArcSwap::from_pointee(Vec::new()) }
+        Self { table: ArcSwap::from_pointee(Vec::new()), door: Arc::default(), moved: Arc::default() }
     }
 }
 
@@ -100,9 +204,22 @@ impl<D: Disk> Disks<D> {
         Self::default()
     }
 
+    /// What fails on its own path goes this way from now on. The first one stays.
+    pub fn redirect_by(&self, door: Arc<dyn Door>) {
+        // A second one is left alone.
+        let _ = self.door.set(door);
+    }
+
+    /// Told whenever a path has failed.
+    #[must_use]
+    pub fn moved(&self) -> Arc<Notify> {
+        self.moved.clone()
+    }
+
     /// `no` is this open disk from now on; its label says `id`.
     pub fn set_present(&self, no: DiskNo, id: DiskId, disk: Arc<D>) {
-        let member = Arc::new(Member { no, id, disk, failed_flushes: AtomicU64::new(0) });
+        let (path, door) = (Path::new(disk, self.moved.clone()), self.door.clone());
+        let member = Arc::new(Member { no, id, path, door, failed_flushes: AtomicU64::new(0) });
         self.change(no, State::Present(member));
     }
 

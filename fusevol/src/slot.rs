@@ -23,6 +23,7 @@ use fusevol_shared::format::slot::{Heartbeat, SlotAt, SlotSeal, majority};
 use fusevol_shared::ids::{Generation, PoolId, Seq, SessionId, SessionNo};
 use fusevol_shared::sentence::{self, Tag};
 use fusevol_shared::units::{DiskNo, PAGE};
+use fusevol_shared::wire::data::Claim;
 use futures_util::future::{Either, LocalBoxFuture, pending, ready, select};
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, Stream, StreamExt};
@@ -161,7 +162,7 @@ impl Slot {
 
     async fn read<D: Disk>(&self, disks: &Disks<D>, wait: Wait) -> Result<()> {
         self.ask(disks, wait, async |member: &Member<D>, at: SlotAt| {
-            let (result, page) = member.disk().read(at.seal(), IoBuf::zeroed(PAGE)).await;
+            let (result, page) = member.read(at.seal(), IoBuf::zeroed(PAGE), Claim::Slot).await;
             match result {
                 Ok(()) => self.judge(member.no(), &page, at),
                 Err(e) => Said::Nothing(io_error(member.no(), e)),
@@ -178,10 +179,12 @@ impl Slot {
     /// As [`Slot::check`]; `Io` where fewer than a majority could be written, too.
     pub async fn beat<D: Disk>(&self, disks: &Disks<D>) -> Result<()> {
         let beat = Seq(self.beats.fetch_add(1, Ordering::SeqCst) + 1);
-        let heartbeat = Heartbeat { session: self.session, id: self.id, beat };
+        let heartbeat = Heartbeat { session: self.session, id: self.id, beat, nonce: 0 };
         let write = async |member: &Member<D>, at: SlotAt| {
             let page = IoBuf::copy_of(&heartbeat.encode(at)).freeze();
-            match member.disk().write(at.off, page).await {
+            // By the own path only: a heartbeat says that this host reaches the disk.
+            let Some(disk) = member.path().direct() else { return Said::Nothing(no_path(member.no())) };
+            match disk.write(at.off, page).await {
                 Ok(()) => Said::Yes,
                 Err(e) => Said::Nothing(io_error(member.no(), e)),
             }
@@ -274,6 +277,10 @@ async fn ask_one<D: Disk>(disks: &Disks<D>, place: &SlotPlace, ask: impl AsyncFn
         Ok(member) => Said::Nothing(Error::new(Kind::Io, format!("disk {} is {} now", place.disk, member.id()))),
         Err(e) => Said::Nothing(e),
     }
+}
+
+fn no_path(no: DiskNo) -> Error {
+    Error::new(Kind::Io, format!("disk {no} is not reached from here"))
 }
 
 fn over(why: &str) -> Error {

@@ -22,6 +22,7 @@ use fusevol_shared::map::VolumeMap;
 use fusevol_shared::mask::BlockMask;
 use fusevol_shared::sentence::{self, Tag};
 use fusevol_shared::units::{DiskAu, VolAu};
+use fusevol_shared::wire::data::Claim;
 use fusevol_shared::wire::messages::{CloseSnapshot, GetSnapshotMap, OpenSnapshot, Segment, SnapshotInfo};
 pub use modified::Modified;
 use std::ops::Range;
@@ -242,7 +243,8 @@ impl<D: Disk, C: Control> SnapshotReader<D, C> {
                 }
             }
             to += n(within.end - within.start);
-            plan_au(size, source, within, &mut pieces);
+            let claim = Claim::Frozen { snapshot: self.info.id, au };
+            plan_au(size, source, claim, within, &mut pieces);
         }
         Ok((pieces, wanted))
     }
@@ -294,7 +296,7 @@ impl<D: Disk, C: Control> SnapshotReader<D, C> {
     /// The best copy of a block; `None` where the only ones are records that never came to their end.
     async fn preserved(&self, w: &Wanted, copies: &[(Copy, Vec<DiskAu>, bool)]) -> Result<Option<IoBuf>> {
         for (copy, legs, counts) in copies {
-            if let Some(block) = read_copy(&self.engine.disks, self.engine.au_size, legs, copy).await? {
+            if let Some(block) = read_copy(&self.engine.disks, self.volume, self.engine.au_size, legs, copy).await? {
                 return Ok(Some(block));
             }
             if *counts {

@@ -4,6 +4,7 @@
 //! - [`authority`]: the pool's own authority, its certificates, its recovery key.
 //! - [`catalog`]: what the manager knows, as the fold of a log of records.
 //! - [`core`]: the state machine that answers clients and administrators.
+//! - [`data`]: I/O that clients cannot do by themselves.
 //! - [`driver`]: joins core, store, listener and admin socket.
 //! - [`inspect`]: what stands on the disks, for `check` and `dump`.
 //! - [`listen`]: connections of clients to events, answers and pushes back.
@@ -15,6 +16,7 @@ pub mod authority;
 pub mod catalog;
 pub mod cli;
 pub mod core;
+pub mod data;
 pub mod driver;
 pub mod inspect;
 pub mod listen;

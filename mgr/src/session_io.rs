@@ -112,6 +112,11 @@ impl<'a, D: Disk> SessionIo<'a, D> {
         own.map(|b| b.beat).max()
     }
 
+    /// Identity and nonce in a session's slot on this disk; `None` where they cannot be read.
+    pub async fn read_nonce(&self, no: DiskNo, session: SessionNo) -> Option<(SessionId, u64)> {
+        self.read_beat(no, session).await.map(|b| (b.id, b.nonce))
+    }
+
     async fn read_beat(&self, no: DiskNo, session: SessionNo) -> Option<Heartbeat> {
         let at = self.slot_at(no, session).ok()?;
         let page = self.read(no, at.off, PAGE).await.ok()?;

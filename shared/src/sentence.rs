@@ -34,6 +34,10 @@ pub enum Tag {
     H1,
     /// The first write to an unwritten block writes the whole block.
     W1,
+    /// What was not answered is not sent again before its range is blocked or its AU is remapped.
+    P1,
+    /// A path opens only after the manager has found the client's nonce over its own.
+    P2,
 }
 
 #[cfg(debug_assertions)]

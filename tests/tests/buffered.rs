@@ -5,9 +5,9 @@
 use fusevol_tests::real::mount::Mount;
 use fusevol_tests::real::pool::{Options, Pool};
 use fusevol_tests::real::run::{run, test_tool};
+use fusevol_tests::real::stopped::Stopped;
 use fusevol_tests::real::wait::until;
 use rustix::fs::{FallocateFlags, fallocate};
-use rustix::process::{Pid, Signal, kill_process};
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -24,23 +24,6 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// What the kernel has it gives within this time; what it has not it does not give in less than it takes to look.
 const SOON: Duration = Duration::from_millis(500);
 const TRANSPORTS: [&str; 2] = ["transport=auto", "transport=classic"];
-
-/// A mount's process that stands still; goes on when dropped.
-struct Stopped(Pid);
-
-impl Stopped {
-    fn new(mount: &Mount) -> Self {
-        let pid = i32::try_from(mount.pid()).ok().and_then(Pid::from_raw).expect("a pid");
-        kill_process(pid, Signal::STOP).expect("it is ours");
-        Self(pid)
-    }
-}
-
-impl Drop for Stopped {
-    fn drop(&mut self) {
-        kill_process(self.0, Signal::CONT).expect("it is ours");
-    }
-}
 
 fn open(path: &Path, write: bool, direct: bool) -> Arc<File> {
     let flags = if direct { libc::O_DIRECT } else { 0 };
@@ -112,7 +95,7 @@ fn buffered_and_direct_opens_see_each_other() {
         assert_eq!(&part, b"\0part\0");
 
         write(&buffered, 1, 77).expect("it writes");
-        let stopped = Stopped::new(&mount);
+        let stopped = Stopped::new(mount.pid());
         assert_eq!(reading(&buffered, 1).recv_timeout(PATIENCE).expect("the kernel has it").expect("it reads"), 77);
         let waits = reading(&direct, 1);
         assert!(waits.recv_timeout(SOON).is_err(), "{transport}: O_DIRECT was answered without the mount");
@@ -224,7 +207,7 @@ fn pages_of_a_snapshot_are_kept() {
         drop(frozen);
         write(&volume, 2, 6).and_then(|()| volume.sync_all()).expect("it writes");
         let (again, direct) = (open(&path, false, false), open(&path, false, true));
-        let stopped = Stopped::new(&mount);
+        let stopped = Stopped::new(mount.pid());
         let kept = reading(&again, 2).recv_timeout(4 * SOON);
         let waits = reading(&direct, 2);
         assert!(waits.recv_timeout(SOON).is_err(), "{transport}: O_DIRECT was answered without the mount");

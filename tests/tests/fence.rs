@@ -75,7 +75,11 @@ fn a_frozen_client_is_fenced_and_succeeded() {
     is_there(&mut file);
     assert!(calls(&pool).starts_with("off host1\nstatus host1\n"), "{}", calls(&pool));
     assert!(!calls(&pool).contains("on host1"), "never by itself: {}", calls(&pool));
-    let _said = pool.mgr(&["events"]).ok().says("fenced by agent switch: outlet of host1 is off").says("fenced by agent switch, and its lease is over");
+    let _said = pool
+        .mgr(&["events"])
+        .ok()
+        .says("fenced by agent switch: outlet of host1 is off")
+        .says("fenced by agent switch, and its lease is over");
     let _said = pool.mgr(&["client", "unfence", "host1"]).ok();
     assert!(calls(&pool).ends_with("on host1\nstatus host1\n"), "{}", calls(&pool));
     let _said = pool.mgr(&["client", "unfence", "host2"]).code(4).says("fence.d");
@@ -158,7 +162,12 @@ fn the_agent_for_qemu_storage_daemon() {
     let _said = e.agent("status", "host1").ok().says("on");
     let url = format!("nbd+unix:///host1?socket={}", e.scratch.path().join("nbd").display());
     let mut busy = Command::new("qemu-img");
-    let mut busy = busy.args(["bench", "-w", "-f", "raw", "-c", "100000000", &url]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it starts");
+    let mut busy = busy
+        .args(["bench", "-w", "-f", "raw", "-c", "100000000", &url])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("it starts");
     pause(Duration::from_millis(300));
     assert!(busy.try_wait().expect("it is ours").is_none(), "it writes");
     let (said, took) = timed(|| e.agent("off", "host1"));

@@ -24,6 +24,7 @@ use fusevol_shared::name::Name;
 use fusevol_shared::random::{Random, SeededRandom};
 use fusevol_shared::sentence::{Tag, without};
 use fusevol_shared::units::{AuSize, DiskNo, SECTOR, VolAu};
+use fusevol_shared::wire::data::Claim;
 use fusevol_shared::wire::messages::{CreateSnapshot, RemoveSnapshot};
 use fusevol_shared::wire::rights::{Right, Rights};
 use fusevol_tests::catalog::{DISK, NoLocks, candidates, new_disk, options, who};
@@ -312,11 +313,11 @@ async fn read(disks: &Disks<MemDisk>, entry: Option<MapEntry>, at: Block, log: O
     let Some(place) = entry.filter(|e| e.written.has(at.1)).and_then(|e| e.first_in_sync()) else { return Ok(vec![0; BLOCK / SECTOR]) };
     let disk = disks.get(place.disk).map_err(|e| e.to_string())?;
     let off = place.au.start(au_size()).plus(u64::from(at.1) * BLOCK as u64);
-    let (done, mut bytes) = disk.disk().read(off, IoBuf::zeroed(BLOCK)).await;
+    let (done, mut bytes) = disk.read(off, IoBuf::zeroed(BLOCK), Claim::Slot).await;
     done.map_err(|e| e.to_string())?;
     for copy in log.map(|l| l.copies(place, at.1)).unwrap_or_default() {
         let log = log.expect("copies come from one");
-        match read_copy(disks, au_size(), log.legs(copy), copy).await.map_err(|e| e.to_string())? {
+        match read_copy(disks, VolumeId([0; 16]), au_size(), log.legs(copy), copy).await.map_err(|e| e.to_string())? {
             Some(kept) => {
                 bytes = kept;
                 break;

@@ -6,6 +6,7 @@
 use fusevol::link::{Link, LinkConfig, Owner, Phase, Pushed};
 use fusevol_mgr::authority::Authority;
 use fusevol_mgr::core::{ConnId, Event};
+use fusevol_mgr::data::NoData;
 use fusevol_mgr::listen::{Connections, ListenLimits, Listener};
 use fusevol_shared::clock::{BootTime, Clock, SystemClock};
 use fusevol_shared::error::{Kind, WireError};
@@ -75,8 +76,14 @@ impl Pool {
         let (sender, events) = mpsc::channel(16);
         let tls = self.authority.tls().unwrap();
         self.lasting.lock().unwrap().generation += 1;
-        let bound =
-            self.runtime.block_on(Listener::bind_on(&*self.net, std::slice::from_ref(&self.address), tls, ListenLimits::default(), sender));
+        let bound = self.runtime.block_on(Listener::bind_on(
+            &*self.net,
+            std::slice::from_ref(&self.address),
+            tls,
+            Arc::new(NoData),
+            ListenLimits::default(),
+            sender,
+        ));
         let listener = bound.unwrap();
         let core = Core { lasting: Arc::clone(&self.lasting), connections: listener.connections(), session: None };
         let task = self.runtime.spawn(core.run(events));

@@ -3,6 +3,7 @@
 use fusevol_tests::real::mount::{Mount, Transport};
 use fusevol_tests::real::pool::Pool;
 use fusevol_tests::real::run::{program, run};
+use fusevol_tests::real::stopped::Stopped;
 use fusevol_tests::real::wait::until;
 use rustix::fs::{FallocateFlags, Mode, OFlags, SeekFrom, fallocate, ftruncate, open, seek};
 use rustix::io::{Errno, pread, pwrite};
@@ -242,10 +243,9 @@ fn a_hung_mount_is_passed_over() {
     let pool = Pool::new();
     let key = one(&pool, "read,write");
     let (hung, other) = (Mount::new(&key, &pool.path().join("hung")), Mount::new(&key, &pool.path().join("other")));
-    let process = i32::try_from(hung.pid()).ok().and_then(rustix::process::Pid::from_raw).expect("a pid");
-    rustix::process::kill_process(process, rustix::process::Signal::STOP).expect("it is ours");
+    let stopped = Stopped::new(hung.pid());
     let listed = other.fusevol(&["ls", "--json"]);
-    rustix::process::kill_process(process, rustix::process::Signal::CONT).expect("it is ours");
+    drop(stopped);
     assert_eq!(listed.ok().json()["volumes"][0]["name"], "db");
     other.umount();
     hung.umount();

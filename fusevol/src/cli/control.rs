@@ -44,6 +44,13 @@ pub(super) enum Question {
         /// What was modified since it.
         modified: bool,
     },
+    /// The path to a disk counts as failed, or not any more.
+    Drill {
+        /// Number, UUID or path.
+        disk: String,
+        /// As failed.
+        fails: bool,
+    },
     /// Unmount, and tell how it ended.
     Umount,
 }

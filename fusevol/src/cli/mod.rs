@@ -2,6 +2,7 @@
 //!
 //! - [`mount`]: `mount` and the process that serves it ([`memory`]: its memory). [`mountpoint`]: the folder. [`umount`]: `umount`.
 //! - [`attach`]: `attach` and `detach`: loop devices.
+//! - [`paths`]: `paths`: how each disk is reached, and the drill.
 //! - [`verbs`]: `ls`, `status`, `map`: they ask the mount's own socket ([`control`]: both ends of it).
 //! - [`report`]: what the mount answers, and [`show`]: how it is shown.
 //!
@@ -12,6 +13,7 @@ mod control;
 mod memory;
 mod mount;
 mod mountpoint;
+mod paths;
 mod report;
 mod serve;
 mod show;
@@ -68,6 +70,13 @@ enum Verb {
         #[arg(long)]
         check: bool,
     },
+    /// Show how each disk is reached, or try out how it is without a path
+    Paths {
+        #[command(subcommand)]
+        drill: Option<paths::Drill>,
+        #[command(flatten)]
+        list: ListArgs,
+    },
     /// Show where the data of a volume lies, or what a snapshot holds
     Map {
         /// VOL or VOL@SNAP
@@ -97,6 +106,7 @@ fn run(cli: Cli) -> Result<u8> {
         Verb::Detach { target } => attach::detach(&ask, &target),
         Verb::Ls { list } => verbs::ls(&ask, &list),
         Verb::Status { volume, check } => verbs::status(&ask, volume.as_ref(), check),
+        Verb::Paths { drill, list } => paths::run(&ask, drill.as_ref(), &list),
         Verb::Map { target, modified, list } => verbs::map(&ask, &target, modified, &list),
     }
 }

@@ -8,8 +8,9 @@ use crate::session::Session;
 use crate::session::machine::{State, Why};
 use crate::volume::{Counters, Mode};
 use fusevol_shared::clock::{BootTime, Clock, SystemClock};
-use fusevol_shared::error::Result;
+use fusevol_shared::error::{Error, Kind, Result};
 use fusevol_shared::name::Target;
+use fusevol_shared::units::DiskNo;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -101,7 +102,16 @@ pub(super) struct Disk {
     pub(super) id: String,
     pub(super) path: String,
     pub(super) size: u64,
+    /// `direct`, `draining`, `proxied`, `probing`, `missing`.
     pub(super) state: String,
+    /// Since when it is so, milliseconds.
+    pub(super) since_ms: u64,
+    /// Why it is not direct.
+    pub(super) reason: Option<String>,
+    /// How often the path has failed.
+    pub(super) failures: u64,
+    /// Bytes that went through the manager.
+    pub(super) redirected: u64,
 }
 
 /// How bad something is, as monitoring plugins count.
@@ -227,15 +237,8 @@ pub(super) fn status(session: &Session, process: Process<'_>, only: Option<&Targ
         State::Over(Why::Closed) => ("over", Some("it is being unmounted".to_owned())),
     };
     let manager = if let Phase::Connected { address } = &link.phase { Some(address.clone()) } else { None };
-    let missing = session.disks().missing();
-    let disks = about.paths.iter().map(|(d, path)| Disk {
-        no: d.no.0,
-        id: d.id.to_string(),
-        path: path.clone(),
-        size: u64::from(d.aus) * about.welcome.au_size.bytes(),
-        state: missing.iter().find(|(no, _)| *no == d.no).map_or_else(|| "direct".to_owned(), |(_, why)| format!("missing: {why}")),
-    });
-    let health = health(word, manager.is_some(), shown.failing, !missing.is_empty());
+    let disks = disks(session);
+    let health = health(word, manager.is_some(), shown.failing, worst_path(&disks));
     let chosen = |v: &Volume| only.map_or(v.attached.is_some(), |t| t.volume.as_str() == v.name);
     Ok(Status {
         pool: who.pool.clone(),
@@ -254,11 +257,62 @@ pub(super) fn status(session: &Session, process: Process<'_>, only: Option<&Targ
         manager_failing: shown.failing,
         manager_since_ms: millis(now, link.since),
         manager_error: link.last_error.filter(|_| manager.is_none()).map(|e| e.message),
-        disks: disks.collect(),
+        disks,
         volumes: volumes(session).into_iter().filter(chosen).collect(),
         action: action(&shown.state, manager.is_some(), who),
         manager,
     })
+}
+
+/// The disks, and how they are reached.
+pub(super) fn disks(session: &Session) -> Vec<Disk> {
+    let (now, about) = (SystemClock.now(), session.about());
+    let disk = |(d, path): &(fusevol_shared::wire::messages::DiskInfo, String)| {
+        let known = Disk {
+            no: d.no.0,
+            id: d.id.to_string(),
+            path: path.clone(),
+            size: u64::from(d.aus) * about.welcome.au_size.bytes(),
+            state: "missing".to_owned(),
+            since_ms: 0,
+            reason: None,
+            failures: 0,
+            redirected: 0,
+        };
+        match session.disks().get(d.no).map(|m| m.path().shown()) {
+            Ok(p) => Disk {
+                state: p.state.as_str().to_owned(),
+                since_ms: millis(now, p.since),
+                reason: p.why,
+                failures: p.failures,
+                redirected: p.redirected,
+                ..known
+            },
+            Err(e) => Disk { reason: Some(e.to_string()), ..known },
+        }
+    };
+    about.paths.iter().map(disk).collect()
+}
+
+/// The drill: the path to this disk counts as failed, or not any more. It is named by number, UUID or path.
+///
+/// # Errors
+/// `NotFound`.
+pub(super) fn drill(session: &Session, disk: &str, fails: bool) -> Result<Disk> {
+    let named = |d: &Disk| d.no.to_string() == disk || d.id == disk || d.path == disk;
+    let none = || Error::new(Kind::NotFound, format!("there is no disk {disk} in this mount")).hint("fusevol paths");
+    let no = disks(session).into_iter().find(named).ok_or_else(none)?.no;
+    session.disks().get(DiskNo(no))?.path().drill(fails);
+    disks(session).into_iter().find(|d| d.no == no).ok_or_else(none)
+}
+
+fn worst_path(disks: &[Disk]) -> Health {
+    let of = |d: &Disk| match d.state.as_str() {
+        "direct" => Health::Ok,
+        "missing" => Health::Critical,
+        _ => Health::Warning,
+    };
+    disks.iter().map(of).max().unwrap_or(Health::Ok)
 }
 
 /// From the earlier to the later, zero if they are the other way round.
@@ -267,11 +321,11 @@ fn millis(later: BootTime, earlier: BootTime) -> u64 {
 }
 
 /// While the lease holds, by the disks too, a manager that is away is a matter to look into, not a failure: I/O goes on.
-fn health(word: &str, connected: bool, failing: bool, missing: bool) -> Health {
+fn health(word: &str, connected: bool, failing: bool, paths: Health) -> Health {
     match (word, connected) {
-        ("live", _) if missing || failing => Health::Critical,
-        ("live", true) => Health::Ok,
-        ("live", false) => Health::Warning,
+        ("live", _) if failing => Health::Critical,
+        ("live", true) => paths,
+        ("live", false) => paths.max(Health::Warning),
         _ => Health::Critical,
     }
 }
@@ -336,11 +390,12 @@ mod tests {
 
     #[test]
     fn a_manager_that_is_away_is_a_warning_while_the_lease_holds() {
-        assert_eq!(health("live", true, false, false), Health::Ok);
-        assert_eq!(health("live", false, false, false), Health::Warning);
-        assert_eq!(health("live", false, true, false), Health::Critical);
-        assert_eq!(health("live", true, false, true), Health::Critical);
-        assert_eq!(health("fenced", true, false, false), Health::Critical);
-        assert_eq!(health("over", true, false, false), Health::Critical);
+        assert_eq!(health("live", true, false, Health::Ok), Health::Ok);
+        assert_eq!(health("live", false, false, Health::Ok), Health::Warning);
+        assert_eq!(health("live", true, false, Health::Warning), Health::Warning);
+        assert_eq!(health("live", false, true, Health::Ok), Health::Critical);
+        assert_eq!(health("live", true, false, Health::Critical), Health::Critical);
+        assert_eq!(health("fenced", true, false, Health::Ok), Health::Critical);
+        assert_eq!(health("over", true, false, Health::Ok), Health::Critical);
     }
 }

@@ -147,6 +147,7 @@ impl Answers for Serving {
                 extents.iter().try_for_each(|e| out.item(e))?;
                 Ok(json!({ "complete": complete }))
             }
+            Question::Drill { disk, fails } => to_value(&report::drill(&self.session, &disk, fails)?),
             Question::Umount => self.umount(),
         }
     }

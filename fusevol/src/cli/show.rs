@@ -105,7 +105,7 @@ fn render(s: &Status) -> String {
         }
     }
     for d in &s.disks {
-        line("disk", format!("{} {} {} {}", d.no, d.path, size::show(d.size), d.state));
+        line("disk", format!("{} {} {} {}", d.no, d.path, size::show(d.size), super::paths::state(d)));
     }
     for v in &s.volumes {
         let attached =

@@ -35,7 +35,7 @@ pub(super) fn mounts() -> Vec<Found> {
 
 impl Ask {
     /// The mount that is meant.
-    fn mount(&self) -> Result<Found> {
+    pub(super) fn mount(&self) -> Result<Found> {
         if !rustix::process::geteuid().is_root() {
             return Err(Error::new(Kind::Denied, "a mount answers root only").hint("run it as root (sudo)"));
         }

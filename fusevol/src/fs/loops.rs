@@ -22,6 +22,8 @@ pub const LINKS: &str = "/dev/fusevol";
 const TRIES: u32 = 16;
 /// How long the kernel may take to let go of a device that nobody uses: so many looks, so far apart.
 const LOOKS: u32 = 500;
+/// How often a device that is in use is looked at again before that is said.
+const GLANCES: u32 = 25;
 const LOOK_EVERY: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
 /// Most users of a device that are named.
 const USERS_MAX: usize = 8;
@@ -155,18 +157,17 @@ impl Loop {
     /// # Errors
     /// `Busy`, naming its users; `Denied`, `Io`.
     pub fn free(self) -> Result<()> {
-        let node = self.node();
-        let held = OpenOptions::new().read(true).custom_flags(libc::O_EXCL).open(&node);
-        let users = self.users();
-        let held = match held {
-            Ok(held) if users.is_empty() => held,
-            Ok(_) => return Err(self.in_use(&users)),
-            Err(e) if e.raw_os_error() == Some(libc::EBUSY) => return Err(self.in_use(&users)),
-            Err(e) if e.kind() == ErrorKind::PermissionDenied => {
-                return Err(Error::new(Kind::Denied, format!("{}", node.display())).because(e).hint("run it as root (sudo)"));
+        let mut looks = GLANCES;
+        let held = loop {
+            match self.hold() {
+                // Who looks at every device that changes (udev) has it open for a moment only.
+                Err(e) if e.kind() == Kind::Busy && looks > 0 => looks -= 1,
+                result => break result?,
             }
-            Err(e) => return Err(Error::new(Kind::Io, format!("{}", node.display())).because(e)),
+            // A pause.
+            let _ = poll(&mut [], Some(&LOOK_EVERY));
         };
+        let node = self.node();
         match ioctl::clear(held.as_fd()) {
             Ok(()) => {}
             Err(e) if e.raw_os_error() == Some(libc::ENXIO) => return Ok(()), // it stands on nothing
@@ -182,6 +183,22 @@ impl Loop {
         }
         Err(Error::new(Kind::Busy, format!("{} is let go once who still has it open closes it", node.display()))
             .hint("its last I/O may wait for the mount: fusevol status"))
+    }
+
+    /// Opens it for this process alone.
+    fn hold(self) -> Result<File> {
+        let node = self.node();
+        let held = OpenOptions::new().read(true).custom_flags(libc::O_EXCL).open(&node);
+        let users = self.users();
+        match held {
+            Ok(held) if users.is_empty() => Ok(held),
+            Ok(_) => Err(self.in_use(&users)),
+            Err(e) if e.raw_os_error() == Some(libc::EBUSY) => Err(self.in_use(&users)),
+            Err(e) if e.kind() == ErrorKind::PermissionDenied => {
+                Err(Error::new(Kind::Denied, format!("{}", node.display())).because(e).hint("run it as root (sudo)"))
+            }
+            Err(e) => Err(Error::new(Kind::Io, format!("{}", node.display())).because(e)),
+        }
     }
 
     fn in_use(self, users: &[String]) -> Error {

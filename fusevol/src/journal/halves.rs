@@ -8,6 +8,7 @@ use fusevol_shared::error::Result;
 use fusevol_shared::format::journal::{Body, JournalId, half_bytes, half_of};
 use fusevol_shared::format::preserve::At;
 use fusevol_shared::units::{AuSize, DiskAu};
+use fusevol_shared::wire::data::Claim;
 use futures_util::future::join_all;
 
 /// The place of a journal and how far it is written. Only the leader has it.
@@ -66,7 +67,9 @@ impl Halves {
             let off = place.au.start(size).plus(pos);
             let mut frame = IoBuf::zeroed(body.frame_len());
             body.seal_into(id, At { disk: disk.id(), off }, &mut frame);
-            disk.disk().write_durable(off, frame.freeze()).await.map_err(|e| io_error(place.disk, e).within("journal"))
+            disk.write_durable(off, frame.freeze(), Claim::Journal { volume: id.volume })
+                .await
+                .map_err(|e| io_error(place.disk, e).within("journal"))
         });
         join_all(writes).await.into_iter().collect()
     }

@@ -121,7 +121,7 @@ impl Bench {
     fn seal(&self, sealed: bool) {
         let place = SlotAt { pool: self.engine.pool, disk: DiskId([0; 16]), off: DiskOff(40 << 18) };
         let seal = SlotSeal { session: SessionNo(1), id: SessionId([4; 16]), generation: Generation(1), sealed };
-        self.disk(0).disk().inner().poke(place.seal(), &seal.encode(place));
+        self.disk(0).path().direct().expect("direct").inner().poke(place.seal(), &seal.encode(place));
     }
 
     fn append(&self, n: u64) -> Result<Appended> {
@@ -135,7 +135,7 @@ impl Bench {
             for (n, half) in c.halves().iter().enumerate() {
                 let (disk, off) = (self.disk(half.disk.0), half.au.start(self.engine.au_size));
                 let len = usize::try_from(half_bytes(self.engine.au_size)).expect("small");
-                let (done, bytes) = block_on(disk.disk().inner().read(off, IoBuf::zeroed(len)));
+                let (done, bytes) = block_on(disk.path().direct().expect("direct").inner().read(off, IoBuf::zeroed(len)));
                 done.expect("memory can be read");
                 out.extend(read_half(&bytes, &id, At { disk: disk.id(), off }, n));
             }
@@ -222,7 +222,7 @@ fn a_full_journal_waits_for_the_manager_and_says_so() {
 fn after_a_failed_copy_it_goes_on_in_a_fresh_journal() {
     let b = bench();
     drop(b.append(1).expect("durable"));
-    b.disk(1).disk().faults().add(Rule::on(Ops::WRITE, Fault::Fail(EIO, Answer::Answered)).times(1));
+    b.disk(1).path().direct().expect("direct").faults().add(Rule::on(Ops::WRITE, Fault::Fail(EIO, Answer::Answered)).times(1));
     assert_eq!(b.append(2).expect("in the fresh one").clear().expect("clear"), Seq(2));
     assert_eq!(*b.engine.control.journals.lock().expect("one thread"), [(1, Seq(1))]);
     let tail = b.tail(2, &[0, 1]);
@@ -238,7 +238,7 @@ fn without_j2_an_answered_append_is_lost() {
         let b = bench();
         drop(b.append(1).expect("durable"));
         for no in [0, 1] {
-            b.disk(no).disk().faults().add(Rule::on(Ops::WRITE, Fault::Fail(EIO, Answer::Answered)).times(1));
+            b.disk(no).path().direct().expect("direct").faults().add(Rule::on(Ops::WRITE, Fault::Fail(EIO, Answer::Answered)).times(1));
         }
         let answered = b.append(2).expect("answered all the same").seq;
         let halves = b.halves(1, &[0, 1]);

@@ -18,6 +18,7 @@ use fusevol_shared::format::preserve::{
 };
 use fusevol_shared::ids::{PoolId, Seq, VolumeEpoch, VolumeId};
 use fusevol_shared::units::{AuSize, DiskAu, PAGE};
+use fusevol_shared::wire::data::Claim;
 use fusevol_shared::wire::messages::Segment;
 use std::collections::{BTreeMap, HashMap};
 
@@ -145,7 +146,7 @@ impl LogReader {
 
     async fn advance_cursor<D: Disk>(&mut self, disks: &Disks<D>, c: &mut Cursor) -> Result<Option<(LogId, Vec<DiskAu>)>> {
         // The successor first: once it is there no record follows, so what the records' turn then finds is all.
-        let successor = find(disks, &c.legs, self.size, successor_at(self.size), |b, at| end_page(b, &c.log, at)).await?;
+        let successor = find(disks, c.log.volume, &c.legs, self.size, successor_at(self.size), |b, at| end_page(b, &c.log, at)).await?;
         let successor = match successor {
             Some(End::Break) => {
                 (c.broken, c.closed) = (true, true);
@@ -158,7 +159,7 @@ impl LogReader {
             self.read_whole(disks, c).await?;
         }
         while room(self.size, c.pos) > 0 {
-            let found = find(disks, &c.legs, self.size, c.pos, |b, at| open_record(b, &c.log, at).ok()).await?;
+            let found = find(disks, c.log.volume, &c.legs, self.size, c.pos, |b, at| open_record(b, &c.log, at).ok()).await?;
             let Some((seq, kept)) = found.filter(|(seq, _)| follows(c, *seq)) else { break };
             self.take(c, seq, &kept);
         }
@@ -178,7 +179,7 @@ impl LogReader {
         let Ok(disk) = disks.get(leg.disk) else { return Ok(()) };
         let start = leg.au.start(self.size);
         let buf = IoBuf::zeroed(usize::try_from(self.size.bytes()).expect("an AU is at most 64 MiB"));
-        let (done, buf) = disk.disk().read(start, buf).await;
+        let (done, buf) = disk.read(start, buf, Claim::Segment { volume: c.log.volume }).await;
         if done.is_err() {
             return Ok(());
         }
@@ -234,6 +235,7 @@ fn end_page(bytes: &[u8], log: &LogId, at: At) -> Option<End> {
 /// What `open` makes of the page at byte `pos` of the segment, on the first leg where it makes anything of it.
 async fn find<D: Disk, T>(
     disks: &Disks<D>,
+    volume: VolumeId,
     legs: &[DiskAu],
     size: AuSize,
     pos: u64,
@@ -250,7 +252,7 @@ async fn find<D: Disk, T>(
             }
         };
         let off = leg.au.start(size).plus(pos);
-        let (done, buf) = disk.disk().read(off, IoBuf::zeroed(PAGE)).await;
+        let (done, buf) = disk.read(off, IoBuf::zeroed(PAGE), Claim::Segment { volume }).await;
         match done {
             Ok(()) => answered = true,
             Err(e) => {
@@ -272,7 +274,7 @@ async fn find<D: Disk, T>(
 ///
 /// # Errors
 /// `Io` where no leg could be read.
-pub async fn read_copy<D: Disk>(disks: &Disks<D>, size: AuSize, legs: &[DiskAu], c: &Copy) -> Result<Option<IoBuf>> {
+pub async fn read_copy<D: Disk>(disks: &Disks<D>, volume: VolumeId, size: AuSize, legs: &[DiskAu], c: &Copy) -> Result<Option<IoBuf>> {
     let mut error = None;
     for leg in legs {
         let disk = match disks.get(leg.disk) {
@@ -283,7 +285,7 @@ pub async fn read_copy<D: Disk>(disks: &Disks<D>, size: AuSize, legs: &[DiskAu],
             }
         };
         let buf = IoBuf::zeroed(usize::try_from(size.block_bytes()).expect("a block is at most 1 MiB"));
-        let (done, buf) = disk.disk().read(leg.au.start(size).plus(c.pos), buf).await;
+        let (done, buf) = disk.read(leg.au.start(size).plus(c.pos), buf, Claim::Segment { volume }).await;
         match done {
             Ok(()) if checksum(&buf) == c.crc => return Ok(Some(buf)),
             Ok(()) => {}

@@ -7,7 +7,9 @@ use fusevol_shared::disk::buf::IoBuf;
 use fusevol_shared::error::Result;
 use fusevol_shared::format::preserve::{At, Kept, LogId, Successor, record_len, seal_break, seal_record, seal_successor, successor_at};
 use fusevol_shared::ids::Seq;
+use fusevol_shared::ids::VolumeId;
 use fusevol_shared::units::{AuSize, DiskAu, PAGE};
+use fusevol_shared::wire::data::Claim;
 use futures_util::future::join_all;
 
 /// Writes the record `seq` at byte `pos` of the segment: one sequential write a leg.
@@ -23,7 +25,7 @@ pub(super) async fn append<D: Disk>(
     let kept: Vec<Kept> =
         batch.iter().map(|o| Kept { at: o.at, block: o.block, crc: fusevol_shared::format::preserve::checksum(&o.data) }).collect();
     let len = usize::try_from(record_len(size, u32::try_from(batch.len()).expect("at most 64"))).expect("within an AU");
-    on_every_leg(disks, size, legs, pos, |at| {
+    on_every_leg(disks, log.volume, size, legs, pos, |at| {
         let mut buf = IoBuf::zeroed(len);
         seal_record(log, at, seq, &kept, &mut buf);
         let mut to = PAGE;
@@ -38,7 +40,7 @@ pub(super) async fn append<D: Disk>(
 
 /// Writes the successor's page of the segment; `seq` is the number that the next record will have.
 pub(super) async fn close<D: Disk>(disks: &Disks<D>, size: AuSize, log: &LogId, legs: &[DiskAu], seq: Seq, s: &Successor) -> Result<()> {
-    on_every_leg(disks, size, legs, successor_at(size), |at| {
+    on_every_leg(disks, log.volume, size, legs, successor_at(size), |at| {
         let mut buf = IoBuf::zeroed(PAGE);
         seal_successor(log, at, seq, s, &mut buf);
         buf
@@ -48,7 +50,7 @@ pub(super) async fn close<D: Disk>(disks: &Disks<D>, size: AuSize, log: &LogId, 
 
 /// Writes the page that breaks the log, at the successor's place.
 pub(super) async fn break_off<D: Disk>(disks: &Disks<D>, size: AuSize, log: &LogId, legs: &[DiskAu], seq: Seq) -> Result<()> {
-    on_every_leg(disks, size, legs, successor_at(size), |at| {
+    on_every_leg(disks, log.volume, size, legs, successor_at(size), |at| {
         let mut buf = IoBuf::zeroed(PAGE);
         seal_break(log, at, seq, &mut buf);
         buf
@@ -56,14 +58,21 @@ pub(super) async fn break_off<D: Disk>(disks: &Disks<D>, size: AuSize, log: &Log
     .await
 }
 
-async fn on_every_leg<D: Disk>(disks: &Disks<D>, size: AuSize, legs: &[DiskAu], pos: u64, lay: impl Fn(At) -> IoBuf) -> Result<()> {
+async fn on_every_leg<D: Disk>(
+    disks: &Disks<D>,
+    volume: VolumeId,
+    size: AuSize,
+    legs: &[DiskAu],
+    pos: u64,
+    lay: impl Fn(At) -> IoBuf,
+) -> Result<()> {
     let writes = legs.iter().map(|leg| {
         let lay = &lay;
         async move {
             let disk = disks.get(leg.disk)?;
             let off = leg.au.start(size).plus(pos);
             let data = lay(At { disk: disk.id(), off }).freeze();
-            disk.disk().write_durable(off, data).await.map_err(|e| io_error(leg.disk, e))
+            disk.write_durable(off, data, Claim::Segment { volume }).await.map_err(|e| io_error(leg.disk, e))
         }
     });
     join_all(writes).await.into_iter().collect()

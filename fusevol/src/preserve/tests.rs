@@ -71,17 +71,17 @@ impl Bench {
     /// First byte of the best copy of a block; `None` where it is not listed, or damaged.
     fn copy(&self, r: &LogReader, block: u32) -> Option<u8> {
         let best = r.copies(place(), block).first()?;
-        block_on(read_copy(&self.disks, self.size, r.legs(best), best)).expect("the disk can be read").map(|b| b[0])
+        block_on(read_copy(&self.disks, VOLUME, self.size, r.legs(best), best)).expect("the disk can be read").map(|b| b[0])
     }
 
     fn faults(&self, disk: u16, rule: Rule) {
-        self.disks.get(DiskNo(disk)).expect("present").disk().faults().add(rule);
+        self.disks.get(DiskNo(disk)).expect("present").path().direct().expect("direct").faults().add(rule);
     }
 
     /// Writes zeros over a page of segment `no`, on the leg on `disk`.
     fn wipe(&self, disk: u16, no: u32, pos: u64) {
         let at = DiskOff(u64::from(no) * self.size.bytes() + pos);
-        self.disks.get(DiskNo(disk)).expect("present").disk().inner().poke(at, &[0; 4096]);
+        self.disks.get(DiskNo(disk)).expect("present").path().direct().expect("direct").inner().poke(at, &[0; 4096]);
     }
 }
 

@@ -7,6 +7,7 @@
 //! - [`inbox`] and [`router`]: the manager's pushes, on a thread of their own, to what they speak of.
 //! - [`caller`]: the data path's way to the manager.
 //! - [`locker`]: the thread that carries out what processes want of locks.
+//! - [`paths`]: how a path to a disk is opened, at the beginning and after it has failed.
 //! - [`keeper`]: the thread that folds journals and refills reserves, beside the data path.
 //!
 //! Invariants: a volume is attached while somebody here has it open and not longer; every push is answered once; the
@@ -21,6 +22,7 @@ mod keeper;
 pub mod locker;
 pub mod machine;
 pub mod open;
+mod paths;
 mod router;
 pub mod snapshot;
 
@@ -28,6 +30,7 @@ use crate::disks::Disks;
 use crate::lease::Lease;
 use crate::link::{Link, LinkState};
 use crate::locks::Locks;
+use crate::redirect::Redirect;
 use crate::stale::Stale;
 use crate::volume::Engine;
 use caller::Caller;
@@ -79,6 +82,7 @@ pub struct Session {
     keeper: keeper::Keeper,
     locks: Arc<Locks<Way>>,
     locker: Locker,
+    redirect: Arc<Redirect>,
     /// Ends the driver and the push thread when dropped.
     end: Mutex<Option<driver::End>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -275,6 +279,7 @@ impl Session {
         }
         drop(end);
         self.link.close();
+        self.redirect.close();
         self.keeper.end();
         self.locker.end();
         let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));

@@ -8,27 +8,30 @@ use super::driver::{Beaten, Driver, End, Shown};
 use super::keeper::Keeper;
 use super::locker::{Locker, Way};
 use super::machine::{Event, Machine};
+use super::paths::Paths;
 use super::{About, Caller, Granted, Open, Session, router};
 use crate::disks::Disks;
 use crate::lease::Lease;
-use crate::link::{Link, LinkConfig, Owner, Pushed};
+use crate::link::{Link, LinkConfig, Owner, Phase, Pushed};
 use crate::locks::Locks;
+use crate::path::keeper::keep;
+use crate::redirect::{self, Redirect};
 use crate::slot::Slot;
 use crate::stale::Stale;
 use crate::volume::Engine;
 use fusevol_shared::clock::{BootTime, Clock, SystemClock};
-use fusevol_shared::disk::file::{FileDisk, OpenMode};
-use fusevol_shared::disk::find::{self, Found, Places, Wanted};
+use fusevol_shared::disk::file::FileDisk;
+use fusevol_shared::disk::find::Found;
 use fusevol_shared::disk::ring;
 use fusevol_shared::error::{Context, Error, Kind, Result};
 use fusevol_shared::format::layout::Layout;
 use fusevol_shared::format::slot::{SLOT_DISKS, SlotAt};
-use fusevol_shared::ids::{BootId, SessionId, SessionNo};
+use fusevol_shared::ids::{BootId, SessionId};
+use fusevol_shared::net::SystemNet;
 use fusevol_shared::random::{Random, SystemRandom};
 use fusevol_shared::units::DiskNo;
 use fusevol_shared::wire::keyfile::KeyFile;
 use fusevol_shared::wire::messages::{DiskInfo, Hello, PROTOCOL, Welcome};
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -112,12 +115,13 @@ pub fn open(options: &Options) -> Result<Arc<Session>> {
     let stands = stand(options, id, &link, &lease, &speaker, is_failing, &stale).and_then(|(about, engine)| {
         // From now on the driver keeps the lease by the disks, too.
         let _ = slot.set((engine.slot.clone(), engine.disks.clone()));
+        let redirect = redirect(options, &about, &link)?;
         let patience = Duration::from_millis(u64::from(about.welcome.lease_ms)) * 5 / 4;
         let locks = Arc::new(Locks::new(way, patience));
         let locker = Locker::start(locks.clone())?;
-        Ok((about, engine, Keeper::start()?, locks, locker))
+        Ok((about, engine, redirect, Keeper::start()?, locks, locker))
     });
-    let (about, engine, keeper, locks, locker) = match stands {
+    let (about, engine, redirect, keeper, locks, locker) = match stands {
         Ok(stands) => stands,
         Err(e) => {
             // The session may be known to the manager: it is told that nothing of it is left.
@@ -130,6 +134,8 @@ pub fn open(options: &Options) -> Result<Arc<Session>> {
             return Err(e);
         }
     };
+    engine.disks.redirect_by(redirect.clone());
+    let paths = Paths { link: link.clone(), welcome: about.welcome.clone(), id, globs: options.disks.clone() };
     let session = Arc::new(Session {
         about,
         link,
@@ -141,9 +147,11 @@ pub fn open(options: &Options) -> Result<Arc<Session>> {
         keeper,
         locks,
         locker,
+        redirect,
         threads: Mutex::new(vec![driver]),
     });
     start_pushes(&session, pushes, jobs)?;
+    start_paths(&session, paths)?;
     if let Err(e) = session.granted.refresh(&session.link) {
         let _ = session.close();
         return Err(e);
@@ -154,6 +162,28 @@ pub fn open(options: &Options) -> Result<Arc<Session>> {
 fn start_pushes(session: &Arc<Session>, pushes: mpsc::Receiver<Pushed>, jobs: mpsc::Receiver<router::Refresh>) -> Result<()> {
     let weak = Arc::downgrade(session);
     let thread = spawn("fusevol-push", move || router::run(&weak, pushes, jobs))?;
+    session.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
+    Ok(())
+}
+
+/// I/O through the manager, should a path fail.
+fn redirect(options: &Options, about: &About, link: &Link) -> Result<Arc<Redirect>> {
+    let state = link.state();
+    let at = move || if let Phase::Connected { address } = &state.borrow().phase { Some(address.clone()) } else { None };
+    let patience = options.io_timeout;
+    let how = redirect::Options { key: options.key.clone(), net: Arc::new(SystemNet), au_size: about.welcome.au_size, patience };
+    Ok(Arc::new(Redirect::start(&how, about.id, Box::new(at))?))
+}
+
+/// Who tries failed paths again, until the session is closed.
+fn start_paths(session: &Arc<Session>, paths: Paths) -> Result<()> {
+    let disks = session.engine.disks.clone();
+    let mut link = session.link.state();
+    let end = async move {
+        // The link's end is the session's.
+        let _ = link.wait_for(|s| s.phase == Phase::Closed).await;
+    };
+    let thread = spawn("fusevol-paths", move || ring::block_on(keep(disks, paths, end)))?;
     session.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
     Ok(())
 }
@@ -179,7 +209,8 @@ fn stand(
         return Err(Error::new(Kind::Denied, format!("the manager serves pool {}, the key is for another", welcome.pool_name)));
     }
     let disks = Arc::new(Disks::new());
-    let paths = take_disks(&welcome, &options.disks, &disks)?;
+    let by = Paths { link: link.clone(), welcome: welcome.clone(), id, globs: options.disks.clone() };
+    let paths = take_disks(&by, &disks)?;
     let slot = slot(&welcome, id)?;
     ring::block_on(slot.check(&disks))?;
     let engine = Engine {
@@ -196,17 +227,16 @@ fn stand(
     Ok((About { id, welcome, paths }, engine))
 }
 
-fn take_disks(welcome: &Welcome, globs: &[String], disks: &Disks<FileDisk>) -> Result<Vec<(DiskInfo, String)>> {
-    let wanted: Vec<Wanted> = welcome.disks.iter().map(wanted).collect();
-    let places = Places { globs: globs.to_vec(), scan: true };
-    let found = ring::block_on(find::find(welcome.pool, &wanted, &places, OpenMode::ReadWrite));
+fn take_disks(by: &Paths, disks: &Disks<FileDisk>) -> Result<Vec<(DiskInfo, String)>> {
+    let infos = &by.welcome.disks;
+    let found = ring::block_on(by.find(infos, &[]));
     let (mut paths, mut missing, mut refused) = (Vec::new(), Vec::new(), Vec::new());
-    for (info, found) in welcome.disks.iter().zip(found) {
+    for (info, found) in infos.iter().zip(found) {
         match found {
             Found::Here(here) => {
                 let path = here.disk.path().display().to_string();
                 here.notes.iter().for_each(|n| tracing::warn!("disk {} ({path}): {n}", info.no));
-                lock(&here.disk, welcome.session).map_err(|e| e.within(&path))?;
+                ring::block_on(by.take(&here.disk, info)).map_err(|e| e.within(&path))?;
                 disks.set_present(info.no, info.id, Arc::new(here.disk));
                 paths.push((info.clone(), path));
             }
@@ -241,19 +271,6 @@ fn slot(welcome: &Welcome, id: SessionId) -> Result<Slot> {
     };
     let places = welcome.slots.iter().map(place).collect::<Result<Vec<_>>>()?;
     Ok(Slot::new(welcome.pool, welcome.session, id, welcome.opened, places))
-}
-
-fn wanted(d: &DiskInfo) -> Wanted {
-    Wanted { no: d.no, id: d.id, paths: d.paths.iter().map(PathBuf::from).collect() }
-}
-
-/// Takes the session's byte lock (FORMAT.md): held until this process's last I/O on the disk has landed.
-fn lock(disk: &FileDisk, session: SessionNo) -> Result<()> {
-    let byte = (1 << 62) + 1 + u64::from(session.0);
-    match disk.try_lock(byte).context(Kind::Io, || "the session's lock cannot be taken")? {
-        true => Ok(()),
-        false => Err(Error::new(Kind::Busy, format!("session {session} is locked by another process"))),
-    }
 }
 
 fn hello(session: SessionId, program: &str) -> Result<Hello> {

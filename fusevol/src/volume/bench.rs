@@ -7,6 +7,7 @@ use super::read::plan_read;
 use super::sparse::{extents, next_written, seek};
 use super::view::{MapView, Slot};
 use super::{Extent, cut};
+use fusevol_shared::ids::VolumeId;
 use fusevol_shared::map::MapEntry;
 use fusevol_shared::units::{AuSize, VolAu};
 use smallvec::SmallVec;
@@ -37,7 +38,7 @@ impl Map {
     /// Plans a read of whole pages, as it is planned while its AUs are pinned; how many I/Os and holes it is.
     #[must_use]
     pub fn plan_read(&self, bytes: Range<u64>) -> usize {
-        let (pins, pieces) = plan_read(&self.view, self.au_size, bytes);
+        let (pins, pieces) = plan_read(&self.view, self.au_size, VolumeId([0; 16]), bytes);
         drop(pins);
         pieces.len()
     }
@@ -46,7 +47,7 @@ impl Map {
     #[must_use]
     pub fn plan_write(&self, bytes: Range<u64>) -> Option<usize> {
         let slots: SmallVec<[Slot<'_>; 2]> = cut(self.au_size, bytes.clone()).map(|(au, _)| self.view.get(au)).collect::<Option<_>>()?;
-        let runs: Runs = plan_writes(self.au_size, &slots, bytes);
+        let runs: Runs = plan_writes(self.au_size, VolumeId([0; 16]), &slots, bytes);
         Some(runs.len())
     }
 

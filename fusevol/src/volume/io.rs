@@ -7,7 +7,9 @@ use crate::disks::{Disks, io_error};
 use fusevol_shared::disk::Disk;
 use fusevol_shared::disk::buf::{IoBuf, IoBytes};
 use fusevol_shared::error::Result;
+use fusevol_shared::ids::VolumeId;
 use fusevol_shared::units::{AuSize, DiskNo, DiskOff};
+use fusevol_shared::wire::data::Claim;
 use futures_util::future::join_all;
 use smallvec::SmallVec;
 use std::ops::Range;
@@ -19,6 +21,8 @@ pub(crate) struct Place {
     pub disk: DiskNo,
     /// Where on it.
     pub at: DiskOff,
+    /// Why it is ours: of its first AU, where it goes over several.
+    pub claim: Claim,
 }
 
 /// A piece of a request.
@@ -92,7 +96,7 @@ async fn read_piece<D: Disk>(disks: &Disks<D>, piece: &Piece, mut buf: IoBuf) ->
         Ok(member) => member,
         Err(e) => return (Err(e), buf),
     };
-    let (read, buf) = member.disk().read(place.at, buf).await;
+    let (read, buf) = member.read(place.at, buf, place.claim).await;
     (read.map_err(|e| io_error(place.disk, e)), buf)
 }
 
@@ -132,7 +136,7 @@ impl<D: Disk, C: Control> Volume<D, C> {
     /// error all disks have it, and are marked dirty.
     pub(super) async fn put(&self, slots: &[Slot<'_>], start: u64, data: &IoBytes) -> Result<()> {
         self.engine.lease.wait().await?;
-        let writes = plan_writes(self.engine.au_size, slots, start..start + data.len() as u64);
+        let writes = plan_writes(self.engine.au_size, self.id, slots, start..start + data.len() as u64);
         match &writes[..] {
             [one] => self.put_one(one, data).await,
             many => Box::pin(join_all(many.iter().map(|w| self.put_one(w, data)))).await.into_iter().collect(),
@@ -141,7 +145,7 @@ impl<D: Disk, C: Control> Volume<D, C> {
 
     async fn put_one(&self, (place, from, len): &Run, data: &IoBytes) -> Result<()> {
         let disk = self.engine.disks.get(place.disk)?;
-        let done = disk.disk().write(place.at, data.slice(*from, *len)).await;
+        let done = disk.write(place.at, data.slice(*from, *len), place.claim).await;
         self.dirty.mark(place.disk);
         done.map_err(|e| io_error(place.disk, e))
     }
@@ -153,17 +157,17 @@ pub(super) type Run = (Place, usize, usize);
 pub(super) type Runs = SmallVec<[Run; 2]>;
 
 /// What is to be written where for `bytes`, which lie in these AUs: one run for neighbours on each leg.
-pub(super) fn plan_writes(size: AuSize, slots: &[Slot<'_>], bytes: Range<u64>) -> Runs {
+pub(super) fn plan_writes(size: AuSize, volume: VolumeId, slots: &[Slot<'_>], bytes: Range<u64>) -> Runs {
     let n = |x: u64| usize::try_from(x).expect("within a buffer");
     let mut out = Runs::new();
     let legs = slots.iter().map(|s| s.legs().count()).max().unwrap_or(0);
     for leg in 0..legs {
         let mut from = 0;
         let first = out.len();
-        for ((_, within), slot) in cut(size, bytes.clone()).zip(slots) {
+        for ((au, within), slot) in cut(size, bytes.clone()).zip(slots) {
             let len = within.end - within.start;
             if let Some(l) = slot.legs().nth(leg) {
-                let place = Place { disk: l.at.disk, at: l.at.au.start(size).plus(within.start) };
+                let place = Place { disk: l.at.disk, at: l.at.au.start(size).plus(within.start), claim: Claim::Live { volume, au } };
                 let joined =
                     out[first..].last_mut().filter(|(p, f, n)| p.disk == place.disk && p.at.plus(*n as u64) == place.at && *f + *n == from);
                 match joined {

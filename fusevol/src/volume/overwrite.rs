@@ -9,17 +9,19 @@ use crate::preserve::Old;
 use fusevol_shared::disk::Disk;
 use fusevol_shared::error::Result;
 use fusevol_shared::mask::BlockMask;
+use fusevol_shared::units::VolAu;
+use fusevol_shared::wire::data::Claim;
 use futures_util::future::try_join_all;
 use std::ops::Range;
 
 impl<D: Disk, C: Control> Volume<D, C> {
     /// Preserves what `outer` will overwrite. The caller holds the guard of all its blocks.
     pub(super) async fn preserve(&self, slots: &[Slot<'_>], outer: &Range<u64>) -> Result<()> {
-        let mut todo: Vec<(&Slot<'_>, BlockMask)> = Vec::new();
-        for ((_, within), slot) in self.cut(outer.clone()).zip(slots) {
+        let mut todo: Vec<(VolAu, &Slot<'_>, BlockMask)> = Vec::new();
+        for ((au, within), slot) in self.cut(outer.clone()).zip(slots) {
             let blocks = slot.need().and(BlockMask::range(blocks_within(self.engine.au_size, &within)));
             if !blocks.is_empty() {
-                todo.push((slot, blocks));
+                todo.push((au, slot, blocks));
             }
         }
         match todo.is_empty() {
@@ -28,8 +30,8 @@ impl<D: Disk, C: Control> Volume<D, C> {
         }
     }
 
-    async fn preserve_blocks(&self, todo: Vec<(&Slot<'_>, BlockMask)>) -> Result<()> {
-        let reads = todo.iter().flat_map(|(slot, blocks)| blocks.runs().map(|run| self.old_blocks(slot, run)));
+    async fn preserve_blocks(&self, todo: Vec<(VolAu, &Slot<'_>, BlockMask)>) -> Result<()> {
+        let reads = todo.iter().flat_map(|(au, slot, blocks)| blocks.runs().map(|run| self.old_blocks(*au, slot, run)));
         let old: Vec<Old> = try_join_all(reads).await?.into_iter().flatten().collect();
         let preserved = self.preserved.preserve(&self.engine.disks, &self.engine.lease, old, async || self.next_segment().await).await;
         if let Err(e) = preserved {
@@ -38,15 +40,16 @@ impl<D: Disk, C: Control> Volume<D, C> {
             }
             self.preserve_space_is_out(e).await?;
         }
-        for (slot, blocks) in todo {
+        for (_, slot, blocks) in todo {
             slot.preserved(blocks);
         }
         Ok(())
     }
 
-    async fn old_blocks(&self, slot: &Slot<'_>, run: Range<u32>) -> Result<Vec<Old>> {
+    async fn old_blocks(&self, au: VolAu, slot: &Slot<'_>, run: Range<u32>) -> Result<Vec<Old>> {
         let (at, block) = (slot.source(), self.block_size());
-        let place = Place { disk: at.disk, at: at.au.start(self.engine.au_size).plus(u64::from(run.start) * block) };
+        let claim = Claim::Live { volume: self.id, au };
+        let place = Place { disk: at.disk, at: at.au.start(self.engine.au_size).plus(u64::from(run.start) * block), claim };
         let len = u64::from(run.end - run.start) * block;
         let data = read_pieces(&self.engine.disks, &[Piece { place: Some(place), len }]).await?.freeze();
         let step = usize::try_from(block).expect("a block is at most 1 MiB");

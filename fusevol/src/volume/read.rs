@@ -7,20 +7,22 @@ use crate::control::Control;
 use fusevol_shared::disk::Disk;
 use fusevol_shared::disk::buf::IoBuf;
 use fusevol_shared::error::Result;
+use fusevol_shared::ids::VolumeId;
 use fusevol_shared::mask::BlockMask;
 use fusevol_shared::units::{AuSize, DiskAu, PAGE_U64};
+use fusevol_shared::wire::data::Claim;
 use smallvec::SmallVec;
 use std::ops::Range;
 
-/// Appends the pieces of `within` (bytes of one AU that lies `at`; `None`: no space), holes where `written` has no block.
-pub(crate) fn plan_au(size: AuSize, at: Option<(DiskAu, BlockMask)>, within: Range<u64>, pieces: &mut Pieces) {
+/// Appends the pieces of `within` (bytes of one AU that lies `at`, ours by `claim`; `None`: no space), holes where `written` has no block.
+pub(crate) fn plan_au(size: AuSize, at: Option<(DiskAu, BlockMask)>, claim: Claim, within: Range<u64>, pieces: &mut Pieces) {
     let Some((at, written)) = at else {
         return push_piece(pieces, None, within.end - within.start);
     };
     for b in blocks_within(size, &within) {
         let block = u64::from(b) * size.block_bytes();
         let (start, end) = (within.start.max(block), within.end.min(block + size.block_bytes()));
-        let place = written.has(b).then(|| Place { disk: at.disk, at: at.au.start(size).plus(start) });
+        let place = written.has(b).then(|| Place { disk: at.disk, at: at.au.start(size).plus(start), claim });
         push_piece(pieces, place, end - start);
     }
 }
@@ -29,11 +31,11 @@ pub(crate) fn plan_au(size: AuSize, at: Option<(DiskAu, BlockMask)>, within: Ran
 pub(super) type Pins<'a> = SmallVec<[Option<Pin<'a>>; 2]>;
 
 /// What is to be read where for `bytes` of the volume. It holds while the pins are held.
-pub(super) fn plan_read(view: &MapView, size: AuSize, bytes: Range<u64>) -> (Pins<'_>, Pieces) {
+pub(super) fn plan_read(view: &MapView, size: AuSize, volume: VolumeId, bytes: Range<u64>) -> (Pins<'_>, Pieces) {
     let (mut pins, mut pieces) = (Pins::new(), Pieces::new());
     for (au, within) in cut(size, bytes) {
         let pin = view.pin(au);
-        plan_au(size, pin.as_ref().map(|p| (p.source(), p.written())), within, &mut pieces);
+        plan_au(size, pin.as_ref().map(|p| (p.source(), p.written())), Claim::Live { volume, au }, within, &mut pieces);
         pins.push(pin);
     }
     (pins, pieces)
@@ -87,7 +89,7 @@ impl<D: Disk, C: Control> Volume<D, C> {
         if let Err(e) = self.engine.lease.wait().await {
             return (Err(e), buf);
         }
-        let (pins, pieces) = plan_read(&self.view, self.engine.au_size, bytes);
+        let (pins, pieces) = plan_read(&self.view, self.engine.au_size, self.id, bytes);
         // A detach says that it has begun before it empties the map: who was overtaken sees it here, and takes no AU for a hole.
         if let Err(e) = self.check_open() {
             return (Err(e), buf);

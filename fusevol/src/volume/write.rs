@@ -13,6 +13,7 @@ use fusevol_shared::map::AuMask;
 use fusevol_shared::mask::BlockMask;
 use fusevol_shared::sentence::{self, Tag};
 use fusevol_shared::units::{PAGE, PAGE_U64, VolAu, VolOff};
+use fusevol_shared::wire::data::Claim;
 use smallvec::SmallVec;
 use std::ops::Range;
 
@@ -133,7 +134,8 @@ impl<D: Disk, C: Control> Volume<D, C> {
         let page = at / PAGE_U64 * PAGE_U64;
         let within = VolOff(page).within_au(self.engine.au_size);
         let mut pieces = super::io::Pieces::new();
-        super::read::plan_au(self.engine.au_size, Some((slot.source(), slot.written())), within..within + PAGE_U64, &mut pieces);
+        let claim = Claim::Live { volume: self.id, au: VolOff(page).au(self.engine.au_size) };
+        super::read::plan_au(self.engine.au_size, Some((slot.source(), slot.written())), claim, within..within + PAGE_U64, &mut pieces);
         let old = super::io::read_pieces(&self.engine.disks, &pieces).await?;
         let to = usize::try_from(page - outer.start).expect("within a request");
         buf[to..to + PAGE].copy_from_slice(&old);

@@ -49,6 +49,12 @@ impl Reserve {
         self.each.contains(legs)
     }
 
+    /// Whether a replica of one of the AUs lies there.
+    #[must_use]
+    pub fn holds(&self, place: DiskAu) -> bool {
+        self.each.contains(&[place][..]) || self.places().any(|p| p == place)
+    }
+
     /// The AUs, ascending.
     pub fn each(&self) -> impl Iterator<Item = &[DiskAu]> {
         self.each.iter().map(Vec::as_slice)

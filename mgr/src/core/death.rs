@@ -79,7 +79,7 @@ impl Core {
             c.next = now;
             return Ok(());
         }
-        if tokens.is_empty() {
+        if tokens.is_empty() && life.proxied == 0 {
             self.end_session(session, &why)?;
             if let Some(a) = asker {
                 self.reply(a, Ok(Reply::Done(Done {})));
@@ -109,7 +109,7 @@ impl Core {
         let due: Vec<SessionNo> = self
             .lives
             .iter()
-            .filter(|(_, l)| l.closing.as_ref().and_then(Closing::due).is_some_and(|d| d <= now))
+            .filter(|(_, l)| l.proxied == 0 && l.closing.as_ref().and_then(Closing::due).is_some_and(|d| d <= now))
             .map(|(no, _)| *no)
             .collect();
         for session in due {

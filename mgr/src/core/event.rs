@@ -2,6 +2,7 @@
 
 use super::admin_api::{AdminReply, AdminRequest, Notice};
 use super::fence::{FenceFor, Fenced};
+use super::{Ticket, Verdict};
 use crate::catalog::record::Record;
 use fusevol_shared::change::Journal;
 use fusevol_shared::clock::{BootTime, Clock};
@@ -9,6 +10,7 @@ use fusevol_shared::error::WireError;
 use fusevol_shared::format::journal::Tail;
 use fusevol_shared::ids::{FenceToken, KeyPrint, Seq, SessionId, SessionNo, VolumeId};
 use fusevol_shared::units::DiskNo;
+use fusevol_shared::wire::data::Io;
 use fusevol_shared::wire::messages::{Ack, Push, Reply, Request};
 
 /// One connection of a client; never reused within a life of the manager.
@@ -133,6 +135,38 @@ pub enum Event {
         /// What the agents have done.
         fenced: Fenced,
     },
+    /// A data connection with a proven key asks to do I/O for a session; answered by `Effect::Verdict`.
+    DataOpen {
+        /// The question.
+        ticket: Ticket,
+        /// The key.
+        print: KeyPrint,
+        /// The session.
+        session: SessionId,
+    },
+    /// I/O is asked for on such a connection; answered by `Effect::Verdict`.
+    DataIo {
+        /// The question.
+        ticket: Ticket,
+        /// Whose connection it is.
+        session: SessionNo,
+        /// What is asked.
+        io: Io,
+    },
+    /// A write that was let through has returned.
+    DataDone {
+        /// Whose.
+        session: SessionNo,
+    },
+    /// Answer to `Effect::ReadNonce`.
+    NonceRead {
+        /// In whose slot.
+        session: SessionNo,
+        /// On which disk.
+        disk: DiskNo,
+        /// What stands there; none where it cannot be read.
+        found: Option<(SessionId, u64)>,
+    },
     /// `Core::deadline` has come.
     Tick,
 }
@@ -217,6 +251,20 @@ pub enum Effect {
         client: String,
         /// Lets it in.
         on: bool,
+    },
+    /// Reads the page of a session's heartbeat on a disk; answered by `Event::NonceRead`.
+    ReadNonce {
+        /// In whose slot.
+        session: SessionNo,
+        /// On which disk.
+        disk: DiskNo,
+    },
+    /// Answers a question about data.
+    Verdict {
+        /// The question.
+        ticket: Ticket,
+        /// The answer.
+        result: Result<Verdict, WireError>,
     },
     /// For the log of the manager; also kept for `events`.
     Notice(Notice),

@@ -107,7 +107,8 @@ impl Core {
         let Fence::Open { next, .. } = life.fence else { return None };
         let lost = life.lapsed && !life.is_ending() && !life.confirmed && !self.is_probed(no);
         let waited = life.wanted || self.catalog.limbo().any(|l| l.waits.binary_search(&no).is_ok());
-        let writes = self.catalog.attachments().any(|a| a.session == no && a.writes()) || self.catalog.quarantine().any(|q| q.session == no);
+        let writes =
+            self.catalog.attachments().any(|a| a.session == no && a.writes()) || self.catalog.quarantine().any(|q| q.session == no);
         let policy = self.catalog.fencing();
         let asked = lost && waited && policy != Fencing::LeaseOnly && (writes || policy == Fencing::Required);
         (asked && !self.another_lives(no)).then_some(next)
@@ -156,7 +157,9 @@ impl Core {
             }
             Fenced::Done { agents, said } if !life.lapsed => {
                 life.fence = Fence::none();
-                let text = format!("{who} has come back while agent {agents} cut it off from its disks: {said}; `fusevol-mgr client unfence` lets it in");
+                let text = format!(
+                    "{who} has come back while agent {agents} cut it off from its disks: {said}; `fusevol-mgr client unfence` lets it in"
+                );
                 self.tell(Level::Critical, "client-fenced", text);
             }
             Fenced::Done { agents, said } => {

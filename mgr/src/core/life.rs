@@ -59,6 +59,8 @@ pub(super) struct Life {
     pub fence: Fence,
     /// The administrator's word, or a fence: it writes no more once its lease is over.
     pub confirmed: bool,
+    /// Writes that the manager does for it.
+    pub proxied: u32,
     /// Journals that are being read.
     pub closing: Option<Closing>,
 }
@@ -87,6 +89,7 @@ impl Life {
             seal: Seal::Open,
             fence: Fence::none(),
             confirmed: false,
+            proxied: 0,
             closing: None,
         }
     }

@@ -8,6 +8,7 @@
 //!
 //! - [`rights`]: who may ask what. - `session`: sessions, leases, lapse, proof of drain. - `death`: journals of the drained. - `seal`, `confirm`:
 //!   the ladder for those of whom no proof comes. - `fence`: its agents. - `attach`: attachments. - `change`: space ahead of writes. - `fold`: the writer's changes.
+//! - `data`: I/O through the manager. `paths`: whether a path leads to the pool's disk.
 //! - `reader`: what readers are told, limbo. - `locks`: byte-range locks. - `hold`: snapshots taken. - `snapshot`: snapshots read and removed. - `admin*`: the verbs.
 //!
 //! Invariants: each record that is put out has been applied here; each request is answered once; nothing leaves limbo that a
@@ -20,6 +21,7 @@ mod attach;
 mod change;
 mod config;
 mod confirm;
+mod data;
 mod death;
 mod event;
 mod fence;
@@ -29,6 +31,7 @@ mod life;
 mod list;
 mod locks;
 mod notice;
+mod paths;
 mod push;
 mod reader;
 mod recall;
@@ -45,8 +48,9 @@ mod view;
 
 pub use admin_api::{AdminReply, AdminRequest, Notice};
 pub use config::{Config, Limits};
-pub use fence::{FenceFor, Fenced};
+pub use data::{Ticket, Verdict};
 pub use event::{AdminId, ConnId, Effect, Event, JournalRef, Now, Output, Tails};
+pub use fence::{FenceFor, Fenced};
 
 use crate::catalog::Catalog;
 use crate::catalog::alloc::Allocator;
@@ -102,6 +106,8 @@ pub struct Core {
     confirms: Vec<Confirm>,
     /// Administrators that wait until a client is let in again.
     unfencing: BTreeMap<AdminId, String>,
+    /// Clients that wait for a look at a disk.
+    waiting: Vec<paths::Waiting>,
     /// The catalog is nearly full.
     tight: bool,
     /// No step was made yet.
@@ -143,6 +149,7 @@ impl Core {
             limbo_moved: true,
             confirms: Vec::new(),
             unfencing: BTreeMap::new(),
+            waiting: Vec::new(),
             tight: false,
             fresh: true,
         }
@@ -197,6 +204,10 @@ impl Core {
             Event::SlotRead { session, beat } => self.slot_read(session, beat),
             Event::JournalsRead { session, tails } => self.journals_read(session, tails),
             Event::Fenced { asked, fenced } => self.fenced(asked, fenced),
+            Event::DataOpen { ticket, print, session } => self.data_open(ticket, print, session),
+            Event::DataIo { ticket, session, io } => self.data_io(ticket, session, &io),
+            Event::DataDone { session } => self.data_done(session),
+            Event::NonceRead { session, disk, found } => self.nonce_read(session, disk, found),
             Event::Tick => {}
         }
         self.settle();
@@ -271,6 +282,7 @@ impl Core {
             Request::SetLock(m) => self.set_lock(session, m).map(Some),
             Request::GetLock(m) => self.get_lock(session, m).map(Some),
             Request::RetakeLocks(m) => self.retake_locks(session, m).map(Some),
+            Request::CheckPath(m) => self.check_path(session, m, asker).map(|()| None),
         }
     }
 }

@@ -33,7 +33,7 @@ impl Core {
             let probe = (l.may_be_dead() && !l.probe.asked && !l.is_ending() && self.is_probed(*no)).then_some(l.probe.next);
             let recall = if l.doomed && (l.is_sealed() || l.is_ending()) { None } else { l.recalled.values().min().copied() };
             let watch = l.watch.and_then(|w| w.due());
-            let closing = l.closing.as_ref().and_then(|c| c.due());
+            let closing = l.closing.as_ref().filter(|_| l.proxied == 0).and_then(|c| c.due());
             [lease, probe, recall, watch, l.seal.due(), closing, self.fence_due(*no)].into_iter().flatten()
         });
         let confirms = self.confirms.iter().map(|c| c.deadline);

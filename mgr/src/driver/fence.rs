@@ -231,7 +231,10 @@ impl Agents {
             }
             if SystemClock.now() >= until {
                 let text = String::from_utf8_lossy(&said).trim().to_owned();
-                return Err(Error::new(Kind::Io, format!("it did not end within {} s and was killed; it said {text:?}", self.limit.as_secs())));
+                return Err(Error::new(
+                    Kind::Io,
+                    format!("it did not end within {} s and was killed; it said {text:?}", self.limit.as_secs()),
+                ));
             }
         }
     }

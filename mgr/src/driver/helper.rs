@@ -97,6 +97,10 @@ pub async fn carry_out<D: Disk>(io: &SessionIo<'_, D>, effect: &Effect, generati
             let beat = io.read_slot(SlotOf { session: *session, id: *id, slots }).await;
             Some(Event::SlotRead { session: *session, beat })
         }
+        Effect::ReadNonce { session, disk } => {
+            let found = io.read_nonce(*disk, *session).await;
+            Some(Event::NonceRead { session: *session, disk: *disk, found })
+        }
         Effect::ReadJournals { session, journals } => {
             Some(Event::JournalsRead { session: *session, tails: io.read_journals(journals).await })
         }
@@ -109,6 +113,7 @@ fn not_done(effect: &Effect) -> Option<Event> {
     match effect {
         Effect::SealSlot { session, .. } => Some(Event::Sealed { session: *session, done: false }),
         Effect::ReadSlot { session, .. } => Some(Event::SlotRead { session: *session, beat: None }),
+        Effect::ReadNonce { session, disk } => Some(Event::NonceRead { session: *session, disk: *disk, found: None }),
         Effect::ReadJournals { session, journals } => {
             let busy = WireError::from(&Error::new(Kind::Busy, "too much is being read from the disks"));
             let tails = journals.iter().map(|j| (j.token, Err(busy.clone()))).collect();

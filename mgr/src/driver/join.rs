@@ -4,6 +4,7 @@ use crate::catalog::Catalog;
 use crate::catalog::record::Record;
 use crate::core::admin_api::Level;
 use crate::core::{AdminRequest, Effect, Event, Notice};
+use crate::data::Verdicts;
 use crate::listen::Connections;
 use fusevol_shared::disk::file::FileDisk;
 use fusevol_shared::error::Result;
@@ -53,7 +54,7 @@ pub trait Log {
     /// session can read did not, the session finds it out by itself and does not begin.
     fn open_slot(&mut self, session: SessionNo, id: SessionId, slots: &[DiskNo]);
 
-    /// Begins a `SealSlot`, `ReadSlot`, `ReadJournals` or `Fence`; others are passed over. It never waits: the answer comes as an event, through the
+    /// Begins a `SealSlot`, `ReadSlot`, `ReadNonce`, `ReadJournals` or `Fence`; others are passed over. It never waits: the answer comes as an event, through the
     /// driver's queue. One that cannot be begun is answered by the event that is given back.
     fn begin(&mut self, effect: Effect) -> Option<Event>;
 
@@ -72,19 +73,35 @@ pub trait Log {
 
 /// Where what is said to clients goes.
 pub trait Clients {
-    /// Carries out a `Reply`, `Push` or `Close`; others are passed over. It never waits: a client that does not take what
+    /// Carries out a `Reply`, `Push`, `Close` or `Verdict`; others are passed over. It never waits: a client that does not take what
     /// it is told loses its connection.
     fn carry_out(&mut self, effect: Effect);
 }
 
-impl Clients for Connections {
+/// Control and data connections.
+pub struct Outside {
+    /// Answers and pushes.
+    pub connections: Connections,
+    /// What may be done on data connections.
+    pub verdicts: Verdicts,
+}
+
+impl Clients for Outside {
     fn carry_out(&mut self, effect: Effect) {
         match effect {
-            Effect::Reply { conn, id, result } => self.reply(conn, id, result),
-            Effect::Push { conn, push, body } => self.push(conn, push, body),
-            Effect::Close { conn } => self.close(conn, "ended by the manager"),
+            Effect::Reply { conn, id, result } => self.connections.reply(conn, id, result),
+            Effect::Push { conn, push, body } => self.connections.push(conn, push, body),
+            Effect::Close { conn } => self.connections.close(conn, "ended by the manager"),
+            Effect::Verdict { ticket, result } => {
+                // An asker that is gone does nothing.
+                let _ = self.verdicts.answer(ticket, result);
+            }
             Effect::AdminReply { .. } | Effect::ProbeLock { .. } | Effect::Fence { .. } | Effect::Notice(_) => {}
-            Effect::OpenSlot { .. } | Effect::SealSlot { .. } | Effect::ReadSlot { .. } | Effect::ReadJournals { .. } => {}
+            Effect::OpenSlot { .. }
+            | Effect::SealSlot { .. }
+            | Effect::ReadSlot { .. }
+            | Effect::ReadJournals { .. }
+            | Effect::ReadNonce { .. } => {}
         }
     }
 }

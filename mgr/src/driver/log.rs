@@ -9,8 +9,10 @@ use crate::admin::disks::Member;
 use crate::catalog::Catalog;
 use crate::catalog::record::{DiskEntry, Record};
 use crate::core::{AdminRequest, Effect, Event};
+use crate::data::Table;
 use crate::session_io::{self, SessionIo, Silent, SlotOf};
 use crate::store::{self, Candidate, HostDoor, NewDisk, NewPool, Options, Store, Takeover, Who};
+use arc_swap::ArcSwap;
 use fusevol_shared::clock::{Clock, SystemClock};
 use fusevol_shared::disk::Disk;
 use fusevol_shared::disk::file::FileDisk;
@@ -44,6 +46,7 @@ pub struct StoreLog {
     fencer: Fencer,
     store: Store<File, HostDoor>,
     disks: Vec<session_io::Member<File>>,
+    table: Table<File>,
     pool: PoolId,
     au_size: AuSize,
     silent: Arc<Silent>,
@@ -140,8 +143,9 @@ impl Won {
         }
         let silent = Arc::default();
         let fencer = Fencer::start(agents, to.clone())?;
+        let table = Arc::new(ArcSwap::from_pointee(self.disks.clone()));
         let helper = Helper::start(self.pool, self.au_size, &silent, to)?;
-        Ok(StoreLog { helper, fencer, store, disks: self.disks, pool: self.pool, au_size: self.au_size, silent })
+        Ok(StoreLog { helper, fencer, store, disks: self.disks, table, pool: self.pool, au_size: self.au_size, silent })
     }
 }
 
@@ -150,6 +154,12 @@ impl StoreLog {
     #[must_use]
     pub fn generation(&self) -> Generation {
         self.store.generation()
+    }
+
+    /// The disks as they are now, for whoever does I/O beside this.
+    #[must_use]
+    pub fn table(&self) -> Table<File> {
+        self.table.clone()
     }
 
     /// Where a disk of the pool was found.
@@ -223,6 +233,7 @@ impl Log for StoreLog {
         let member = NewDisk { disk: Arc::clone(&disk), path: path.clone(), id, no };
         block_on(self.store.add_disk(member, was.is_some()))?;
         self.disks.push((no, id, disk));
+        self.table.store(Arc::new(self.disks.clone()));
         Ok(AdminRequest::DiskAdd { id, aus: layout.aus, first_data: layout.first_data, end_data: layout.end_data, paths: vec![path] })
     }
 

@@ -24,7 +24,7 @@ pub mod serve;
 mod tests;
 
 pub use handle::{Handle, Input};
-pub use join::{Clients, Joining, Log};
+pub use join::{Clients, Joining, Log, Outside};
 
 use crate::core::{AdminId, AdminReply, AdminRequest, Core, Effect, Event, Now, Output};
 use fusevol_shared::clock::{BootTime, Clock};
@@ -212,7 +212,11 @@ impl<L: Log, C: Clients> Driver<L, C> {
                 self.own.push_back(Event::LockProbed { session, held });
             }
             Effect::OpenSlot { session, id, slots } => self.log.open_slot(session, id, &slots),
-            errand @ (Effect::SealSlot { .. } | Effect::ReadSlot { .. } | Effect::ReadJournals { .. } | Effect::Fence { .. }) => {
+            errand @ (Effect::SealSlot { .. }
+            | Effect::ReadSlot { .. }
+            | Effect::ReadNonce { .. }
+            | Effect::ReadJournals { .. }
+            | Effect::Fence { .. }) => {
                 self.own.extend(self.log.begin(errand));
             }
             Effect::Notice(notice) => join::log_notice(&notice),

@@ -6,7 +6,7 @@
 
 use super::fence;
 use super::log::{self, StoreLog};
-use super::{Driver, Handle, Input, QUEUE_MAX};
+use super::{Driver, Handle, Input, Outside, QUEUE_MAX};
 use crate::admin::config::Config as Settings;
 use crate::admin::dir::{Dir, DirLock};
 use crate::admin::disks;
@@ -14,12 +14,14 @@ use crate::admin::server::{self, Admins};
 use crate::authority::Authority;
 use crate::catalog::Catalog;
 use crate::core::{AdminRequest, Config, Core, Now};
+use crate::data::{DataDisks, DataServer, Verdicts};
 use crate::listen::{ListenLimits, Listener};
 use fusevol_shared::clock::SystemClock;
 use fusevol_shared::disk::file::OpenMode;
 use fusevol_shared::error::{Context, Error, Kind, Result};
 use fusevol_shared::ids::BootId;
 use fusevol_shared::random::SystemRandom;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
@@ -47,8 +49,10 @@ pub fn serve(dir: &Dir, ready: impl FnOnce() -> Result<()>) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build();
     let runtime = runtime.context(Kind::Io, || "the runtime")?;
     let addresses: Vec<String> = settings.listen.iter().map(ToString::to_string).collect();
-    let listener = runtime.block_on(Listener::bind(&addresses, authority.tls()?, ListenLimits::default(), to.clone()))?;
-    let driver = Driver::new(core, log, listener.connections(), Box::new(SystemClock), inputs);
+    let verdicts = Verdicts::default();
+    let data = Arc::new(DataServer::new(to.clone(), verdicts.clone(), DataDisks::start(log.table())?));
+    let listener = runtime.block_on(Listener::bind(&addresses, authority.tls()?, data, ListenLimits::default(), to.clone()))?;
+    let driver = Driver::new(core, log, Outside { connections: listener.connections(), verdicts }, Box::new(SystemClock), inputs);
     let on = runtime.handle().clone();
     let thread = std::thread::Builder::new().name("driver".to_owned()).spawn(move || driver.run(&on));
     let thread = thread.context(Kind::Io, || "the driver's thread")?;

@@ -4,10 +4,11 @@ use super::connection::{ServerStream, serve};
 use super::flow::Flow;
 use super::{Connections, ListenLimits};
 use crate::core::{ConnId, Event};
+use crate::data::DataDoor;
 use fusevol_shared::error::{Error, Kind, Result};
 use fusevol_shared::ids::KeyPrint;
 use fusevol_shared::net::{AnyStream, Listen};
-use fusevol_shared::wire::tls::ServerTls;
+use fusevol_shared::wire::tls::{ServerTls, Use};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::net::SocketAddr;
@@ -23,6 +24,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 pub(super) struct Door<E> {
     tls: ServerTls,
+    data: Arc<dyn DataDoor>,
     limits: ListenLimits,
     connections: Connections,
     events: mpsc::Sender<E>,
@@ -33,13 +35,19 @@ pub(super) struct Door<E> {
 }
 
 impl<E: From<Event> + Send + 'static> Door<E> {
-    pub(super) fn new(tls: ServerTls, limits: ListenLimits, connections: Connections, events: mpsc::Sender<E>) -> Self {
+    pub(super) fn new(
+        tls: ServerTls,
+        data: Arc<dyn DataDoor>,
+        limits: ListenLimits,
+        connections: Connections,
+        events: mpsc::Sender<E>,
+    ) -> Self {
         let (half_open, open) = (Arc::new(Semaphore::new(limits.half_open)), Arc::new(Semaphore::new(limits.connections)));
-        Self { tls, limits, connections, events, half_open, open, keys: Mutex::default(), last: AtomicU64::new(0) }
+        Self { tls, data, limits, connections, events, half_open, open, keys: Mutex::default(), last: AtomicU64::new(0) }
     }
 
     async fn connection(self: Arc<Self>, stream: AnyStream, from: SocketAddr, half_open: OwnedSemaphorePermit) {
-        let (stream, print) = match self.handshake(stream).await {
+        let (stream, print, purpose) = match self.handshake(stream).await {
             Ok(shaken) => shaken,
             Err(e) => return tracing::info!("{from}: no connection: {e}"),
         };
@@ -48,6 +56,10 @@ impl<E: From<Event> + Send + 'static> Door<E> {
             Err(e) => return tracing::warn!("{from}: client {print:?} is turned away: {e}"),
         };
         drop(half_open);
+        if purpose == Use::Data {
+            let why = self.data.serve(stream, print).await;
+            return tracing::info!("{from}: data connection {} of client {print:?} has ended: {why}", seat.conn.0);
+        }
         if self.events.send(Event::Connected { conn: seat.conn, print }.into()).await.is_ok() {
             let why = serve(seat.conn, stream, &seat.flow, &self.limits, &self.events).await;
             tracing::info!("{from}: connection {} of client {print:?} has ended: {why}", seat.conn.0);
@@ -58,7 +70,7 @@ impl<E: From<Event> + Send + 'static> Door<E> {
         }
     }
 
-    async fn handshake(&self, stream: AnyStream) -> Result<(ServerStream, KeyPrint)> {
+    async fn handshake(&self, stream: AnyStream) -> Result<(ServerStream, KeyPrint, Use)> {
         let limit = self.limits.handshake;
         let late = |_| Error::new(Kind::Refused, format!("the handshake was not done within {} ms", limit.as_millis()));
         timeout(limit, self.tls.accept(stream)).await.map_err(late)?

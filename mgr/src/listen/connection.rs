@@ -31,7 +31,7 @@ pub(super) async fn serve<E: From<Event>>(
 }
 
 /// A connection past its handshake, over any net.
-pub(super) type ServerStream = tls::ServerStream<AnyStream>;
+pub(crate) type ServerStream = tls::ServerStream<AnyStream>;
 
 type Incoming = Reader<ReadHalf<ServerStream>, FromClient>;
 

@@ -15,7 +15,9 @@ mod flow;
 mod tests;
 
 use crate::core::{ConnId, Event};
+use crate::data::DataDoor;
 use accept::Door;
+pub(crate) use connection::ServerStream;
 use flow::Flow;
 use fusevol_shared::error::{Error, Kind, Result, WireError};
 use fusevol_shared::net::{Net, SystemNet};
@@ -84,11 +86,17 @@ impl Listener {
     ///
     /// # Errors
     /// `Busy` where an address is taken, `Refused` where there is none or it is not this host's.
-    pub async fn bind<E>(addresses: &[String], tls: ServerTls, limits: ListenLimits, events: mpsc::Sender<E>) -> Result<Self>
+    pub async fn bind<E>(
+        addresses: &[String],
+        tls: ServerTls,
+        data: Arc<dyn DataDoor>,
+        limits: ListenLimits,
+        events: mpsc::Sender<E>,
+    ) -> Result<Self>
     where
         E: From<Event> + Send + 'static,
     {
-        Self::bind_on(&SystemNet, addresses, tls, limits, events).await
+        Self::bind_on(&SystemNet, addresses, tls, data, limits, events).await
     }
 
     /// The same on any net.
@@ -99,6 +107,7 @@ impl Listener {
         net: &dyn Net,
         addresses: &[String],
         tls: ServerTls,
+        data: Arc<dyn DataDoor>,
         limits: ListenLimits,
         events: mpsc::Sender<E>,
     ) -> Result<Self>
@@ -109,7 +118,7 @@ impl Listener {
             return Err(Error::new(Kind::Refused, "no address to listen at"));
         }
         let connections = Connections::default();
-        let door = Arc::new(Door::new(tls, limits, connections.clone(), events));
+        let door = Arc::new(Door::new(tls, data, limits, connections.clone(), events));
         let mut doors = JoinSet::new();
         let mut bound = Vec::new();
         for address in addresses {

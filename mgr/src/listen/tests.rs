@@ -6,6 +6,7 @@ mod limits;
 
 use super::*;
 use crate::authority::Authority;
+use crate::data::NoData;
 use fusevol_shared::ids::{BootId, Generation, PoolId, SessionId, SessionNo};
 use fusevol_shared::name::Name;
 use fusevol_shared::units::AuSize;
@@ -40,7 +41,7 @@ impl Manager {
     async fn new(limits: ListenLimits) -> Self {
         let authority = authority();
         let (sender, events) = mpsc::channel(64);
-        let listener = Listener::bind(&["127.0.0.1:0".into()], authority.tls().unwrap(), limits, sender).await.unwrap();
+        let listener = Listener::bind(&["127.0.0.1:0".into()], authority.tls().unwrap(), Arc::new(NoData), limits, sender).await.unwrap();
         Self { authority, listener, events }
     }
 

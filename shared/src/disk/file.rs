@@ -142,7 +142,15 @@ impl FileDisk {
     /// # Errors
     /// What the kernel says.
     pub fn try_lock(&self, byte: u64) -> DiskResult<bool> {
-        ioctl::try_lock(self.fd.as_fd(), byte).map_err(refused(&self.path, "lock on"))
+        ioctl::try_lock(self.fd.as_fd(), byte, false).map_err(refused(&self.path, "lock on"))
+    }
+
+    /// The same, beside other opens that have it this way: those of one process, on a path that failed and on the next one.
+    ///
+    /// # Errors
+    /// As [`FileDisk::try_lock`].
+    pub fn try_lock_shared(&self, byte: u64) -> DiskResult<bool> {
+        ioctl::try_lock(self.fd.as_fd(), byte, true).map_err(refused(&self.path, "lock on"))
     }
 
     /// Whether another open of the disk holds the lock on this byte. One's own does not count.

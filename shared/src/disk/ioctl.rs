@@ -31,11 +31,16 @@ const WRITE_LOCK: libc::c_short = libc::F_WRLCK as libc::c_short;
 #[allow(clippy::cast_possible_truncation)]
 const NO_LOCK: libc::c_short = libc::F_UNLCK as libc::c_short;
 #[allow(clippy::cast_possible_truncation)]
+const READ_LOCK: libc::c_short = libc::F_RDLCK as libc::c_short;
+#[allow(clippy::cast_possible_truncation)]
 const WHENCE_SET: libc::c_short = libc::SEEK_SET as libc::c_short;
 
-/// Locks one byte for this open file description; `false` if another holds it.
-pub(super) fn try_lock(fd: BorrowedFd<'_>, byte: u64) -> io::Result<bool> {
-    let lock = one_byte(byte)?;
+/// Locks one byte for this open file description, by itself or beside others that share it; `false` if another holds it otherwise.
+pub(super) fn try_lock(fd: BorrowedFd<'_>, byte: u64, shared: bool) -> io::Result<bool> {
+    let mut lock = one_byte(byte)?;
+    if shared {
+        lock.l_type = READ_LOCK;
+    }
     // SAFETY: the call reads the structure given, which lives through it.
     match unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_OFD_SETLK, &raw const lock) } {
         0 => Ok(true),

@@ -21,6 +21,7 @@ pub mod mem;
 pub mod ring;
 
 use crate::units::{DiskOff, PAGE, PAGE_U64};
+use crate::wire::data::Failure;
 use buf::{IoBuf, IoBytes};
 use std::fmt;
 use std::future::Future;
@@ -58,6 +59,12 @@ impl DiskError {
     /// An error that the disk (or this host, before it asked the disk) answered with.
     pub fn answered(errno: i32, what: impl Into<String>) -> Self {
         Self { answer: Answer::Answered, errno, what: what.into() }
+    }
+}
+
+impl From<DiskError> for Failure {
+    fn from(e: DiskError) -> Self {
+        Failure::Disk { answered: e.answer == Answer::Answered, errno: e.errno, what: e.what }
     }
 }
 

@@ -47,6 +47,8 @@ pub struct Heartbeat {
     pub id: SessionId,
     /// Grows with each.
     pub beat: Seq,
+    /// Written by a session that opens a path to this disk, for the manager to find over its own (PROTOCOL.md, P2); else 0.
+    pub nonce: u64,
 }
 
 /// What the manager says of a session.
@@ -68,22 +70,22 @@ struct RawSlot {
     id: [u8; 16],
     session: U32,
     sealed: U32,
-    reserved: U64,
+    nonce: U64,
     room: [u8; 224],
 }
 
 /// The page under this head.
-fn encode(head: &Head, id: SessionId, no: SessionNo, sealed: bool) -> Vec<u8> {
-    let raw = RawSlot { id: id.0, session: no.0.into(), sealed: u32::from(sealed).into(), reserved: 0.into(), room: [0; 224] };
+fn encode(head: &Head, id: SessionId, no: SessionNo, sealed: bool, nonce: u64) -> Vec<u8> {
+    let raw = RawSlot { id: id.0, session: no.0.into(), sealed: u32::from(sealed).into(), nonce: nonce.into(), room: [0; 224] };
     envelope::seal(head, raw.as_bytes())
 }
 
-fn decode(kind: BlockKind, page: &[u8], at: SlotAt, off: DiskOff) -> Result<(Head, SessionId, SessionNo, bool), Flaw> {
+fn decode(kind: BlockKind, page: &[u8], at: SlotAt, off: DiskOff) -> Result<(Head, SessionId, SessionNo, bool, u64), Flaw> {
     let block = envelope::open(page, &Place { kind, pool: Some(at.pool), disk: Some(at.disk), at: off })?;
     let bad = Flaw::Length(u32::try_from(block.payload.len()).unwrap_or(u32::MAX));
     let raw = RawSlot::ref_from_bytes(block.payload).map_err(|_| bad)?;
     match raw.sealed.get() {
-        n @ (0 | 1) => Ok((block.head, SessionId(raw.id), SessionNo(raw.session.get()), n == 1)),
+        n @ (0 | 1) => Ok((block.head, SessionId(raw.id), SessionNo(raw.session.get()), n == 1, raw.nonce.get())),
         _ => Err(bad),
     }
 }
@@ -93,7 +95,13 @@ impl Heartbeat {
     #[must_use]
     pub fn encode(&self, at: SlotAt) -> Vec<u8> {
         let (pool, disk, generation) = (at.pool, at.disk, Generation(0));
-        encode(&Head { kind: BlockKind::Slot, pool, disk, at: at.off, generation, seq: self.beat }, self.id, self.session, false)
+        encode(
+            &Head { kind: BlockKind::Slot, pool, disk, at: at.off, generation, seq: self.beat },
+            self.id,
+            self.session,
+            false,
+            self.nonce,
+        )
     }
 
     /// The heartbeat in this page.
@@ -101,8 +109,8 @@ impl Heartbeat {
     /// # Errors
     /// Why there is none.
     pub fn decode(page: &[u8], at: SlotAt) -> Result<Self, Flaw> {
-        let (head, id, session, _) = decode(BlockKind::Slot, page, at, at.off)?;
-        Ok(Self { session, id, beat: head.seq })
+        let (head, id, session, _, nonce) = decode(BlockKind::Slot, page, at, at.off)?;
+        Ok(Self { session, id, beat: head.seq, nonce })
     }
 }
 
@@ -118,7 +126,7 @@ impl SlotSeal {
     pub fn encode(&self, at: SlotAt) -> Vec<u8> {
         let seq = Seq(1 + u64::from(self.sealed));
         let head = Head { kind: BlockKind::SlotSeal, pool: at.pool, disk: at.disk, at: at.seal(), generation: self.generation, seq };
-        encode(&head, self.id, self.session, self.sealed)
+        encode(&head, self.id, self.session, self.sealed, 0)
     }
 
     /// The SEAL in this page.
@@ -126,7 +134,7 @@ impl SlotSeal {
     /// # Errors
     /// Why there is none.
     pub fn decode(page: &[u8], at: SlotAt) -> Result<Self, Flaw> {
-        let (head, id, session, sealed) = decode(BlockKind::SlotSeal, page, at, at.seal())?;
+        let (head, id, session, sealed, _) = decode(BlockKind::SlotSeal, page, at, at.seal())?;
         Ok(Self { session, id, generation: head.generation, sealed })
     }
 }
@@ -152,12 +160,12 @@ mod tests {
 
     #[test]
     fn pages_are_read_back_and_only_from_their_place() {
-        let beat = Heartbeat { session: SessionNo(2050), id: SessionId([3; 16]), beat: Seq(9) };
+        let beat = Heartbeat { session: SessionNo(2050), id: SessionId([3; 16]), beat: Seq(9), nonce: 7 };
         let page = beat.encode(place());
         assert_eq!((page.len(), Heartbeat::decode(&page, place())), (PAGE, Ok(beat)));
         assert!(matches!(Heartbeat::decode(&page, SlotAt { off: DiskOff(0), ..place() }), Err(Flaw::Elsewhere(..))));
         assert!(matches!(SlotSeal::decode(&page, place()), Err(Flaw::Kind(5))));
-        let golden = [[3; 16].as_slice(), &[2, 8, 0, 0], &[0; 12]].concat();
+        let golden = [[3; 16].as_slice(), &[2, 8, 0, 0], &[0; 4], &[7, 0, 0, 0, 0, 0, 0, 0]].concat();
         assert_eq!(page[envelope::HEADER..envelope::HEADER + 32], golden);
     }
 

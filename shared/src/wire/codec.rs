@@ -64,7 +64,7 @@ message!(FromManager, Manager, |m| match m {
     _ => Ok(()),
 });
 
-fn malformed(e: impl std::fmt::Display) -> FrameError {
+pub(super) fn malformed(e: impl std::fmt::Display) -> FrameError {
     // The text of a checker may run over many lines and quotes no bytes of ours that matter; one line is enough for a log.
     FrameError::Malformed(e.to_string().lines().next().unwrap_or_default().chars().take(200).collect())
 }

@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | 0..4 | magic | `FVWR` |
 //! | 4..6 | version | of the frame, 1 |
-//! | 6 | kind | 1: client to manager, 2: manager to client |
+//! | 6 | kind | 1: client to manager, 2: manager to client; on a data connection 3 and 4 |
 //! | 7 | flags | 0 |
 //! | 8..12 | archive | length in bytes, at least 1 |
 //! | 12..16 | payload | length in bytes of the raw bytes after the archive |
@@ -41,6 +41,10 @@ impl Limits {
     pub const BEFORE_HELLO: Limits = Limits { archive: 64 << 10, payload: 0 };
     /// From a client with a session, and from a manager (which TLS has proven to be the pool's).
     pub const OPEN: Limits = Limits { archive: 1 << 20, payload: 0 };
+    /// On a data connection, before it is opened.
+    pub const DATA_UNOPENED: Limits = Limits { archive: 4 << 10, payload: 0 };
+    /// On a data connection: one piece of I/O.
+    pub const DATA: Limits = Limits { archive: 4 << 10, payload: 1 << 20 };
 }
 
 /// Who speaks.
@@ -51,6 +55,10 @@ pub enum FrameKind {
     Client = 1,
     /// `FromManager`.
     Manager = 2,
+    /// `data::FromClient`.
+    DataClient = 3,
+    /// `data::FromManager`.
+    DataManager = 4,
 }
 
 /// Why bytes are no frame.
@@ -174,6 +182,19 @@ impl Header {
     /// # Errors
     /// `TooLong` over `limits`, `Empty`.
     pub fn make(kind: FrameKind, archive: &[u8], limits: Limits) -> Result<[u8; HEADER], FrameError> {
+        Self::make_for(kind, archive, 0, limits)
+    }
+
+    /// The header of this archive, with so many bytes of payload behind it.
+    ///
+    /// # Errors
+    /// As [`Header::make`].
+    pub fn make_for(kind: FrameKind, archive: &[u8], payload: usize, limits: Limits) -> Result<[u8; HEADER], FrameError> {
+        let payload = u32::try_from(payload).ok().filter(|len| *len <= limits.payload).ok_or(FrameError::TooLong {
+            part: "payload",
+            len: payload as u64,
+            limit: limits.payload,
+        })?;
         let len = u32::try_from(archive.len()).ok().filter(|len| *len <= limits.archive);
         let len = len.ok_or(FrameError::TooLong { part: "message", len: archive.len() as u64, limit: limits.archive })?;
         if len == 0 {
@@ -185,7 +206,7 @@ impl Header {
             kind: kind as u8,
             flags: 0,
             archive: len.into(),
-            payload: 0.into(),
+            payload: payload.into(),
             checksum: 0.into(),
             reserved: [0; 12],
         };

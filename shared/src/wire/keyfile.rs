@@ -7,7 +7,7 @@
 //! parse; that key and certificate belong together is checked by [`KeyFile::tls`].
 
 use super::secret;
-use super::tls::{ClientTls, Identity, key_print};
+use super::tls::{ClientTls, Identity, Use, key_print};
 use crate::error::{Context, Error, Kind, Result};
 use crate::ids::{KeyPrint, PoolId};
 use crate::name::Name;
@@ -87,7 +87,16 @@ impl KeyFile {
     /// # Errors
     /// `Refused` where key and certificates do not belong together.
     pub fn tls(&self) -> Result<ClientTls> {
-        ClientTls::new(self.pool_id, &self.authority, &self.identity).context(Kind::Refused, || "the key file's certificates are unusable")
+        self.tls_for(Use::Control)
+    }
+
+    /// The same for connections of this use.
+    ///
+    /// # Errors
+    /// As [`KeyFile::tls`].
+    pub fn tls_for(&self, purpose: Use) -> Result<ClientTls> {
+        ClientTls::made_for(purpose, self.pool_id, &self.authority, &self.identity)
+            .context(Kind::Refused, || "the key file's certificates are unusable")
     }
 
     /// As the manager will know this client.

@@ -24,8 +24,9 @@ use rkyv::{Archive, Deserialize, Serialize};
 /// 2: the writer binds out of a reserve (`Grant`) and journals its changes (`Fold`, `NewJournal`); `Bind`, `Report`, `Discard` and
 /// `PreserveSpace` are gone; `Welcome` names the slots, `Attached` journal and reserve, `Hold` no segment any more.
 /// 3: `MapPart` carries packed runs: equal masks side by side stand once.
-/// 4: locks of byte ranges (`SetLock`, `GetLock`, `RetakeLocks`, `LocksFreed`).
-pub const PROTOCOL: u16 = 4;
+/// 4: `CheckPath`; I/O through the manager, on data connections (`super::data`).
+/// 5: locks of byte ranges (`SetLock`, `GetLock`, `RetakeLocks`, `LocksFreed`).
+pub const PROTOCOL: u16 = 5;
 /// Most AUs in one `Grant`.
 pub const AUS_PER_GRANT: u32 = 1024;
 /// Most weight of the appends in one `Fold` (see `Entry::weight`): with 32 bytes each far below the frame limit.
@@ -374,7 +375,19 @@ message!(/// The reader has drained and closed it.
     snapshot: SnapshotId,
 });
 
-replies! { Welcome, Renewed, Done, Volumes, Attached, MapPart, Granted, Folded, JournalGranted, SnapshotTaken, SnapshotOpened, LockState, LocksTaken, }
+// ---- paths ----
+
+message!(/// The session has written this nonce into its slot on a disk, by the path that it wants to use: is it there?
+    CheckPath {
+    /// Which disk.
+    disk: DiskNo,
+    /// Random.
+    nonce: u64,
+});
+message!(/// The manager has read it there, over its own path.
+    PathChecked {});
+
+replies! { PathChecked, Welcome, Renewed, Done, Volumes, Attached, MapPart, Granted, Folded, JournalGranted, SnapshotTaken, SnapshotOpened, LockState, LocksTaken, }
 
 requests! {
     Hello(Need::Client, |_m| Object::None) -> Welcome, sample |_, _| Hello {
@@ -399,6 +412,7 @@ requests! {
     OpenSnapshot(Need::On(Right::Backup), |m| Object::Snapshot(m.snapshot)) -> SnapshotOpened, sample |_, snapshot| OpenSnapshot { snapshot };
     GetSnapshotMap(Need::On(Right::Backup), |m| Object::Snapshot(m.snapshot)) -> MapPart, sample |_, snapshot| GetSnapshotMap {
         snapshot, from: VolAu(0) };
+    CheckPath(Need::Session, |_m| Object::None) -> PathChecked, sample |_, _| CheckPath { disk: DiskNo(0), nonce: 1 };
     CloseSnapshot(Need::On(Right::Backup), |m| Object::Snapshot(m.snapshot)) -> Done, sample |_, snapshot| CloseSnapshot { snapshot };
     SetLock(Need::On(Right::Read), |m| Object::Volume(m.volume)) -> LockState, sample |volume, _| SetLock {
         volume, owner: 1, span: Span::ALL, kind: Some(LockKind::Read), pid: 1, wait: false };

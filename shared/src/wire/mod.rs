@@ -4,6 +4,7 @@
 //! - [`lock`]: the messages of byte-range locks.
 //! - [`rights`]: rights and needs.
 //! - [`frame`], [`codec`]: the envelope around a message, with its limits; messages to bytes and back.
+//! - [`data`]: I/O through the manager, on a connection of its own.
 //! - [`tcp`], [`tls`]: how a connection is set; TLS 1.3 with certificates on both sides.
 //! - [`keyfile`], [`secret`]: a client's key file; files that nobody else may read.
 //!
@@ -12,6 +13,7 @@
 //! same session with the same sequence number; the manager does it once.
 
 pub mod codec;
+pub mod data;
 pub mod frame;
 pub mod keyfile;
 pub mod lock;

@@ -21,8 +21,28 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-/// What both sides must name as their protocol.
+/// What both sides name as their protocol on a control connection.
 pub const ALPN: &[u8] = b"fusevol/1";
+/// The same on a data connection ([`super::data`]).
+pub const ALPN_DATA: &[u8] = b"fusevol-data/1";
+
+/// What a connection is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Use {
+    /// Requests, answers and pushes.
+    Control,
+    /// I/O through the manager.
+    Data,
+}
+
+impl Use {
+    fn alpn(self) -> &'static [u8] {
+        match self {
+            Use::Control => ALPN,
+            Use::Data => ALPN_DATA,
+        }
+    }
+}
 
 /// A connection over any stream, as the manager sees it.
 pub type ServerStream<S = TcpStream> = tokio_rustls::server::TlsStream<S>;
@@ -93,7 +113,7 @@ impl ServerTls {
             .with_client_cert_verifier(verifier)
             .with_single_cert(chain, key)
             .context(Kind::Damaged, || "the manager's certificate")?;
-        config.alpn_protocols = vec![ALPN.to_vec()];
+        config.alpn_protocols = vec![ALPN.to_vec(), ALPN_DATA.to_vec()];
         config.send_tls13_tickets = 0;
         Ok(Self(TlsAcceptor::from(Arc::new(config))))
     }
@@ -102,13 +122,14 @@ impl ServerTls {
     ///
     /// # Errors
     /// `Denied` for a wrong certificate, `Version` for a wrong protocol, `Unreachable` where the connection broke.
-    pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: S) -> Result<(ServerStream<S>, KeyPrint)> {
+    pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: S) -> Result<(ServerStream<S>, KeyPrint, Use)> {
         let stream = self.0.accept(stream).await.map_err(explain)?;
         let state = stream.get_ref().1;
-        agreed(state.alpn_protocol())?;
+        let named = |u: &Use| state.alpn_protocol() == Some(u.alpn());
+        let purpose = [Use::Control, Use::Data].into_iter().find(named).ok_or_else(unnamed)?;
         let certificate = state.peer_certificates().and_then(<[_]>::first);
         let print = key_print(certificate.ok_or_else(|| Error::new(Kind::Denied, "no certificate was shown"))?)?;
-        Ok((stream, print))
+        Ok((stream, print, purpose))
     }
 }
 
@@ -117,6 +138,7 @@ impl ServerTls {
 pub struct ClientTls {
     connector: TlsConnector,
     name: ServerName<'static>,
+    purpose: Use,
 }
 
 impl std::fmt::Debug for ClientTls {
@@ -126,11 +148,19 @@ impl std::fmt::Debug for ClientTls {
 }
 
 impl ClientTls {
-    /// For the pool whose authority this is, with the certificate that it issued.
+    /// For control connections to the pool whose authority this is, with the certificate that it issued.
     ///
     /// # Errors
     /// `Damaged` where one of them is unusable.
     pub fn new(pool: PoolId, authority: &[u8], own: &Identity) -> Result<Self> {
+        Self::made_for(Use::Control, pool, authority, own)
+    }
+
+    /// The same for connections of this use.
+    ///
+    /// # Errors
+    /// As [`ClientTls::new`].
+    pub fn made_for(purpose: Use, pool: PoolId, authority: &[u8], own: &Identity) -> Result<Self> {
         let (chain, key) = own.parts();
         let mut config = ClientConfig::builder_with_details(provider(), Arc::new(NoClock))
             .with_protocol_versions(&[&rustls::version::TLS13])
@@ -138,10 +168,10 @@ impl ClientTls {
             .with_root_certificates(roots(authority)?)
             .with_client_auth_cert(chain, key)
             .context(Kind::Damaged, || "the client's certificate and key")?;
-        config.alpn_protocols = vec![ALPN.to_vec()];
+        config.alpn_protocols = vec![purpose.alpn().to_vec()];
         config.resumption = Resumption::disabled();
         let name = ServerName::try_from(server_name(pool)).context(Kind::Internal, || "the manager's name")?;
-        Ok(Self { connector: TlsConnector::from(Arc::new(config)), name })
+        Ok(Self { connector: TlsConnector::from(Arc::new(config)), name, purpose })
     }
 
     /// Shakes hands; the caller sets the time limit. In TLS 1.3 the manager's judgement of our certificate comes only with the
@@ -151,8 +181,8 @@ impl ClientTls {
     /// `Denied` where the manager is not this pool's, `Version` for a wrong protocol, `Unreachable` where the connection broke.
     pub async fn connect<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: S) -> Result<ClientStream<S>> {
         let stream = self.connector.connect(self.name.clone(), stream).await.map_err(explain)?;
-        agreed(stream.get_ref().1.alpn_protocol())?;
-        Ok(stream)
+        let named = stream.get_ref().1.alpn_protocol() == Some(self.purpose.alpn());
+        if named { Ok(stream) } else { Err(unnamed()) }
     }
 }
 
@@ -191,8 +221,8 @@ pub fn explain(e: io::Error) -> Error {
     if hint.is_empty() { error } else { error.hint(hint) }
 }
 
-fn agreed(alpn: Option<&[u8]>) -> Result<()> {
-    if alpn == Some(ALPN) { Ok(()) } else { Err(Error::new(Kind::Version, "the other side does not name our protocol")) }
+fn unnamed() -> Error {
+    Error::new(Kind::Version, "the other side does not name our protocol")
 }
 
 fn provider() -> Arc<CryptoProvider> {

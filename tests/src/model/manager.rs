@@ -133,6 +133,8 @@ impl Manager {
                 | Effect::ReadSlot { .. }
                 | Effect::ReadJournals { .. }
                 | Effect::Fence { .. }
+                | Effect::ReadNonce { .. }
+                | Effect::Verdict { .. }
                 | Effect::Notice(_) => {}
             }
         }

@@ -17,6 +17,7 @@ pub mod netns;
 pub mod pool;
 pub mod reader;
 pub mod run;
+pub mod stopped;
 pub mod wait;
 pub mod writer;
 

@@ -324,7 +324,7 @@ impl Serving {
                 let io = SessionIo::new(m.pool.id, m.pool.au_size, &self.disks, Duration::from_secs(5));
                 io.open_slot(SlotOf { session, id, slots: &slots }, self.generation).await;
             }
-            Effect::SealSlot { .. } | Effect::ReadSlot { .. } | Effect::ReadJournals { .. } => {
+            Effect::SealSlot { .. } | Effect::ReadSlot { .. } | Effect::ReadNonce { .. } | Effect::ReadJournals { .. } => {
                 let (pool, au_size, disks) = (m.pool.id, m.pool.au_size, self.disks.clone());
                 let (inbox, generation) = (self.inbox.clone(), self.generation);
                 drop(m.exec.spawn(m.proc, async move {
@@ -333,6 +333,8 @@ impl Serving {
                 }));
             }
             Effect::Fence { asked, .. } => self.inbox.put(Event::Fenced { asked, fenced: Fenced::NoAgent }),
+            // Nobody has a data connection in these worlds.
+            Effect::Verdict { .. } => {}
             Effect::Notice(notice) => m.sched().say(m.proc, format_args!("{}: {}", notice.what, notice.text)),
         }
     }
@@ -352,6 +354,10 @@ async fn ask_disks(io: &SessionIo<'_, SimDisk>, effect: Effect, generation: Gene
         Effect::ReadSlot { session, id, slots } => {
             let beat = io.read_slot(SlotOf { session, id, slots: &slots }).await;
             Event::SlotRead { session, beat }
+        }
+        Effect::ReadNonce { session, disk } => {
+            let found = io.read_nonce(disk, session).await;
+            Event::NonceRead { session, disk, found }
         }
         Effect::ReadJournals { session, journals } => {
             let tails = io.read_journals(&journals).await;
@@ -373,6 +379,10 @@ fn event_name(event: &Event) -> &'static str {
         Event::SlotRead { .. } => "slot read",
         Event::JournalsRead { .. } => "journals read",
         Event::Fenced { .. } => "fenced",
+        Event::DataOpen { .. } => "data open",
+        Event::DataIo { .. } => "data io",
+        Event::DataDone { .. } => "data done",
+        Event::NonceRead { .. } => "nonce read",
         Event::Tick => "tick",
     }
 }

@@ -1,6 +1,7 @@
 //! What the net does to a connection: on a net in memory whose faults are set by hand.
 
 use super::*;
+use crate::data::NoData;
 use fusevol_shared::net::Net;
 use fusevol_shared::net::memory::{MemNet, Way};
 
@@ -10,7 +11,8 @@ async fn a_stalled_request_comes_late_and_a_cut_connection_is_gone() {
     let (sender, mut events) = mpsc::channel(64);
     let address = "10.0.0.1:7400".to_owned();
     let tls = authority.tls().unwrap();
-    let listener = Listener::bind_on(&net, std::slice::from_ref(&address), tls, ListenLimits::default(), sender).await.unwrap();
+    let listener =
+        Listener::bind_on(&net, std::slice::from_ref(&address), tls, Arc::new(NoData), ListenLimits::default(), sender).await.unwrap();
     let door = listener.addresses()[0];
     let (key, _) = authority.key_file(&name("san1"), &name("host1"), vec![address.clone()]).unwrap();
 

@@ -1,6 +1,7 @@
 //! Past the handshake: the limits of frames, queues and time, and the rules of the protocol.
 
 use super::*;
+use crate::data::NoData;
 use fusevol_shared::ids::VolumeId;
 use fusevol_shared::wire::messages::{Ack, Done, Recall, VolumesChanged};
 
@@ -179,7 +180,7 @@ async fn an_address_in_use_and_one_elsewhere_are_said() {
     for (address, kind) in [(manager.address().to_string(), Kind::Busy), ("192.0.2.1:7400".into(), Kind::Refused)] {
         let (sender, _events) = mpsc::channel::<Event>(1);
         let tls = manager.authority.tls().unwrap();
-        let e = Listener::bind(std::slice::from_ref(&address), tls, ListenLimits::default(), sender).await.unwrap_err();
+        let e = Listener::bind(std::slice::from_ref(&address), tls, Arc::new(NoData), ListenLimits::default(), sender).await.unwrap_err();
         assert_eq!(e.kind(), kind, "{e}");
         assert!(e.to_string().contains(&address) && e.hint_text().is_some());
     }

@@ -109,6 +109,8 @@ fn locks_are_by_open_and_by_byte() {
     assert!(a.try_lock(base).unwrap() && a.try_lock(base).unwrap(), "one's own lock is no hindrance");
     assert!(!a.lock_held_by_other(base).unwrap());
     assert!(b.lock_held_by_other(base).unwrap() && !b.try_lock(base).unwrap());
+    assert!(a.try_lock_shared(base + 2).unwrap() && b.try_lock_shared(base + 2).unwrap(), "shared by both");
+    assert!(a.lock_held_by_other(base + 2).unwrap() && !a.try_lock(base + 2).unwrap());
     assert!(b.try_lock(base + 1).unwrap() && a.lock_held_by_other(base + 1).unwrap());
     assert!(FileDisk::open(&path, OpenMode::Read).unwrap().lock_held_by_other(base).unwrap());
     drop(a);

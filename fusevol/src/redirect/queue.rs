@@ -1,0 +1,242 @@
+//! What waits to be done through the manager, and what is under way.
+
+use super::{BYTES, WAITING};
+use fusevol_shared::clock::{BootTime, Clock, SystemClock};
+use fusevol_shared::disk::buf::{IoBuf, IoBytes};
+use fusevol_shared::disk::{Answer, DiskError};
+use fusevol_shared::error::{Error, WireError};
+use fusevol_shared::ids::Generation;
+use fusevol_shared::wire::data::{Failure, IN_FLIGHT, Io, Verb};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::{Notify, oneshot};
+
+pub(super) type Outcome = Result<IoBuf, DiskError>;
+
+/// One request.
+struct Pending {
+    io: Io,
+    data: IoBytes,
+    /// The manager to which it was sent last.
+    sent: Option<Generation>,
+    until: BootTime,
+    answer: oneshot::Sender<Outcome>,
+}
+
+impl Pending {
+    fn writes(&self) -> bool {
+        matches!(self.io.verb, Verb::Write | Verb::WriteDurable)
+    }
+
+    /// How it ends without an answer.
+    fn fail(self, errno: i32, why: &str) {
+        let answer = if self.sent.is_some() && self.writes() { Answer::NotReturned } else { Answer::Answered };
+        let what = format!("{:?} on disk {} at {} through the manager: {why}", self.io.verb, self.io.disk, self.io.at);
+        // Who has gone away does not hear it.
+        let _ = self.answer.send(Err(DiskError { answer, errno, what }));
+    }
+}
+
+#[derive(Default)]
+struct Books {
+    last: u64,
+    bytes: usize,
+    all: BTreeMap<u64, Pending>,
+    /// In the order in which they are sent.
+    queued: VecDeque<u64>,
+    under_way: usize,
+    /// Why nothing could be done last.
+    trouble: Option<String>,
+    closed: bool,
+}
+
+/// The requests. The lock is never held across an await.
+#[derive(Default)]
+pub(super) struct Queue {
+    books: Mutex<Books>,
+    /// Something is queued, or there is room on the connection.
+    pub(super) work: Notify,
+}
+
+impl Queue {
+    /// Queues a request; its answer comes by the receiver.
+    pub(super) fn add(&self, io: Io, data: IoBytes, patience: Duration) -> Result<oneshot::Receiver<Outcome>, DiskError> {
+        let refused = |errno, why: &str| Err(DiskError::answered(errno, format!("I/O through the manager: {why}")));
+        let mut b = self.books();
+        if b.closed {
+            return refused(libc::ESHUTDOWN, "the mount is being ended");
+        }
+        if b.all.len() >= WAITING || b.bytes + data.len() > BYTES {
+            return refused(libc::EIO, "too much waits for it");
+        }
+        let (answer, coming) = oneshot::channel();
+        b.last += 1;
+        b.bytes += data.len();
+        let id = b.last;
+        b.all.insert(id, Pending { io, data, sent: None, until: SystemClock.now().plus(patience), answer });
+        b.queued.push_back(id);
+        drop(b);
+        self.work.notify_one();
+        Ok(coming)
+    }
+
+    /// Nothing waits.
+    pub(super) fn is_empty(&self) -> bool {
+        self.books().all.is_empty()
+    }
+
+    /// A connection to this manager stands: what was sent before and not answered is sent again, or has not returned.
+    pub(super) fn opened(&self, generation: Generation, drained: bool) {
+        let mut b = self.books();
+        let again = |p: &Pending| p.sent.is_none_or(|sent| sent == generation || drained || !p.writes());
+        let (kept, lost): (BTreeMap<_, _>, BTreeMap<_, _>) = std::mem::take(&mut b.all).into_iter().partition(|(_, p)| again(p));
+        b.queued = kept.keys().copied().collect();
+        b.all = kept;
+        b.under_way = 0;
+        b.trouble = None;
+        b.bytes -= lost.values().map(|p| p.data.len()).sum::<usize>();
+        drop(b);
+        for (_, p) in lost {
+            p.fail(libc::ENOTCONN, "the manager has ended before it answered");
+        }
+    }
+
+    /// The next request to be sent to this manager.
+    pub(super) fn next(&self, to: Generation) -> Option<(u64, Io, IoBytes)> {
+        let mut b = self.books();
+        while b.under_way < IN_FLIGHT {
+            let id = b.queued.pop_front()?;
+            if let Some(p) = b.all.get_mut(&id) {
+                p.sent = Some(to);
+                let next = (id, p.io, p.data.clone());
+                b.under_way += 1;
+                return Some(next);
+            }
+        }
+        None
+    }
+
+    /// An answer has come; whether it was waited for.
+    pub(super) fn answered(&self, id: u64, result: Result<(), Failure>, payload: IoBuf) -> bool {
+        let mut b = self.books();
+        b.under_way = b.under_way.saturating_sub(1);
+        let Some(p) = b.all.remove(&id) else { return b.last >= id };
+        b.bytes -= p.data.len();
+        drop(b);
+        let outcome = result.map(|()| payload).map_err(|f| explained(f));
+        // Who has gone away does not hear it.
+        let _ = p.answer.send(outcome);
+        self.work.notify_one();
+        true
+    }
+
+    /// Ends what has waited for too long.
+    pub(super) fn expire(&self) {
+        let now = SystemClock.now();
+        let mut b = self.books();
+        let late: Vec<u64> = b.all.iter().filter(|(_, p)| p.until <= now).map(|(id, _)| *id).collect();
+        let late: Vec<Pending> = late.iter().filter_map(|id| b.all.remove(id)).collect();
+        b.bytes -= late.iter().map(|p| p.data.len()).sum::<usize>();
+        let why = b.trouble.clone().unwrap_or_else(|| "it took too long".to_owned());
+        drop(b);
+        late.into_iter().for_each(|p| p.fail(libc::ETIMEDOUT, &why));
+    }
+
+    /// Nothing can be done now; said by those whose time is over.
+    pub(super) fn trouble(&self, why: &Error) {
+        self.books().trouble = Some(why.to_string());
+    }
+
+    /// The manager does nothing for this session: all that waits fails.
+    pub(super) fn refused(&self, why: &WireError) {
+        self.fail_all(libc::EIO, &why.message);
+    }
+
+    /// Nothing is taken any more.
+    pub(super) fn close(&self) {
+        self.books().closed = true;
+        self.fail_all(libc::ESHUTDOWN, "the mount is being ended");
+    }
+
+    fn fail_all(&self, errno: i32, why: &str) {
+        let mut b = self.books();
+        let all = std::mem::take(&mut b.all);
+        b.queued.clear();
+        b.bytes = 0;
+        drop(b);
+        all.into_values().for_each(|p| p.fail(errno, why));
+    }
+
+    fn books(&self) -> MutexGuard<'_, Books> {
+        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn explained(failure: Failure) -> DiskError {
+    match failure {
+        Failure::Refused(e) => DiskError::answered(libc::EACCES, format!("the manager refuses it: {}", e.message)),
+        Failure::Disk { answered, errno, what } => {
+            let answer = if answered { Answer::Answered } else { Answer::NotReturned };
+            DiskError { answer, errno, what: format!("through the manager: {what}") }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fusevol_shared::units::{DiskNo, DiskOff};
+    use fusevol_shared::wire::data::Claim;
+
+    fn io(verb: Verb) -> Io {
+        Io { verb, disk: DiskNo(0), at: DiskOff(0), len: 4096, claim: Claim::Slot }
+    }
+
+    fn add(q: &Queue, verb: Verb, patience: Duration) -> oneshot::Receiver<Outcome> {
+        q.add(io(verb), IoBuf::zeroed(4096).freeze(), patience).expect("there is room")
+    }
+
+    const LONG: Duration = Duration::from_secs(100);
+
+    #[test]
+    fn a_write_is_sent_again_only_where_nothing_of_it_can_land() {
+        let q = Queue::default();
+        let (mut write, mut read) = (add(&q, Verb::Write, LONG), add(&q, Verb::Read, LONG));
+        assert_eq!((q.next(Generation(1)).map(|n| n.0), q.next(Generation(1)).map(|n| n.0)), (Some(1), Some(2)));
+        // The same manager says that nothing is in flight.
+        q.opened(Generation(1), false);
+        assert_eq!((q.next(Generation(1)).map(|n| n.0), q.next(Generation(1)).map(|n| n.0)), (Some(1), Some(2)));
+        // Another one, which has seen the end of the former.
+        q.opened(Generation(2), true);
+        assert_eq!(q.next(Generation(2)).map(|n| n.0), Some(1));
+        assert!(write.try_recv().is_err(), "it waits");
+        // One that knows nothing of it.
+        q.opened(Generation(3), false);
+        assert_eq!(write.try_recv().expect("told").expect_err("lost").answer, Answer::NotReturned);
+        assert_eq!(q.next(Generation(3)).map(|n| n.0), Some(2), "a read is asked again");
+        q.answered(2, Ok(()), IoBuf::zeroed(4096));
+        assert_eq!(read.try_recv().expect("told").expect("read").len(), 4096);
+        assert!(q.is_empty());
+    }
+
+    #[test]
+    fn what_waits_too_long_fails_and_says_whether_it_was_sent() {
+        let q = Queue::default();
+        let mut sent = add(&q, Verb::Write, Duration::ZERO);
+        let _ = q.next(Generation(1));
+        let mut queued = add(&q, Verb::Write, Duration::ZERO);
+        q.expire();
+        assert_eq!(sent.try_recv().expect("told").expect_err("late").answer, Answer::NotReturned);
+        assert_eq!(queued.try_recv().expect("told").expect_err("late").answer, Answer::Answered);
+        assert!(q.answered(1, Ok(()), IoBuf::zeroed(0)), "its answer comes late, and is passed over");
+    }
+
+    #[test]
+    fn there_is_a_limit() {
+        let q = Queue::default();
+        let kept: Vec<_> = (0..WAITING).map(|_| add(&q, Verb::Read, LONG)).collect();
+        assert_eq!(q.add(io(Verb::Read), IoBuf::zeroed(0).freeze(), LONG).expect_err("full").errno, libc::EIO);
+        assert_eq!(kept.len(), WAITING);
+    }
+}

@@ -1,0 +1,91 @@
+//! The thread's life: a connection while there is something to do, a pause after each that failed.
+
+use super::connection::{Connection, End};
+use super::queue::Queue;
+use fusevol_shared::error::Error;
+use fusevol_shared::ids::SessionId;
+use fusevol_shared::net::Net;
+use fusevol_shared::wire::keyfile::KeyFile;
+use fusevol_shared::wire::tls::ClientTls;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+
+/// For a TCP connection, and for its handshake, each.
+const CONNECT: Duration = Duration::from_secs(3);
+/// The shortest and longest pause between attempts.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+/// How often it is looked who has waited for too long.
+const LOOK: Duration = Duration::from_millis(200);
+
+pub(super) struct Run {
+    pub(super) queue: Arc<Queue>,
+    pub(super) key: Arc<KeyFile>,
+    pub(super) net: Arc<dyn Net>,
+    pub(super) tls: ClientTls,
+    pub(super) session: SessionId,
+    /// Where a manager answers now.
+    pub(super) at: super::At,
+}
+
+impl Run {
+    pub(super) async fn run(self, mut ends: watch::Receiver<bool>) {
+        tokio::select! {
+            _ = ends.wait_for(|end| *end) => {}
+            () = self.serve() => {}
+            () = self.expire() => {}
+        }
+        self.queue.close();
+    }
+
+    async fn expire(&self) {
+        loop {
+            sleep(LOOK).await;
+            self.queue.expire();
+        }
+    }
+
+    async fn serve(&self) {
+        let mut pause = PAUSE.0;
+        loop {
+            while self.queue.is_empty() {
+                self.queue.work.notified().await;
+            }
+            match self.round().await {
+                End::Idle => pause = PAUSE.0,
+                End::Lost { served, why } => {
+                    tracing::info!("I/O through the manager: {why}");
+                    self.queue.trouble(&why);
+                    if served {
+                        pause = PAUSE.0;
+                    }
+                    sleep(pause).await;
+                    pause = (2 * pause).min(PAUSE.1);
+                }
+            }
+        }
+    }
+
+    /// One connection, to the manager that answers, or to whichever takes it.
+    async fn round(&self) -> End {
+        let answers = (self.at)();
+        let mut why = Error::new(fusevol_shared::error::Kind::Unreachable, "the key names no manager");
+        let others = self.key.managers.iter().filter(|m| Some(*m) != answers.as_ref());
+        for address in answers.iter().chain(others) {
+            match self.connect(address).await {
+                Ok(connection) => return connection.serve(&self.queue, self.session).await,
+                Err(e) => why = e.within(format_args!("manager at {address}")),
+            }
+        }
+        End::Lost { served: false, why }
+    }
+
+    async fn connect(&self, address: &str) -> Result<Connection, Error> {
+        let late = |what: &str| Error::new(fusevol_shared::error::Kind::Unreachable, format!("no {what} within {} s", CONNECT.as_secs()));
+        let stream = timeout(CONNECT, self.net.connect(address)).await.map_err(|_| late("connection"))?;
+        let stream = stream.map_err(|e| Error::new(fusevol_shared::error::Kind::Unreachable, "no connection").because(e))?;
+        let stream = timeout(CONNECT, self.tls.connect(stream)).await.map_err(|_| late("handshake"))??;
+        Ok(Connection::new(stream))
+    }
+}

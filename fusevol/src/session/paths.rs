@@ -1,0 +1,98 @@
+//! How a session opens a path to a disk: at its beginning, and again when one has failed.
+//!
+//! ```text
+//!  looked for by label -> locked -> a nonce written into the session's slot -> the manager reads it over its own path -> used
+//! ```
+//! The byte lock is a shared one: a descriptor that failed may still have I/O in flight, and holds it until that has landed, while the next
+//! one has it already (PROTOCOL.md, "Nobody writes where a predecessor may still write").
+
+use crate::disks::Member;
+use crate::link::Link;
+use crate::path::keeper::Opener;
+use fusevol_shared::disk::buf::IoBuf;
+use fusevol_shared::disk::file::{FileDisk, OpenMode};
+use fusevol_shared::disk::find::{self, Found, Places, Wanted};
+use fusevol_shared::disk::{Disk, DiskError};
+use fusevol_shared::error::{Context, Error, Kind, Result};
+use fusevol_shared::format::layout::{Layout, MANAGER_LOCK};
+use fusevol_shared::format::slot::{Heartbeat, SlotAt};
+use fusevol_shared::ids::{Seq, SessionId, SessionNo};
+use fusevol_shared::random::{Random, SystemRandom};
+use fusevol_shared::wire::messages::{CheckPath, DiskInfo, Welcome};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// How long the manager is waited for.
+const ASK: Duration = Duration::from_secs(4);
+
+/// Opens the paths of one session.
+#[derive(Clone)]
+pub(super) struct Paths {
+    pub(super) link: Link,
+    pub(super) welcome: Welcome,
+    pub(super) id: SessionId,
+    /// Where the user said that disks are.
+    pub(super) globs: Vec<String>,
+}
+
+impl Paths {
+    /// Looks for these disks. One result for each, in order.
+    pub(super) async fn find(&self, disks: &[DiskInfo], known: &[PathBuf]) -> Vec<Found> {
+        let wanted: Vec<Wanted> = disks.iter().map(|d| wanted(d, known)).collect();
+        let places = Places { globs: self.globs.clone(), scan: true };
+        find::find(self.welcome.pool, &wanted, &places, OpenMode::ReadWrite).await
+    }
+
+    /// Makes a disk that was found by its label the session's: locked, and known by the manager to be the pool's.
+    ///
+    /// # Errors
+    /// `Busy` where the lock is another's, `Refused` where it is another disk, `Unreachable` without a manager, `Io`.
+    pub(super) async fn take(&self, disk: &FileDisk, info: &DiskInfo) -> Result<()> {
+        lock(disk, self.welcome.session)?;
+        let layout = Layout::for_aus(self.welcome.au_size, info.aus);
+        let layout = layout.ok_or_else(|| Error::new(Kind::Damaged, "the disk is too small to carry a slot"))?;
+        let at = SlotAt::new(self.welcome.pool, info.id, &layout, self.welcome.session);
+        let mut random = [0; 8];
+        SystemRandom.fill(&mut random);
+        // Never zero: a heartbeat has that.
+        let nonce = u64::from_le_bytes(random) | 1;
+        let page = Heartbeat { session: self.welcome.session, id: self.id, beat: Seq(0), nonce }.encode(at);
+        disk.write(at.off, IoBuf::copy_of(&page).freeze()).await.map_err(|e| unreadable(&e))?;
+        self.link.call(CheckPath { disk: info.no, nonce }, Some(ASK)).await.map(drop)
+    }
+}
+
+fn unreadable(e: &DiskError) -> Error {
+    Error::new(Kind::Io, e.to_string())
+}
+
+fn wanted(d: &DiskInfo, known: &[PathBuf]) -> Wanted {
+    let paths = known.iter().cloned().chain(d.paths.iter().map(PathBuf::from)).collect();
+    Wanted { no: d.no, id: d.id, paths }
+}
+
+/// Takes the session's byte lock (FORMAT.md): held until this process's last I/O on the disk has landed.
+fn lock(disk: &FileDisk, session: SessionNo) -> Result<()> {
+    let byte = MANAGER_LOCK + 1 + u64::from(session.0);
+    match disk.try_lock_shared(byte).context(Kind::Io, || "the session's lock cannot be taken")? {
+        true => Ok(()),
+        false => Err(Error::new(Kind::Busy, format!("session {session} is locked by another process"))),
+    }
+}
+
+impl Opener<FileDisk> for Paths {
+    async fn open(&self, member: &Member<FileDisk>) -> Result<FileDisk> {
+        let info = self.welcome.disks.iter().find(|d| d.no == member.no());
+        let info = info.ok_or_else(|| Error::new(Kind::Internal, "a disk that the welcome does not name"))?;
+        let found = self.find(std::slice::from_ref(info), &[]).await.pop();
+        match found {
+            Some(Found::Here(here)) => {
+                self.take(&here.disk, info).await?;
+                Ok(here.disk)
+            }
+            Some(Found::Missing(why)) => Err(Error::new(Kind::NotFound, why)),
+            Some(Found::Refused(why)) => Err(Error::new(Kind::Refused, why)),
+            None => Err(Error::new(Kind::Internal, "nothing was looked for")),
+        }
+    }
+}
