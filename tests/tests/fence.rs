@@ -1,5 +1,6 @@
 //! A lost client of another host is succeeded: by a fence agent, by an administrator's word, or not at all.
 
+use fusevol_tests::real::locker::Holder;
 use fusevol_tests::real::mount::Mount;
 use fusevol_tests::real::pool::Pool;
 use fusevol_tests::real::run::{Ran, run};
@@ -38,20 +39,22 @@ fn calls(pool: &Pool) -> String {
     fs::read_to_string(pool.path().join("calls")).unwrap_or_default()
 }
 
-/// A client with a synced write, frozen; and another one.
-fn frozen(pool: &Pool) -> (Mount, Mount) {
+/// A client with a synced write, frozen while a program has the volume open there; and another client.
+///
+/// The file is open in that program alone: a process of this test that inherited it would wait for the frozen mount when it closes it.
+fn frozen(pool: &Pool) -> (Mount, Holder, Mount) {
     pool.volume("vm", "64M");
     let keys = ["host1", "host2"].map(|n| pool.client(n, &[("vm", "read,write")]));
     let one = Mount::new(&keys[0], &pool.path().join("one"));
     let other = Mount::new(&keys[1], &pool.path().join("other"));
     let mut file = OpenOptions::new().write(true).open(one.image("vm")).expect("opened");
     file.write_all(&[7; 8192]).and_then(|()| file.sync_all()).expect("synced");
-    // It keeps the volume: a file that is open in a process that nobody ends.
-    std::mem::forget(file);
+    let holder = Holder::idle(&one.image("vm"));
+    drop(file);
     fs::write(pool.path().join("host1.pid"), one.pid().to_string()).expect("written");
     let pid = rustix::process::Pid::from_raw(one.pid().cast_signed()).expect("a process");
     rustix::process::kill_process(pid, rustix::process::Signal::STOP).expect("it is ours");
-    (one, other)
+    (one, holder, other)
 }
 
 fn open(image: &Path) -> Option<fs::File> {
@@ -69,7 +72,7 @@ fn is_there(file: &mut fs::File) {
 fn a_frozen_client_is_fenced_and_succeeded() {
     let pool = Pool::elsewhere();
     power_switch(&pool);
-    let (one, other) = frozen(&pool);
+    let (one, holder, other) = frozen(&pool);
     let (mut file, took) = timed(|| until("the volume to be succeeded", LONG, || open(&other.image("vm"))));
     println!("frozen to attached by another, with a lease of 2 s: {took:?}");
     is_there(&mut file);
@@ -85,6 +88,7 @@ fn a_frozen_client_is_fenced_and_succeeded() {
     let _said = pool.mgr(&["client", "unfence", "host2"]).code(4).says("fence.d");
     drop(file);
     one.kill();
+    holder.kill();
     other.umount();
 }
 
@@ -95,7 +99,7 @@ fn required_waits_for_a_fence_or_a_word() {
     let _said = pool.mgr(&["pool", "set", "--fencing", "required"]).ok();
     let shown = pool.mgr(&["--json", "pool", "show"]).ok().json();
     assert_eq!(shown["pool"]["fencing"], "required");
-    let (one, other) = frozen(&pool);
+    let (one, holder, other) = frozen(&pool);
     for _ in 0..16 {
         assert!(open(&other.image("vm")).is_none());
         pause(Duration::from_millis(500));
@@ -106,6 +110,7 @@ fn required_waits_for_a_fence_or_a_word() {
     is_there(&mut until("the volume to be succeeded", LONG, || open(&other.image("vm"))));
     let _said = pool.mgr(&["events"]).ok().says("the administrator says so");
     one.kill();
+    holder.kill();
     other.umount();
 }
 

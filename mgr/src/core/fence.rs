@@ -105,13 +105,16 @@ impl Core {
     pub(super) fn fence_due(&self, no: SessionNo) -> Option<BootTime> {
         let life = self.lives.get(&no)?;
         let Fence::Open { next, .. } = life.fence else { return None };
-        let lost = life.lapsed && !life.is_ending() && !life.confirmed && !self.is_probed(no);
+        let policy = self.catalog.fencing();
+        // Of nearly every session this is known at once; it is asked at each step.
+        if !life.lapsed || life.is_ending() || life.confirmed || policy == Fencing::LeaseOnly || self.is_probed(no) {
+            return None;
+        }
         let waited = life.wanted || self.catalog.limbo().any(|l| l.waits.binary_search(&no).is_ok());
         let writes =
-            self.catalog.attachments().any(|a| a.session == no && a.writes()) || self.catalog.quarantine().any(|q| q.session == no);
-        let policy = self.catalog.fencing();
-        let asked = lost && waited && policy != Fencing::LeaseOnly && (writes || policy == Fencing::Required);
-        (asked && !self.another_lives(no)).then_some(next)
+            || self.catalog.attachments().any(|a| a.session == no && a.writes()) || self.catalog.quarantine().any(|q| q.session == no);
+        let asked = waited && (policy == Fencing::Required || writes()) && !self.another_lives(no);
+        asked.then_some(next)
     }
 
     /// Whether the client has a session that is not lost: a fence would hit that, too.

@@ -353,6 +353,30 @@ fn connect(all: &Mutex<Net>, host: &Host) {
     }
 }
 
+/// Another manager. With `last`, the last answers are on their way in the clients while it is told what they hold.
+fn restart(all: &Mutex<Net>, hosts: &[Host], seed: u64, last: bool) {
+    let told = if last { hosts } else { &[] };
+    for host in told {
+        while !net(all).lines[&host.life].replies.is_empty() {
+            net(all).hear(host.life);
+        }
+    }
+    net(all).restart(seed);
+    told.iter().for_each(|host| connect(all, host));
+}
+
+/// A push reaches its client.
+fn hear_push(all: &Mutex<Net>, hosts: &[Host]) {
+    let mut n = net(all);
+    let Some((conn, push, body)) = n.pushes.pop() else { return };
+    let to = n.lines.iter().find(|(_, l)| l.conn == Some(conn)).map(|(life, _)| *life);
+    n.step(Event::Ack { conn, push, ack: Ack::Done });
+    drop(n);
+    if let (Push::LocksFreed(_), Some(h)) = (body, hosts.iter().find(|h| Some(h.life) == to)) {
+        h.locks.freed();
+    }
+}
+
 /// A second thread of an owner, which unlocks beside the first.
 async fn unlocker(locks: Rc<Locks<Way>>, truth: Truth, whose: Whose, life: u64, owner: u64, seed: u64) {
     let mut r = SeededRandom(seed);
@@ -393,19 +417,8 @@ pub async fn run(seed: u64, turns: u64) -> Seen {
         let life = hosts[at].life;
         match r.below(1000) {
             0..2 => {
-                // The last answers are on their way in the clients while the next manager is told what they hold.
-                let last = r.below(2) == 0;
-                let lives: Vec<u64> = if last { hosts.iter().map(|h| h.life).collect() } else { Vec::new() };
-                for life in &lives {
-                    while !net(&all).lines[life].replies.is_empty() {
-                        net(&all).hear(*life);
-                    }
-                }
-                net(&all).restart(seed + turn);
+                restart(&all, &hosts, seed + turn, r.below(2) == 0);
                 seen.borrow_mut().restarts += 1;
-                for at in 0..lives.len() {
-                    connect(&all, &hosts[at]);
-                }
             }
             2..8 => net(&all).cut(life),
             8 => {
@@ -418,18 +431,7 @@ pub async fn run(seed: u64, turns: u64) -> Seen {
             }
             9..400 => net(&all).deliver(life),
             400..800 => net(&all).hear(life),
-            800..860 => {
-                let told = net(&all).pushes.pop();
-                if let Some((conn, push, body)) = told {
-                    let mut n = net(&all);
-                    let to = n.lines.iter().find(|(_, l)| l.conn == Some(conn)).map(|(life, _)| *life);
-                    n.step(Event::Ack { conn, push, ack: Ack::Done });
-                    drop(n);
-                    if let (Push::LocksFreed(_), Some(h)) = (body, hosts.iter().find(|h| Some(h.life) == to)) {
-                        h.locks.freed();
-                    }
-                }
-            }
+            800..860 => hear_push(&all, &hosts),
             860..900 => {
                 if net(&all).lines.get(&life).is_some_and(|l| l.conn.is_none()) {
                     connect(&all, &hosts[at]);

@@ -60,6 +60,16 @@ impl Holder {
         Self::start(Command::new("qemu-io").args(["-f", "raw", "-r"]).arg(image), Some("length"), "qemu-io> ")
     }
 
+    /// A shell that has the image open for writing, and does nothing.
+    ///
+    /// # Panics
+    /// Where it does not come to that.
+    #[must_use]
+    pub fn idle(image: &Path) -> Self {
+        let mut command = Command::new("sh");
+        Self::start(command.args(["-c", "exec 3<> \"$0\"; echo held; read -r end"]).arg(image), None, "held")
+    }
+
     /// `flock` in this mode (`-x`, `-s`); it has the lock when this returns.
     ///
     /// # Panics
