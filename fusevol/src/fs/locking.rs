@@ -34,18 +34,18 @@ pub(super) struct Asked {
 /// `F_RDLCK`, `F_WRLCK`, `F_UNLCK` (the last as none).
 fn kind(typ: i32) -> Result<Option<LockKind>, Errno> {
     match typ {
-        t if t == i32::from(libc::F_RDLCK) => Ok(Some(LockKind::Read)),
-        t if t == i32::from(libc::F_WRLCK) => Ok(Some(LockKind::Write)),
-        t if t == i32::from(libc::F_UNLCK) => Ok(None),
+        libc::F_RDLCK => Ok(Some(LockKind::Read)),
+        libc::F_WRLCK => Ok(Some(LockKind::Write)),
+        libc::F_UNLCK => Ok(None),
         _ => Err(Errno::EINVAL),
     }
 }
 
 fn number(kind: LockKind) -> i32 {
-    i32::from(match kind {
+    match kind {
         LockKind::Read => libc::F_RDLCK,
         LockKind::Write => libc::F_WRLCK,
-    })
+    }
 }
 
 impl Adapter {
@@ -71,7 +71,7 @@ impl Adapter {
         };
         let name = self.name(ino);
         let done = Box::new(move |answer: fusevol_shared::error::Result<Option<Piece>>| match answer {
-            Ok(None) => reply.locked(0, 0, i32::from(libc::F_UNLCK), 0),
+            Ok(None) => reply.locked(0, 0, libc::F_UNLCK, 0),
             Ok(Some(p)) => reply.locked(p.span.start(), p.span.end(), number(p.kind), p.pid),
             Err(e) => reply.error(super::errno::logged(&format!("{name}: test of a lock"), &e)),
         });
@@ -193,8 +193,8 @@ mod tests {
     #[test]
     fn numbers_are_the_kernels() {
         for (typ, ours) in [(libc::F_RDLCK, Some(LockKind::Read)), (libc::F_WRLCK, Some(LockKind::Write)), (libc::F_UNLCK, None)] {
-            assert_eq!(kind(i32::from(typ)).ok(), Some(ours));
-            ours.into_iter().for_each(|k| assert_eq!(number(k), i32::from(typ)));
+            assert_eq!(kind(typ).ok(), Some(ours));
+            ours.into_iter().for_each(|k| assert_eq!(number(k), typ));
         }
         assert!(kind(77).is_err());
     }
