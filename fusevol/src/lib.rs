@@ -10,6 +10,7 @@ pub mod fs;
 pub mod journal;
 pub mod lease;
 pub mod link;
+pub mod locks;
 pub mod path;
 pub mod preserve;
 pub mod private;

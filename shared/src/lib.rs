@@ -2,7 +2,7 @@
 //! the on-disk format, the wire, the disks.
 //!
 //! Modules import downwards only (checked by the `tidy` test):
-//! `units, ids, name, size, error, clock, random, sentence` <- `mask, map` <- `change` <- `format, wire` <- `disk, net` <- `cli`.
+//! `units, ids, name, size, error, clock, random, sentence` <- `mask, map, lock` <- `change` <- `format, wire` <- `disk, net` <- `cli`.
 
 pub mod change;
 pub mod cli;
@@ -11,6 +11,7 @@ pub mod disk;
 pub mod error;
 pub mod format;
 pub mod ids;
+pub mod lock;
 pub mod map;
 pub mod mask;
 pub mod name;

@@ -95,7 +95,7 @@ fn arrows_between_crates() {
 fn arrows_within_shared() {
     let layers = [
         &["units", "ids", "name", "size", "error", "clock", "random", "sentence"][..],
-        &["mask", "map"][..],
+        &["mask", "map", "lock"][..],
         &["change"][..],
         &["format", "wire"][..],
         &["disk", "net"][..],

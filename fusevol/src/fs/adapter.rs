@@ -3,6 +3,7 @@
 use super::attr::{Base, Shows};
 use super::errno;
 use super::handles::{Handle, Handles};
+use super::locking::Asked;
 use super::nodes::{Node, Nodes};
 use super::scratch;
 use crate::session::Session;
@@ -11,7 +12,8 @@ use crate::volume::Mode;
 use fuser::{
     AccessFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
     IoctlFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
-    ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLock, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
+    WriteFlags,
 };
 use fusevol_shared::disk::buf::IoBuf;
 use fusevol_shared::disk::ring;
@@ -135,9 +137,14 @@ fn empty(reply: ReplyEmpty, result: std::result::Result<(), Errno>) {
 
 impl Filesystem for Front {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
-        for flag in
-            [InitFlags::FUSE_ASYNC_DIO, InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP, InitFlags::FUSE_MAX_PAGES, InitFlags::FUSE_PARALLEL_DIROPS]
-        {
+        for flag in [
+            InitFlags::FUSE_ASYNC_DIO,
+            InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
+            InitFlags::FUSE_MAX_PAGES,
+            InitFlags::FUSE_PARALLEL_DIROPS,
+            InitFlags::FUSE_POSIX_LOCKS,
+            InitFlags::FUSE_FLOCK_LOCKS,
+        ] {
             if config.add_capabilities(flag).is_err() {
                 tracing::warn!("this kernel has no {flag:?}");
             }
@@ -272,8 +279,8 @@ impl Filesystem for Front {
         });
     }
 
-    fn flush(&self, _req: &Request, ino: INodeNo, fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
-        empty(reply, ring::block_on(self.sync(ino, fh)));
+    fn flush(&self, _req: &Request, ino: INodeNo, fh: FileHandle, lock_owner: LockOwner, reply: ReplyEmpty) {
+        empty(reply, ring::block_on(self.closed(ino, fh, lock_owner)));
     }
 
     fn fsync(&self, _req: &Request, ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
@@ -294,6 +301,7 @@ impl Filesystem for Front {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
+        ring::block_on(self.session.locks().handle_closes(fh.0));
         // Nobody hears an error of this; the flush that close() waits for came before.
         if let Some(handle) = self.handles.remove(fh.0)
             && let Err(e) = handle.close(&self.session)
@@ -345,6 +353,39 @@ impl Filesystem for Front {
             Ok(at) => reply.offset(at),
             Err(e) => reply.error(e),
         }
+    }
+
+    fn getlk(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        owner: LockOwner,
+        start: u64,
+        end: u64,
+        typ: i32,
+        pid: u32,
+        reply: ReplyLock,
+    ) {
+        let thread = req.pid();
+        self.get_lock(ino, &Asked { fh, owner, start, end, typ, pid, thread, wait: false }, reply);
+    }
+
+    fn setlk(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        owner: LockOwner,
+        start: u64,
+        end: u64,
+        typ: i32,
+        pid: u32,
+        wait: bool,
+        reply: ReplyEmpty,
+    ) {
+        let thread = req.pid();
+        self.set_lock(ino, &Asked { fh, owner, start, end, typ, pid, thread, wait }, reply);
     }
 
     // What volumes do not have. The kernel asks once and then knows.

@@ -4,7 +4,7 @@
 //! - [`errno`]: our errors as numbers. [`mount`]: mounting, serving, the options of the connection.
 //! - [`transport`]: which way requests come; [`uring`]: the quick one.
 //! - [`pages`]: drops what the kernel's page cache must not give any more, and its readahead.
-//! - [`scratch`]: a loop's memory. [`table`]: the host's table of mounts, and who uses one. [`loops`]: block devices over volume files ([`ioctl`]).
+//! - [`locking`]: locks, and whether who waits was interrupted. [`scratch`]: a loop's memory. [`table`]: the host's table of mounts, and who uses one. [`loops`]: block devices over volume files ([`ioctl`]).
 //!
 //! Invariants: no decision about data is taken here; each request is served to its end on the thread that took it, which
 //! drives the disks on its own ring; attributes and names are never cached by the kernel, so they are never stale; the kernel
@@ -16,6 +16,7 @@ pub mod attr;
 pub mod errno;
 mod handles;
 mod ioctl;
+mod locking;
 pub mod loops;
 pub mod mount;
 pub mod nodes;

@@ -6,7 +6,7 @@ use super::nodes::Node;
 use crate::session::file::VolumeFile;
 use crate::stale::Whose;
 use crate::volume::Mode;
-use fuser::{Errno, FileHandle, INodeNo};
+use fuser::{Errno, FileHandle, INodeNo, LockOwner};
 use fusevol_shared::disk::buf::{IoBuf, IoBytes};
 use fusevol_shared::disk::ring;
 use std::sync::Arc;
@@ -111,6 +111,13 @@ impl Adapter {
             attr.size
         );
         Err(Errno::EPERM)
+    }
+
+    /// A process closes a descriptor: its writes are flushed, then its locks go.
+    pub(super) async fn closed(&self, ino: INodeNo, fh: FileHandle, owner: LockOwner) -> Answer<()> {
+        let synced = self.sync(ino, fh).await;
+        self.closes(ino, owner).await;
+        synced
     }
 
     pub(super) async fn sync(&self, ino: INodeNo, fh: FileHandle) -> Answer<()> {

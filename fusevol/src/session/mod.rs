@@ -6,6 +6,7 @@
 //! - [`file`] and [`snapshot`]: what is open, by whom, and what is attached for it.
 //! - [`inbox`] and [`router`]: the manager's pushes, on a thread of their own, to what they speak of.
 //! - [`caller`]: the data path's way to the manager.
+//! - [`locker`]: the thread that carries out what processes want of locks.
 //! - [`paths`]: how a path to a disk is opened, at the beginning and after it has failed.
 //! - [`keeper`]: the thread that folds journals and refills reserves, beside the data path.
 //!
@@ -18,6 +19,7 @@ pub mod file;
 pub mod granted;
 mod inbox;
 mod keeper;
+pub mod locker;
 pub mod machine;
 pub mod open;
 mod paths;
@@ -27,6 +29,7 @@ pub mod snapshot;
 use crate::disks::Disks;
 use crate::lease::Lease;
 use crate::link::{Link, LinkState};
+use crate::locks::Locks;
 use crate::redirect::Redirect;
 use crate::stale::Stale;
 use crate::volume::Engine;
@@ -40,6 +43,7 @@ use fusevol_shared::ids::{SessionId, SnapshotId, VolumeId};
 use fusevol_shared::random::{Random, SystemRandom};
 use fusevol_shared::wire::messages::{Call, CreateSnapshot, DiskInfo, Goodbye, RemoveSnapshot, SnapshotTaken, Welcome};
 use granted::Granted;
+use locker::{Locker, Want, Way};
 use snapshot::SnapshotFile;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -76,6 +80,8 @@ pub struct Session {
     open: Mutex<Open>,
     shown: Arc<Mutex<Shown>>,
     keeper: keeper::Keeper,
+    locks: Arc<Locks<Way>>,
+    locker: Locker,
     redirect: Arc<Redirect>,
     /// Ends the driver and the push thread when dropped.
     end: Mutex<Option<driver::End>>,
@@ -119,6 +125,17 @@ impl Session {
     #[must_use]
     pub fn disks(&self) -> &Arc<Disks<FileDisk>> {
         &self.engine.disks
+    }
+
+    /// The locks that processes of this host hold.
+    #[must_use]
+    pub fn locks(&self) -> &Locks<Way> {
+        &self.locks
+    }
+
+    /// Carries out what a process wants of locks; answered later, on another thread.
+    pub fn want_lock(&self, want: Want) {
+        self.locker.want(want);
     }
 
     /// What the kernel may hold and must not give any more.
@@ -268,6 +285,7 @@ impl Session {
         self.link.close();
         self.redirect.close();
         self.keeper.end();
+        self.locker.end();
         let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
         for t in threads {
             // A panic of one was reported where it happened.

@@ -6,12 +6,14 @@
 
 use super::driver::{Beaten, Driver, End, Shown};
 use super::keeper::Keeper;
+use super::locker::{Locker, Way};
 use super::machine::{Event, Machine};
 use super::paths::Paths;
 use super::{About, Caller, Granted, Open, Session, router};
 use crate::disks::Disks;
 use crate::lease::Lease;
 use crate::link::{Link, LinkConfig, Owner, Phase, Pushed};
+use crate::locks::Locks;
 use crate::path::keeper::keep;
 use crate::redirect::{self, Redirect};
 use crate::slot::Slot;
@@ -109,13 +111,17 @@ pub fn open(options: &Options) -> Result<Arc<Session>> {
     };
     let driver = spawn("fusevol-session", move || driver.run())?;
 
+    let way = Way { link: link.clone(), lease: lease.clone(), failing: is_failing.clone() };
     let stands = stand(options, id, &link, &lease, &speaker, is_failing, &stale).and_then(|(about, engine)| {
         // From now on the driver keeps the lease by the disks, too.
         let _ = slot.set((engine.slot.clone(), engine.disks.clone()));
         let redirect = redirect(options, &about, &link)?;
-        Ok((about, engine, redirect, Keeper::start()?))
+        let patience = Duration::from_millis(u64::from(about.welcome.lease_ms)) * 5 / 4;
+        let locks = Arc::new(Locks::new(way, patience));
+        let locker = Locker::start(locks.clone())?;
+        Ok((about, engine, redirect, Keeper::start()?, locks, locker))
     });
-    let (about, engine, redirect, keeper) = match stands {
+    let (about, engine, redirect, keeper, locks, locker) = match stands {
         Ok(stands) => stands,
         Err(e) => {
             // The session may be known to the manager: it is told that nothing of it is left.
@@ -139,6 +145,8 @@ pub fn open(options: &Options) -> Result<Arc<Session>> {
         shown,
         end: Mutex::new(Some(end)),
         keeper,
+        locks,
+        locker,
         redirect,
         threads: Mutex::new(vec![driver]),
     });

@@ -52,6 +52,7 @@ enum About {
     Volume(VolumeId),
     Snapshot(SnapshotId),
     List,
+    Locks,
 }
 
 fn about(push: &Push) -> About {
@@ -62,6 +63,7 @@ fn about(push: &Push) -> About {
         Push::Recall(m) => About::Volume(m.volume),
         Push::SegmentAdded(m) => About::Snapshot(m.snapshot),
         Push::VolumesChanged(_) => About::List,
+        Push::LocksFreed(_) => About::Locks,
     }
 }
 
@@ -72,6 +74,10 @@ async fn route(session: &Weak<Session>, push: Pushed) {
         About::List => {
             push.ack(Ack::Done);
             renew(&session).await;
+        }
+        About::Locks => {
+            session.locks.freed();
+            push.ack(Ack::Done);
         }
         About::Volume(id) => {
             let file = session.opened().volumes.get(&id).cloned();
@@ -126,7 +132,7 @@ pub(super) async fn to_volume(volume: &Volume, push: Pushed) {
             tracing::info!("snapshot {}: {}", release.snapshot, if release.taken { "taken" } else { "dropped" });
             Ack::Done
         }
-        Push::SegmentAdded(_) | Push::VolumesChanged(_) => Ack::Done,
+        Push::SegmentAdded(_) | Push::VolumesChanged(_) | Push::LocksFreed(_) => Ack::Done,
     };
     push.ack(ack);
 }
@@ -145,7 +151,12 @@ pub(super) fn to_nobody(push: Pushed) {
         Push::Hold(Hold { volume, .. }) => {
             Ack::Failed(WireError::from(&Error::new(Kind::Refused, format!("volume {volume} is not attached for writing here"))))
         }
-        Push::Release(_) | Push::MapChanged(_) | Push::SegmentAdded(_) | Push::Recall(_) | Push::VolumesChanged(_) => Ack::Done,
+        Push::Release(_)
+        | Push::MapChanged(_)
+        | Push::SegmentAdded(_)
+        | Push::Recall(_)
+        | Push::VolumesChanged(_)
+        | Push::LocksFreed(_) => Ack::Done,
     };
     push.ack(ack);
 }
@@ -163,6 +174,7 @@ async fn renew(session: &Session) {
 
 async fn refresh(session: &Weak<Session>) {
     let Some(session) = session.upgrade() else { return };
+    session.locks.retake().await;
     renew(&session).await;
     let volumes: Vec<_> = session.opened().volumes.values().filter_map(|f| f.attached()).collect();
     for v in volumes.iter().filter(|v| v.mode() == crate::volume::Mode::Read) {

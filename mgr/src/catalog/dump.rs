@@ -1,6 +1,6 @@
 //! A checkpoint: records that rebuild an equal state.
 
-use super::record::{Base, MapOf, Record};
+use super::record::{Base, Fencing, MapOf, Record};
 use super::{Catalog, Volume};
 use fusevol_shared::map::{AuMask, VolumeMap};
 use fusevol_shared::units::VolAu;
@@ -38,6 +38,9 @@ impl Catalog {
         out.push(Record::PoolCreated(pool.clone()));
         out.push(Record::AuthoritySet { sealed: self.sealed.clone() });
         out.push(Record::ListenSet { addresses: self.addresses.clone() });
+        if self.fencing != Fencing::default() {
+            out.push(Record::FencingSet { fencing: self.fencing });
+        }
         out.extend(self.disks.values().map(|d| Record::DiskAdded(d.entry.clone())));
         out.extend(self.clients.values().map(|c| Record::Base(Base::Client(c.clone()))));
         out.extend(self.volumes.values().map(|v| Record::Base(Base::Volume(v.entry.clone()))));

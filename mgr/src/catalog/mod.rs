@@ -45,7 +45,7 @@ use fusevol_shared::mask::BlockMask;
 use fusevol_shared::units::{DiskAu, DiskNo, VolAu};
 use fusevol_shared::wire::messages::Segment;
 use fusevol_shared::wire::rights::Rights;
-use record::{ClientEntry, DiskEntry, LimboEntry, PoolEntry, QuarantineEntry, Record, SessionEntry, SnapshotEntry, VolumeEntry};
+use record::{ClientEntry, DiskEntry, Fencing, LimboEntry, PoolEntry, QuarantineEntry, Record, SessionEntry, SnapshotEntry, VolumeEntry};
 use space::Space;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -112,6 +112,7 @@ pub struct Catalog {
     /// AUs that belong to somebody, and that a session may still write besides: they go to its quarantine where they would be free.
     late: BTreeMap<DiskAu, SessionNo>,
     counters: Counters,
+    fencing: Fencing,
 }
 
 /// A record that does not fit.
@@ -188,6 +189,10 @@ impl Catalog {
             Record::LimboAnswered { no, session } => self.limbo_answered(*no, *session),
             Record::LimboFreed { no } => self.limbo_freed(*no),
             Record::Base(base) => self.base(base),
+            Record::FencingSet { fencing } => {
+                self.fencing = *fencing;
+                Ok(())
+            }
         }
     }
 

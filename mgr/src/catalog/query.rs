@@ -1,6 +1,6 @@
 //! Questions to the catalog.
 
-use super::record::{ClientEntry, LimboEntry, Mode, PoolEntry, QuarantineEntry, SessionEntry};
+use super::record::{ClientEntry, Fencing, LimboEntry, Mode, PoolEntry, QuarantineEntry, SessionEntry};
 use super::{Attachment, Catalog, Counters, Disk, Snapshot, Volume};
 use fusevol_shared::format::slot::SLOT_DISKS;
 use fusevol_shared::ids::{ClientId, FenceToken, KeyPrint, SessionId, SessionNo, SnapshotId, VolumeEpoch, VolumeId};
@@ -26,6 +26,12 @@ impl Catalog {
     #[must_use]
     pub fn sealed(&self) -> &[u8] {
         &self.sealed
+    }
+
+    /// What must be before a lost client is succeeded.
+    #[must_use]
+    pub fn fencing(&self) -> Fencing {
+        self.fencing
     }
 
     /// Addresses of managers.

@@ -45,6 +45,20 @@ pub struct PoolEntry {
     pub created: u64,
 }
 
+/// What must be before somebody else gets what a lost client could still write.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Archive, Serialize, Deserialize, serde::Serialize, serde::Deserialize)]
+#[rkyv(derive(Debug))]
+#[serde(rename_all = "kebab-case")]
+pub enum Fencing {
+    /// A fence, a byte lock that is free, or an administrator's word.
+    Required,
+    /// A fence where an agent knows the client; else what the lease and the SEAL allow.
+    #[default]
+    Best,
+    /// No agent is asked.
+    LeaseOnly,
+}
+
 /// A disk.
 #[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
 #[rkyv(derive(Debug))]
@@ -306,6 +320,8 @@ pub enum Record {
     LimboFreed { no: u64 },
     /// Part of a checkpoint.
     Base(Base),
+    /// What must be before a lost client is succeeded.
+    FencingSet { fencing: Fencing },
 }
 
 /// What a checkpoint says beside the records that serve it unchanged.

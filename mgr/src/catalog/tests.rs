@@ -1,7 +1,7 @@
 //! The fold: what fits, what does not, and that a wrong record changes nothing.
 
 use super::alloc::Allocator;
-use super::record::{ClientEntry, DiskEntry, Mode, PoolEntry, Record, SessionEntry, SnapshotToBe};
+use super::record::{ClientEntry, DiskEntry, Fencing, Mode, PoolEntry, Record, SessionEntry, SnapshotToBe};
 use super::{Catalog, prove};
 use fusevol_shared::change::{Append, Entry, Journal, JournalCopy, Places, Region, WhenFull};
 use fusevol_shared::ids::{
@@ -112,6 +112,7 @@ fn story() -> Vec<Record> {
         disk(0),
         disk(1),
         Record::DiskPaths { disk: DiskNo(1), paths: vec!["/dev/y".into()] },
+        Record::FencingSet { fencing: Fencing::Required },
         Record::VolumeCreated { id: V, name: name("db"), size: 64 << 20, legs: 1, created: 2 },
         Record::WhenFullSet { volume: V, when_full: WhenFull::StopWriter },
         Record::VolumeCreated { id: VolumeId([7; 16]), name: name("gone"), size: 512, legs: 3, created: 2 },
@@ -190,7 +191,7 @@ fn the_story_has_one_of_each_kind() {
     let mut kinds: Vec<String> = story().iter().map(|r| format!("{r:?}").split([' ', '(']).next().unwrap_or_default().to_owned()).collect();
     kinds.sort();
     kinds.dedup();
-    assert_eq!(kinds.len(), 31, "{kinds:?}");
+    assert_eq!(kinds.len(), 32, "{kinds:?}");
 }
 
 #[test]
@@ -227,6 +228,7 @@ fn a_record_twice_or_out_of_place_changes_nothing() {
             r,
             Record::AuthoritySet { .. }
                 | Record::ListenSet { .. }
+                | Record::FencingSet { .. }
                 | Record::DiskPaths { .. }
                 | Record::AccessSet { .. }
                 | Record::WhenFullSet { .. }

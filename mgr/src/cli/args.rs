@@ -1,5 +1,6 @@
 //! The command line as it is typed: the tree of verbs with their arguments, and nothing else.
 
+use crate::catalog::record::Fencing;
 use clap::{Args, Parser, Subcommand};
 use fusevol_shared::change::WhenFull;
 use fusevol_shared::cli::{ListArgs, Yes};
@@ -118,6 +119,33 @@ pub struct Adopt {
 pub enum Pool {
     /// Name, sizes, disks and generation
     Show,
+    /// Change a setting of the pool
+    Set {
+        /// What must be before somebody else gets what a lost client could still write
+        #[arg(long, value_enum, value_name = "POLICY")]
+        fencing: FencingArg,
+    },
+}
+
+/// `--fencing`
+#[derive(clap::ValueEnum, Clone, Copy, Debug)]
+pub enum FencingArg {
+    /// A fence agent has cut it off, its byte lock is free, or `client confirm-dead`
+    Required,
+    /// A fence agent where one knows the client; else what lease and SEAL allow
+    Best,
+    /// No agent is asked
+    LeaseOnly,
+}
+
+impl From<FencingArg> for Fencing {
+    fn from(arg: FencingArg) -> Self {
+        match arg {
+            FencingArg::Required => Fencing::Required,
+            FencingArg::Best => Fencing::Best,
+            FencingArg::LeaseOnly => Fencing::LeaseOnly,
+        }
+    }
 }
 
 /// `disk ...`
@@ -263,6 +291,11 @@ pub enum Client {
         name: Name,
         #[command(flatten)]
         destroy: Destroy,
+    },
+    /// Let a client in again that a fence agent has cut off from its disks
+    Unfence {
+        /// Its name
+        name: Name,
     },
     /// Declare that a silent client's host is down: what it held is given away
     ///

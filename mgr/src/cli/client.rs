@@ -1,4 +1,4 @@
-//! `client add | ls | rm | revoke | confirm-dead`
+//! `client add | ls | rm | revoke | unfence | confirm-dead`
 //!
 //! A client's private key is made here, in the process of the verb, and goes into its key file only: the manager learns
 //! the name and what the key is known by.
@@ -34,6 +34,10 @@ pub fn run(ctx: &Ctx, verb: Verb) -> Result<()> {
             let held: usize = get(ctx, &name)?.sessions.len();
             let lost = format!("the key of client {name} would be refused for ever and its {} ended.", show::count(held, "session"));
             change(ctx, &name, &lost, destroy, AdminRequest::ClientRevoke { name: name.to_string() }, "revoked")
+        }
+        Verb::Unfence { name } => {
+            done(ctx.ask(AdminRequest::ClientUnfence { name: name.to_string() })?)?;
+            ctx.say(&json!({ "unfenced": name }), "")
         }
         Verb::ConfirmDead { name, destroy } => {
             let lost = format!(

@@ -38,6 +38,7 @@ fn run(cli: Cli) -> Result<u8> {
         Verb::Check(args) => return lifecycle::check(&ctx, &args),
         Verb::Dump(args) => dump::run(&ctx, &args)?,
         Verb::Pool(args::Pool::Show) => pool::show(&ctx)?,
+        Verb::Pool(args::Pool::Set { fencing }) => pool::set(&ctx, fencing.into())?,
         Verb::Disk(verb) => disk::run(&ctx, verb)?,
         Verb::Volume(verb) => volume::run(&ctx, verb)?,
         Verb::Snapshot(verb) => snapshot::run(&ctx, verb)?,

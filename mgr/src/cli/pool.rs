@@ -1,7 +1,8 @@
-//! `pool show`
+//! `pool show | set`
 
 use super::context::{Ctx, pick};
 use super::show;
+use crate::catalog::record::Fencing;
 use crate::core::AdminRequest;
 use crate::core::admin_api::PoolView;
 use fusevol_shared::cli::time;
@@ -15,6 +16,21 @@ pub fn show(ctx: &Ctx) -> Result<()> {
     ctx.say(&json!({ "pool": pool }), &properties(&pool))
 }
 
+/// `pool set`
+pub fn set(ctx: &Ctx, fencing: Fencing) -> Result<()> {
+    let pool = pick!(ctx.ask(AdminRequest::PoolSet { fencing })?, Pool)?;
+    ctx.say(&json!({ "pool": pool }), "")
+}
+
+/// As it is written on the command line.
+fn word(fencing: Fencing) -> &'static str {
+    match fencing {
+        Fencing::Required => "required",
+        Fencing::Best => "best",
+        Fencing::LeaseOnly => "lease-only",
+    }
+}
+
 fn properties(p: &PoolView) -> String {
     let s = &p.space;
     show::properties(&[
@@ -24,6 +40,7 @@ fn properties(p: &PoolView) -> String {
         ("generation", p.generation.to_string()),
         ("au-size", size::show(p.au_size)),
         ("lease", format!("{}.{:03}s", p.lease_ms / 1000, p.lease_ms % 1000)),
+        ("fencing", word(p.fencing).to_owned()),
         ("size", size::show(s.total)),
         ("free", size::show(s.free)),
         ("mapped", size::show(s.mapped)),

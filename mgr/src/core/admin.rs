@@ -4,7 +4,7 @@ use super::admin_api::Level;
 use super::attach::AUS_PER_PART;
 use super::view::{new_name, snapshot_view};
 use super::{AdminId, AdminReply, AdminRequest, Asker, Core};
-use crate::catalog::record::{DiskEntry, Record};
+use crate::catalog::record::{DiskEntry, Fencing, Record};
 use fusevol_shared::change::WhenFull;
 use fusevol_shared::error::{Error, Kind, Result};
 use fusevol_shared::ids::{DiskId, SnapshotId, VolumeId};
@@ -16,6 +16,7 @@ impl Core {
     pub(super) fn admin(&mut self, from: AdminId, request: AdminRequest) -> Result<Option<AdminReply>> {
         let answer = match request {
             AdminRequest::PoolShow => self.pool_view().map(AdminReply::Pool),
+            AdminRequest::PoolSet { fencing } => self.pool_set(fencing),
             AdminRequest::DiskAdd { id, aus, first_data, end_data, paths } => self.disk_add(id, aus, first_data, end_data, paths),
             AdminRequest::DiskPaths { id, paths } => self.disk_paths(id, paths),
             AdminRequest::DiskList => Ok(AdminReply::Disks(self.disk_views())),
@@ -31,6 +32,7 @@ impl Core {
                 let id = self.named_snapshot(&volume, &name)?.entry.id;
                 self.remove_snapshot(id).map(|()| AdminReply::Done)
             }
+            AdminRequest::ClientUnfence { name } => return self.client_unfence(&name, from).map(|()| None),
             AdminRequest::ClientConfirmDead { name } => return self.client_confirm_dead(&name, from).map(|()| None),
             AdminRequest::Status => self.status().map(AdminReply::Status),
             AdminRequest::Events { after, limit } => Ok(AdminReply::Events(self.notices.after(after, limit))),
@@ -44,6 +46,13 @@ impl Core {
             other => self.admin_access(other),
         };
         answer.map(Some)
+    }
+
+    fn pool_set(&mut self, fencing: Fencing) -> Result<AdminReply> {
+        if self.catalog.fencing() != fencing {
+            self.commit(Record::FencingSet { fencing })?;
+        }
+        self.pool_view().map(AdminReply::Pool)
     }
 
     fn disk_add(&mut self, id: DiskId, aus: u32, first_data: AuNo, end_data: AuNo, paths: Vec<String>) -> Result<AdminReply> {
@@ -150,6 +159,7 @@ impl Core {
         }
         self.list_changed(id);
         self.commit(Record::VolumeRemoved { id })?;
+        self.locks_of_volume_gone(id);
         self.tell(Level::Ok, "volume-removed", format!("volume '{name}' was removed"));
         Ok(AdminReply::Done)
     }

@@ -9,6 +9,7 @@ pub use views::{
     StatusView, VolumeView,
 };
 
+use crate::catalog::record::Fencing;
 use fusevol_shared::change::WhenFull;
 use fusevol_shared::ids::{DiskId, KeyPrint};
 use fusevol_shared::map::MapRun;
@@ -22,6 +23,11 @@ use serde::{Deserialize, Serialize};
 pub enum AdminRequest {
     /// The pool and its space.
     PoolShow,
+    /// A setting of the pool.
+    PoolSet {
+        /// What must be before a lost client is succeeded.
+        fencing: Fencing,
+    },
     /// A disk that is probed and labelled already joins. Asked twice for the same disk, it joins once.
     DiskAdd {
         /// As labelled.
@@ -122,6 +128,11 @@ pub enum AdminRequest {
         /// Its name.
         name: String,
     },
+    /// Lets a client in again that was fenced; answered when its agents have done so.
+    ClientUnfence {
+        /// Its name.
+        name: String,
+    },
     /// Adds rights.
     AccessGrant {
         /// Volume's name.
@@ -171,7 +182,7 @@ pub enum AdminRequest {
 pub enum AdminReply {
     /// Done, nothing more to say.
     Done,
-    /// To `PoolShow`.
+    /// To `PoolShow`, `PoolSet`.
     Pool(PoolView),
     /// To `DiskAdd`, `DiskPaths`.
     Disk(DiskView),

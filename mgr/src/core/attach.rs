@@ -141,6 +141,7 @@ impl Core {
     /// The holder is asked for by its locks, if it may be dead; `Busy` if not.
     fn wait_for_holder(&mut self, session: SessionNo, volume: VolumeId, holder: SessionNo, asker: Asker) -> Result<()> {
         if !self.probe_holder(holder) {
+            self.holder_is_wanted(holder);
             return Err(self.busy_with(volume, holder));
         }
         let deadline = self.now.boot.plus(self.config.patience);

@@ -46,13 +46,13 @@ impl Core {
         Ok(())
     }
 
-    fn lost_sessions(&self, client: ClientId) -> BTreeSet<SessionNo> {
+    pub(super) fn lost_sessions(&self, client: ClientId) -> BTreeSet<SessionNo> {
         let lost = |no: &SessionNo| matches!(self.session_state(*no), SessionState::Lapsed | SessionState::Sealed);
         self.catalog.sessions().filter(|s| s.client == client).map(|s| s.no).filter(lost).collect()
     }
 
     /// One session: it is watched first, unless its SEAL is on its way already.
-    fn confirm(&mut self, no: SessionNo) {
+    pub(super) fn confirm(&mut self, no: SessionNo) {
         let (now, gap) = (self.now.boot, self.config.lease / BEATS_A_LEASE);
         let Some(life) = self.lives.get_mut(&no) else { return };
         if let Some(c) = life.closing.as_mut().filter(|c| c.whole) {
@@ -72,6 +72,7 @@ impl Core {
 
     /// A heartbeat moves: the session lives, whatever the administrator says.
     pub(super) fn confirm_moves(&mut self, no: SessionNo) {
+        self.fence_was_no_fence(no);
         let who = self.who(no);
         self.confirms_fail(no, &|| {
             Error::new(Kind::Busy, format!("{who} is alive: its heartbeat on the disks moves"))

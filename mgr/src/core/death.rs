@@ -283,6 +283,7 @@ impl Core {
         self.limbo_moved = true;
         self.spent.extend(held.iter().copied());
         self.pending_session_gone(no);
+        self.locks_of_session_gone(no);
         for volume in held {
             self.writer_gone(volume);
             self.list_changed(volume);

@@ -1,6 +1,7 @@
 //! What goes into the core and what comes out of it.
 
 use super::admin_api::{AdminReply, AdminRequest, Notice};
+use super::fence::{FenceFor, Fenced};
 use super::{Ticket, Verdict};
 use crate::catalog::record::Record;
 use fusevol_shared::change::Journal;
@@ -127,6 +128,13 @@ pub enum Event {
         /// One for each journal that was asked for.
         tails: Tails,
     },
+    /// Answer to `Effect::Fence`.
+    Fenced {
+        /// For whom it was.
+        asked: FenceFor,
+        /// What the agents have done.
+        fenced: Fenced,
+    },
     /// A data connection with a proven key asks to do I/O for a session; answered by `Effect::Verdict`.
     DataOpen {
         /// The question.
@@ -234,6 +242,15 @@ pub enum Effect {
         session: SessionNo,
         /// Of its write attachments.
         journals: Vec<JournalRef>,
+    },
+    /// Asks the fence agents to cut a client off from its disks, or to let it in again; answered by `Event::Fenced`.
+    Fence {
+        /// For whom.
+        asked: FenceFor,
+        /// The client's name.
+        client: String,
+        /// Lets it in.
+        on: bool,
     },
     /// Reads the page of a session's heartbeat on a disk; answered by `Event::NonceRead`.
     ReadNonce {

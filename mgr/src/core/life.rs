@@ -12,6 +12,7 @@
 
 use super::ConnId;
 use super::death::Closing;
+use super::fence::Fence;
 use super::reader::Reader;
 use super::seal::{Seal, Watch};
 use fusevol_shared::clock::BootTime;
@@ -21,7 +22,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// First wait between two probes of a byte lock; it doubles.
-const PROBE_FIRST: Duration = Duration::from_millis(250);
+pub(super) const PROBE_FIRST: Duration = Duration::from_millis(250);
 
 /// When the byte lock is looked at.
 #[derive(Clone, Copy, Debug)]
@@ -55,7 +56,8 @@ pub(super) struct Life {
     /// Its heartbeat is being watched.
     pub watch: Option<Watch>,
     pub seal: Seal,
-    /// The administrator's word: it writes no more once its lease is over.
+    pub fence: Fence,
+    /// The administrator's word, or a fence: it writes no more once its lease is over.
     pub confirmed: bool,
     /// Writes that the manager does for it.
     pub proxied: u32,
@@ -85,6 +87,7 @@ impl Life {
             wanted: false,
             watch: None,
             seal: Seal::Open,
+            fence: Fence::none(),
             confirmed: false,
             proxied: 0,
             closing: None,

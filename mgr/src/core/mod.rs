@@ -4,12 +4,12 @@
 //! step:  rights (one check) -> handler: validate, apply records to the state in memory -> settle (timers, limbo, pushes)
 //! ```
 //! What is durable is the catalog's ([`crate::catalog`]); what is here besides is rebuilt after a restart or is lost without harm:
-//! connections, leases, pushes that wait for their answer, holds that are under way, requests that wait.
+//! connections, leases, pushes that wait for their answer, holds that are under way, requests that wait, locks.
 //!
 //! - [`rights`]: who may ask what. - `session`: sessions, leases, lapse, proof of drain. - `death`: journals of the drained. - `seal`, `confirm`:
-//!   the ladder for those of whom no proof comes. - `attach`: attachments. - `change`: space ahead of writes. - `fold`: the writer's changes.
+//!   the ladder for those of whom no proof comes. - `fence`: its agents. - `attach`: attachments. - `change`: space ahead of writes. - `fold`: the writer's changes.
 //! - `data`: I/O through the manager. `paths`: whether a path leads to the pool's disk.
-//! - `reader`: what readers are told, limbo. - `hold`: snapshots taken. - `snapshot`: snapshots read and removed. - `admin*`: the verbs.
+//! - `reader`: what readers are told, limbo. - `locks`: byte-range locks. - `hold`: snapshots taken. - `snapshot`: snapshots read and removed. - `admin*`: the verbs.
 //!
 //! Invariants: each record that is put out has been applied here; each request is answered once; nothing leaves limbo that a
 //! session may still use; a session that is not proven drained keeps what it holds.
@@ -24,10 +24,12 @@ mod confirm;
 mod data;
 mod death;
 mod event;
+mod fence;
 mod fold;
 mod hold;
 mod life;
 mod list;
+mod locks;
 mod notice;
 mod paths;
 mod push;
@@ -48,6 +50,7 @@ pub use admin_api::{AdminReply, AdminRequest, Notice};
 pub use config::{Config, Limits};
 pub use data::{Ticket, Verdict};
 pub use event::{AdminId, ConnId, Effect, Event, JournalRef, Now, Output, Tails};
+pub use fence::{FenceFor, Fenced};
 
 use crate::catalog::Catalog;
 use crate::catalog::alloc::Allocator;
@@ -61,6 +64,7 @@ use fusevol_shared::random::Random;
 use fusevol_shared::wire::messages::{Reply, Request};
 use hold::Holding;
 use life::Life;
+use locks::Locks;
 use notice::Notices;
 use reader::Reader;
 use std::collections::{BTreeMap, BTreeSet};
@@ -90,6 +94,7 @@ pub struct Core {
     conns: BTreeMap<ConnId, Conn>,
     lives: BTreeMap<SessionNo, Life>,
     holds: BTreeMap<VolumeId, Holding>,
+    locks: Locks,
     pending: BTreeMap<(VolumeId, SessionNo), Pending>,
     held_us: BTreeMap<SnapshotId, u64>,
     notices: Notices,
@@ -99,6 +104,8 @@ pub struct Core {
     limbo_moved: bool,
     /// Administrators that wait for the end of sessions.
     confirms: Vec<Confirm>,
+    /// Administrators that wait until a client is let in again.
+    unfencing: BTreeMap<AdminId, String>,
     /// Clients that wait for a look at a disk.
     waiting: Vec<paths::Waiting>,
     /// The catalog is nearly full.
@@ -120,6 +127,7 @@ impl Core {
                 life.readers.insert(a.volume, Reader::unknown(a.mode, asked));
             }
         }
+        let locks = Locks::of_unknown(catalog.attachments().map(|a| (a.volume, a.session)));
         let spent = catalog.volumes().map(|v| v.entry.id).collect();
         let notices = Notices::new(config.limits.notices);
         Self {
@@ -133,12 +141,14 @@ impl Core {
             conns: BTreeMap::new(),
             lives,
             holds: BTreeMap::new(),
+            locks,
             pending: BTreeMap::new(),
             held_us: BTreeMap::new(),
             notices,
             spent,
             limbo_moved: true,
             confirms: Vec::new(),
+            unfencing: BTreeMap::new(),
             waiting: Vec::new(),
             tight: false,
             fresh: true,
@@ -193,6 +203,7 @@ impl Core {
             Event::Sealed { session, done } => self.sealed(session, done),
             Event::SlotRead { session, beat } => self.slot_read(session, beat),
             Event::JournalsRead { session, tails } => self.journals_read(session, tails),
+            Event::Fenced { asked, fenced } => self.fenced(asked, fenced),
             Event::DataOpen { ticket, print, session } => self.data_open(ticket, print, session),
             Event::DataIo { ticket, session, io } => self.data_io(ticket, session, &io),
             Event::DataDone { session } => self.data_done(session),
@@ -268,6 +279,9 @@ impl Core {
             Request::OpenSnapshot(m) => self.open_snapshot(session, m.snapshot).map(Some),
             Request::GetSnapshotMap(m) => self.get_snapshot_map(session, m.snapshot, m.from).map(Some),
             Request::CloseSnapshot(m) => done(self.close_snapshot(session, m.snapshot)),
+            Request::SetLock(m) => self.set_lock(session, m).map(Some),
+            Request::GetLock(m) => self.get_lock(session, m).map(Some),
+            Request::RetakeLocks(m) => self.retake_locks(session, m).map(Some),
             Request::CheckPath(m) => self.check_path(session, m, asker).map(|()| None),
         }
     }

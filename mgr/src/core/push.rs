@@ -48,7 +48,9 @@ impl Core {
     pub(super) fn acknowledged(&mut self, conn: ConnId, push: u64, ack: Ack) {
         let Some(session) = self.conns.get(&conn).and_then(|c| c.session) else { return };
         let Some(body) = self.lives.get_mut(&session).filter(|l| l.conn == Some(conn)).and_then(|l| l.pushes.remove(&push)) else { return };
-        if let (Ack::Failed(e), false) = (&ack, matches!(body, Push::Hold(_) | Push::Release(_) | Push::VolumesChanged(_))) {
+        if let (Ack::Failed(e), false) =
+            (&ack, matches!(body, Push::Hold(_) | Push::Release(_) | Push::VolumesChanged(_) | Push::LocksFreed(_)))
+        {
             let why = format!("it could not do what was asked: {}", e.message);
             return self.doom(session, &why);
         }
@@ -57,7 +59,7 @@ impl Core {
             Push::MapChanged(m) => self.reader_answered(session, m.volume, push),
             Push::SegmentAdded(_) => self.segment_answered(session, push),
             Push::Recall(m) => self.recall_answered(session, m.volume),
-            Push::Release(_) | Push::VolumesChanged(_) => {}
+            Push::Release(_) | Push::VolumesChanged(_) | Push::LocksFreed(_) => {}
         }
     }
 }

@@ -40,6 +40,7 @@ impl Core {
         if let Some(life) = self.lives.get_mut(&session) {
             life.recalled.remove(&volume);
         }
+        self.locks_gone(volume, session);
         let client = self.catalog.session(session).and_then(|s| self.catalog.client(s.client));
         if writes && client.is_none_or(|c| c.revoked) {
             return self.close_attachment(session, token);

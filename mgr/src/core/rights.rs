@@ -3,7 +3,7 @@
 //! - An unknown or revoked key: denied, whatever it asks.
 //! - All but `Hello` need a session on the connection; one that is sealed, or whose lease is over, may only say `Goodbye`.
 //! - A volume or snapshot on which the client has no right at all is not there for it: the same answer as for one that is not.
-//! - Giving back needs no right, only the holding: `Detach`, `CloseSnapshot`, and `Fold` while a recall is under way.
+//! - Giving back needs no right, only the holding: `Detach`, `CloseSnapshot`, an unlock of what is attached, and `Fold` while a recall is under way.
 
 use super::{ConnId, Core};
 use fusevol_shared::error::{Error, Kind, Result};
@@ -85,6 +85,7 @@ impl Core {
         match request {
             Request::Detach(_) => self.catalog.attachment_of(volume, session).is_some(),
             Request::Fold(_) => self.lives.get(&session).is_some_and(|l| l.recalled.contains_key(&volume)),
+            Request::SetLock(m) => m.kind.is_none() && self.catalog.attachment_of(volume, session).is_some(),
             Request::CloseSnapshot(m) => self.catalog.is_open(m.snapshot, session),
             _ => false,
         }

@@ -14,7 +14,7 @@ use super::admin_api::Level;
 use super::{Core, Effect};
 use crate::catalog::record::Record;
 use fusevol_shared::clock::BootTime;
-use fusevol_shared::ids::{FenceToken, Seq, SessionNo, SnapshotId};
+use fusevol_shared::ids::{Seq, SessionNo, SnapshotId};
 use fusevol_shared::sentence::{Tag, holds};
 use std::time::Duration;
 
@@ -115,6 +115,7 @@ impl Core {
         let free = |l: &super::life::Life| !l.doomed && !l.is_sealed() && !l.is_ending();
         self.lives.get(&no).is_some_and(free)
             && !self.is_probed(no)
+            && !self.must_be_fenced()
             && !self.catalog.attachments().any(|a| a.session == no && a.writes())
             && (self.lives.get(&no).is_some_and(|l| l.wanted) || self.catalog.limbo().any(|l| l.waits.binary_search(&no).is_ok()))
     }
@@ -210,12 +211,18 @@ impl Core {
         }
     }
 
-    /// The lease of a sealed session is over: it reads nothing any more.
+    /// The lease of a sealed session is over: it reads nothing any more, where the pool takes that for granted.
     fn give_up_reads(&mut self, no: SessionNo) {
+        if self.must_be_fenced() && !self.lives.get(&no).is_some_and(|l| l.confirmed) {
+            return;
+        }
         self.readers_wait_over(|(s, _)| *s == no);
-        let reads: Vec<FenceToken> = self.catalog.attachments().filter(|a| a.session == no && !a.writes()).map(|a| a.token).collect();
+        let reads: Vec<_> = self.catalog.attachments().filter(|a| a.session == no && !a.writes()).map(|a| (a.token, a.volume)).collect();
         let opens: Vec<SnapshotId> = self.catalog.opens().filter(|(_, s)| *s == no).map(|(id, _)| id).collect();
-        let given = reads.into_iter().try_for_each(|t| self.end_attachment(t));
+        let given = reads.into_iter().try_for_each(|(token, volume)| {
+            self.locks_gone(volume, no);
+            self.end_attachment(token)
+        });
         let given = given.and_then(|()| opens.into_iter().try_for_each(|id| self.close_snapshot(no, id)));
         if let Err(e) = given {
             self.tell(Level::Critical, "internal", e.to_string());
@@ -244,12 +251,8 @@ impl Core {
     }
 
     pub(super) fn end_sealed(&mut self, no: SessionNo, confirmed: bool) {
-        let why = if confirmed {
-            "the administrator says so, and its lease is over"
-        } else {
-            "it is sealed, its lease is over, and it could only read"
-        };
-        if let Err(e) = self.begin_end(no, why.to_owned(), None) {
+        let why = self.rung(no, confirmed);
+        if let Err(e) = self.begin_end(no, why, None) {
             self.tell(Level::Critical, "internal", e.to_string());
         }
     }

@@ -1,6 +1,7 @@
 //! Sessions: opened, taken up again, renewed, lapsed, ended; and the proof that a dead one has drained.
 
 use super::admin_api::Level;
+use super::fence::Fence;
 use super::life::Life;
 use super::rights::lapsed;
 use super::{Asker, Conn, ConnId, Core, Effect};
@@ -153,6 +154,10 @@ impl Core {
         life.lapsed = false;
         life.probe.asked = false;
         (life.wanted, life.watch) = (false, None);
+        if let Fence::Done { .. } = life.fence {
+            // What was cut off must be let in again; what it holds is its own still.
+            life.fence = Fence::none();
+        }
         if let Some(old) = former {
             // A half-open connection: what still comes on it is nobody's.
             if let Some(c) = self.conns.get_mut(&old) {

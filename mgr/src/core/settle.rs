@@ -14,6 +14,7 @@ impl Core {
             self.pending_due();
             self.probes_due();
         }
+        self.fences_due();
         self.seals_begin();
         self.seals_due();
         self.closings_due();
@@ -33,7 +34,7 @@ impl Core {
             let recall = if l.doomed && (l.is_sealed() || l.is_ending()) { None } else { l.recalled.values().min().copied() };
             let watch = l.watch.and_then(|w| w.due());
             let closing = l.closing.as_ref().filter(|_| l.proxied == 0).and_then(|c| c.due());
-            [lease, probe, recall, watch, l.seal.due(), closing].into_iter().flatten()
+            [lease, probe, recall, watch, l.seal.due(), closing, self.fence_due(*no)].into_iter().flatten()
         });
         let confirms = self.confirms.iter().map(|c| c.deadline);
         lives.chain(self.holds.values().map(|h| h.deadline)).chain(self.pending.values().map(|p| p.deadline)).chain(confirms).min()

@@ -53,6 +53,7 @@ impl Core {
             SessionState::Lapsed => format!("the lease of {who} is over; what it holds stays held until it is proven drained"),
             SessionState::Sealed => format!("{who} is sealed; what it could still write stays held until it is proven drained"),
         };
+        let text = life.fence.said().map_or(text.clone(), |said| format!("{text}; {said}"));
         let client = self.catalog.session(no).and_then(|s| self.catalog.client(s.client)).map_or_else(String::new, |c| c.name.to_string());
         Some(Finding { level: Level::Warning, text, action: format!("fusevol-mgr client confirm-dead {client}") })
     }

@@ -3,9 +3,11 @@
 mod attach;
 mod data;
 mod death;
+mod fence;
 mod grants;
 mod harness;
 mod hold;
+mod locks;
 mod matrix;
 mod people;
 mod random;

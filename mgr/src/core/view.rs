@@ -45,6 +45,7 @@ impl Core {
             au: p.au_size,
             generation: self.generation,
             lease_ms: p.lease_ms,
+            fencing: self.catalog.fencing(),
             created: p.created,
             space: self.space_view(),
             disks: self.catalog.disks().count(),

@@ -54,7 +54,7 @@ pub trait Log {
     /// session can read did not, the session finds it out by itself and does not begin.
     fn open_slot(&mut self, session: SessionNo, id: SessionId, slots: &[DiskNo]);
 
-    /// Begins a `SealSlot`, `ReadSlot`, `ReadNonce` or `ReadJournals`; others are passed over. It never waits: the answer comes as an event, through the
+    /// Begins a `SealSlot`, `ReadSlot`, `ReadNonce`, `ReadJournals` or `Fence`; others are passed over. It never waits: the answer comes as an event, through the
     /// driver's queue. One that cannot be begun is answered by the event that is given back.
     fn begin(&mut self, effect: Effect) -> Option<Event>;
 
@@ -96,7 +96,7 @@ impl Clients for Outside {
                 // An asker that is gone does nothing.
                 let _ = self.verdicts.answer(ticket, result);
             }
-            Effect::AdminReply { .. } | Effect::ProbeLock { .. } | Effect::Notice(_) => {}
+            Effect::AdminReply { .. } | Effect::ProbeLock { .. } | Effect::Fence { .. } | Effect::Notice(_) => {}
             Effect::OpenSlot { .. }
             | Effect::SealSlot { .. }
             | Effect::ReadSlot { .. }

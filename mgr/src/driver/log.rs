@@ -1,6 +1,7 @@
 //! The store on the pool's disks as the driver's log. Each call drives the disks' I/O on the calling thread's own ring.
 
 use super::Input;
+use super::fence::Fencer;
 use super::helper::{Helper, Job};
 use super::join::{Joining, Log};
 use crate::admin::config::Config;
@@ -21,6 +22,7 @@ use fusevol_shared::format::layout::{Layout, MANAGER_LOCK};
 use fusevol_shared::ids::{DiskId, Generation, PoolId, SessionId, SessionNo};
 use fusevol_shared::random::{Random, SystemRandom};
 use fusevol_shared::units::{AuSize, DiskNo};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -41,6 +43,7 @@ pub(super) type File = Arc<FileDisk>;
 pub struct StoreLog {
     /// Ends before the store does: nothing of it is in flight then.
     helper: Helper,
+    fencer: Fencer,
     store: Store<File, HostDoor>,
     disks: Vec<session_io::Member<File>>,
     table: Table<File>,
@@ -128,20 +131,21 @@ fn candidates(members: &[Member]) -> Vec<Candidate<File>> {
 }
 
 impl Won {
-    /// Writes the catalog into an area of its own, and serves from then on. What is done on the disks for sessions is answered to `to`.
+    /// Writes the catalog into an area of its own, and serves from then on, with the fence agents of this folder. What is done on the disks for sessions is answered to `to`.
     ///
     /// # Errors
     /// The store's; `Internal` without a thread.
-    pub fn start(self, catalog: &Catalog, to: mpsc::Sender<Input>) -> Result<StoreLog> {
+    pub fn start(self, catalog: &Catalog, agents: PathBuf, to: mpsc::Sender<Input>) -> Result<StoreLog> {
         let mut store = block_on(self.takeover.start(&catalog.dump()))?;
         store.take_warnings().iter().for_each(|w| tracing::warn!("{w}"));
         if let Some(pool) = catalog.pool() {
             store.set_lease(Duration::from_millis(pool.lease_ms.into()));
         }
         let silent = Arc::default();
+        let fencer = Fencer::start(agents, to.clone())?;
         let table = Arc::new(ArcSwap::from_pointee(self.disks.clone()));
         let helper = Helper::start(self.pool, self.au_size, &silent, to)?;
-        Ok(StoreLog { helper, store, disks: self.disks, table, pool: self.pool, au_size: self.au_size, silent })
+        Ok(StoreLog { helper, fencer, store, disks: self.disks, table, pool: self.pool, au_size: self.au_size, silent })
     }
 }
 
@@ -203,6 +207,9 @@ impl Log for StoreLog {
     }
 
     fn begin(&mut self, effect: Effect) -> Option<Event> {
+        if let Effect::Fence { asked, client, on } = effect {
+            return self.fencer.begin(asked, client, on);
+        }
         self.helper.begin(Job { effect, disks: self.disks.clone(), generation: self.store.generation() })
     }
 
@@ -231,7 +238,7 @@ impl Log for StoreLog {
     }
 
     fn close(self) -> Result<()> {
-        drop(self.helper);
+        drop((self.helper, self.fencer));
         block_on(self.store.close())
     }
 }

@@ -8,11 +8,13 @@
 //! commit: memory is ahead of the disk then, and the process ends; the next manager reads what is durable.
 //!
 //! Slots and journals of sessions are on the disks, too. A clear SEAL is written at once, before the welcome that follows it; sealing and
-//! reading go to a thread of their own ([`helper`]), so that a disk that hangs keeps no lease from being renewed.
+//! reading go to a thread of their own ([`helper`]), so that a disk that hangs keeps no lease from being renewed; fence agents to
+//! another ([`fence`]).
 //!
 //! Invariants: the effects of a batch follow its commit, or where it had no records, a look at the own SEAL if they grant a lease or write a slot; every event is stepped once, in the order in which it came from
 //! its source; queue and batch are bounded, and a full queue makes the sources wait.
 
+mod fence;
 mod handle;
 mod helper;
 mod join;
@@ -210,7 +212,11 @@ impl<L: Log, C: Clients> Driver<L, C> {
                 self.own.push_back(Event::LockProbed { session, held });
             }
             Effect::OpenSlot { session, id, slots } => self.log.open_slot(session, id, &slots),
-            errand @ (Effect::SealSlot { .. } | Effect::ReadSlot { .. } | Effect::ReadNonce { .. } | Effect::ReadJournals { .. }) => {
+            errand @ (Effect::SealSlot { .. }
+            | Effect::ReadSlot { .. }
+            | Effect::ReadNonce { .. }
+            | Effect::ReadJournals { .. }
+            | Effect::Fence { .. }) => {
                 self.own.extend(self.log.begin(errand));
             }
             Effect::Notice(notice) => join::log_notice(&notice),

@@ -4,6 +4,7 @@
 //! listener and the admin socket; then `ready`. A manager that was killed holds its byte locks until its last request
 //! has landed: its successor waits for that a little, and says who is in the way if it lasts.
 
+use super::fence;
 use super::log::{self, StoreLog};
 use super::{Driver, Handle, Input, Outside, QUEUE_MAX};
 use crate::admin::config::Config as Settings;
@@ -85,7 +86,7 @@ fn open(dir: &Dir, settings: &mut Settings, to: &mpsc::Sender<Input>) -> Result<
         catalog = Catalog::fold(&won.records)?;
         settings.save(dir)?;
     }
-    Ok((won.start(&catalog, to.clone())?, catalog))
+    Ok((won.start(&catalog, dir.file(fence::FOLDER), to.clone())?, catalog))
 }
 
 /// What this host knows better than the catalog: where the disks are, and where clients find the manager.

@@ -5,6 +5,7 @@
 
 #![allow(missing_docs)] // of the twins that rkyv derives; what is written here has its docs
 
+pub use super::lock::{GetLock, HeldLock, LockState, LocksFreed, LocksTaken, RetakeLocks, SetLock};
 use super::rights::{Need, Right, Rights};
 pub use crate::change::Segment;
 use crate::change::{Append, Journal, Places, WhenFull};
@@ -12,6 +13,7 @@ use crate::error::WireError;
 use crate::ids::{
     BootId, DiskId, FenceToken, Generation, MapVersion, PoolId, Seq, SessionId, SessionNo, SnapshotId, VolumeEpoch, VolumeId,
 };
+use crate::lock::{LockKind, Span};
 use crate::map::MapRun;
 use crate::map::packed::PackedRun;
 use crate::units::{AuSize, DiskNo, VolAu};
@@ -23,7 +25,8 @@ use rkyv::{Archive, Deserialize, Serialize};
 /// `PreserveSpace` are gone; `Welcome` names the slots, `Attached` journal and reserve, `Hold` no segment any more.
 /// 3: `MapPart` carries packed runs: equal masks side by side stand once.
 /// 4: `CheckPath`; I/O through the manager, on data connections (`super::data`).
-pub const PROTOCOL: u16 = 4;
+/// 5: locks of byte ranges (`SetLock`, `GetLock`, `RetakeLocks`, `LocksFreed`).
+pub const PROTOCOL: u16 = 5;
 /// Most AUs in one `Grant`.
 pub const AUS_PER_GRANT: u32 = 1024;
 /// Most weight of the appends in one `Fold` (see `Entry::weight`): with 32 bytes each far below the frame limit.
@@ -384,7 +387,7 @@ message!(/// The session has written this nonce into its slot on a disk, by the 
 message!(/// The manager has read it there, over its own path.
     PathChecked {});
 
-replies! { PathChecked, Welcome, Renewed, Done, Volumes, Attached, MapPart, Granted, Folded, JournalGranted, SnapshotTaken, SnapshotOpened, }
+replies! { PathChecked, Welcome, Renewed, Done, Volumes, Attached, MapPart, Granted, Folded, JournalGranted, SnapshotTaken, SnapshotOpened, LockState, LocksTaken, }
 
 requests! {
     Hello(Need::Client, |_m| Object::None) -> Welcome, sample |_, _| Hello {
@@ -411,6 +414,11 @@ requests! {
         snapshot, from: VolAu(0) };
     CheckPath(Need::Session, |_m| Object::None) -> PathChecked, sample |_, _| CheckPath { disk: DiskNo(0), nonce: 1 };
     CloseSnapshot(Need::On(Right::Backup), |m| Object::Snapshot(m.snapshot)) -> Done, sample |_, snapshot| CloseSnapshot { snapshot };
+    SetLock(Need::On(Right::Read), |m| Object::Volume(m.volume)) -> LockState, sample |volume, _| SetLock {
+        volume, owner: 1, span: Span::ALL, kind: Some(LockKind::Read), pid: 1, wait: false };
+    GetLock(Need::On(Right::Read), |m| Object::Volume(m.volume)) -> LockState, sample |volume, _| GetLock {
+        volume, owner: 1, span: Span::ALL, kind: LockKind::Read };
+    RetakeLocks(Need::Session, |_m| Object::None) -> LocksTaken, sample |_, _| RetakeLocks { locks: vec![] };
 }
 
 // ---- pushes ----
@@ -477,6 +485,7 @@ pub enum Push {
     SegmentAdded(SegmentAdded),
     Recall(Recall),
     VolumesChanged(VolumesChanged),
+    LocksFreed(LocksFreed),
 }
 
 /// Answer to a push.

@@ -1,6 +1,7 @@
 //! What client and manager say to each other (PROTOCOL.md).
 //!
 //! - [`messages`]: every request, reply and push, and the right that each request needs, declared on its type.
+//! - [`lock`]: the messages of byte-range locks.
 //! - [`rights`]: rights and needs.
 //! - [`frame`], [`codec`]: the envelope around a message, with its limits; messages to bytes and back.
 //! - [`data`]: I/O through the manager, on a connection of its own.
@@ -15,6 +16,7 @@ pub mod codec;
 pub mod data;
 pub mod frame;
 pub mod keyfile;
+pub mod lock;
 pub mod messages;
 pub mod rights;
 pub mod secret;

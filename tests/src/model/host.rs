@@ -138,7 +138,7 @@ impl<D: Disk> Host<D> {
                 Some(v) => v.detach().await,
                 None => Ok(()),
             },
-            Push::Hold(_) | Push::Release(_) | Push::VolumesChanged(_) => Ok(()),
+            Push::Hold(_) | Push::Release(_) | Push::VolumesChanged(_) | Push::LocksFreed(_) => Ok(()),
         }
     }
 

@@ -146,6 +146,7 @@ impl Manager {
                 | Effect::SealSlot { .. }
                 | Effect::ReadSlot { .. }
                 | Effect::ReadJournals { .. }
+                | Effect::Fence { .. }
                 | Effect::ReadNonce { .. }
                 | Effect::Notice(_) => {}
             }

@@ -4,6 +4,7 @@
 //! - [`host`]: one client process: its session, its pushes, its disks.
 //! - [`reference`]: what is right: bytes, written blocks, snapshots as copies, blocks touched since each.
 //! - [`run`]: random operations from a seed, compared after each.
+//! - [`lockers`]: processes that lock byte ranges on several hosts.
 //! - [`huge`]: a volume of millions of AUs, mapped to the last block without having been written.
 //! - [`through`]: I/O through the manager.
 //! - [`slow`]: a disk that lets other tasks run in the midst of its I/O. [`timed`]: one that takes a given time, and counts.
@@ -12,6 +13,7 @@
 
 pub mod host;
 pub mod huge;
+pub mod lockers;
 pub mod manager;
 pub mod reference;
 pub mod run;

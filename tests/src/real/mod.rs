@@ -10,6 +10,7 @@ pub mod crashfile;
 pub mod files;
 pub mod ledger;
 pub mod load;
+pub mod locker;
 pub mod loopdev;
 pub mod mount;
 pub mod netns;

@@ -20,6 +20,8 @@ pub struct Pool {
     manager: Option<Child>,
     /// The next one, which waits for a line.
     next: Option<Child>,
+    /// What the manager takes for this boot's id, where it shall take itself for another host.
+    boot: Option<PathBuf>,
 }
 
 /// How a pool is made.
@@ -93,7 +95,7 @@ impl Pool {
     }
 
     fn init(scratch: tempfile::TempDir, disks: Vec<PathBuf>, listen: &[String], lease: u32) -> Self {
-        let mut pool = Self { scratch, disks, manager: None, next: None };
+        let mut pool = Self { scratch, disks, manager: None, next: None, boot: None };
         let mut init = Command::new(program("fusevol-mgr"));
         init.args(["init", "--dir"]).arg(pool.dir()).args(["--pool", "san1", "--lease", &lease.to_string()]);
         let local = [format!("127.0.0.1:{}", free_port())];
@@ -101,6 +103,25 @@ impl Pool {
             init.args(["--listen", address]);
         }
         let _said = run(init.args(&pool.disks)).ok();
+        pool.serve();
+        pool
+    }
+
+    /// As `new`, with a manager that is on another host as far as it can tell: no byte lock says anything of the clients.
+    ///
+    /// # Panics
+    /// Where that fails.
+    #[must_use]
+    pub fn elsewhere() -> Self {
+        let mut pool = Self::new();
+        pool.stop();
+        let boot = pool.path().join("boot_id");
+        std::fs::write(&boot, "00000000-1111-4222-8333-444444444444\n").expect("written");
+        pool.boot = Some(boot);
+        // It waits on this host.
+        if let Some(mut former) = pool.next.take() {
+            former.kill().and_then(|()| former.wait()).expect("it is ours");
+        }
         pool.serve();
         pool
     }
@@ -145,7 +166,16 @@ impl Pool {
     fn waiting(&self) -> Child {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.scratch.path().join("manager.log")).expect("a log");
         let mut shell = Command::new("sh");
-        shell.args(["-c", "read -r go && exec \"$0\" serve --dir \"$1\""]).arg(program("fusevol-mgr")).arg(self.dir());
+        let serve = "read -r go && exec \"$0\" serve --dir \"$1\"";
+        if let Some(boot) = &self.boot {
+            // Its mounts are its own: the file shows another boot to it alone.
+            shell = Command::new("unshare");
+            let bind = format!("mount --bind '{}' /proc/sys/kernel/random/boot_id && {serve}", boot.display());
+            shell.args(["--mount", "sh", "-c", &bind]);
+        } else {
+            shell.args(["-c", serve]);
+        }
+        shell.arg(program("fusevol-mgr")).arg(self.dir());
         shell.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log).spawn().expect("a shell starts")
     }
 

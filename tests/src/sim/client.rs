@@ -298,7 +298,7 @@ impl Client {
             Push::Release(m) => m.volume,
             Push::MapChanged(m) => m.volume,
             Push::Recall(m) => m.volume,
-            Push::VolumesChanged(_) => return self.link.ack(push.0, push.1, Ack::Done),
+            Push::VolumesChanged(_) | Push::LocksFreed(_) => return self.link.ack(push.0, push.1, Ack::Done),
             Push::SegmentAdded(m) => {
                 let reader = match self.snapshots.borrow_mut().get_mut(&m.snapshot) {
                     Some(Place::Attaching(backlog)) => return backlog.push(push),

@@ -9,7 +9,7 @@ use super::exec::Exec;
 use super::net::{HostNo, Inbox, Net};
 use super::sched::{ProcId, Sched};
 use fusevol_mgr::catalog::{Catalog, prove};
-use fusevol_mgr::core::{AdminId, AdminReply, AdminRequest, Config, Core, Effect, Event, Now, Output};
+use fusevol_mgr::core::{AdminId, AdminReply, AdminRequest, Config, Core, Effect, Event, Fenced, Now, Output};
 use fusevol_mgr::session_io::{Member, SessionIo, SlotOf};
 use fusevol_mgr::store::{self, Candidate, Door, Options, Store, Who};
 use fusevol_shared::clock::{BootTime, Clock};
@@ -332,6 +332,7 @@ impl Serving {
                     inbox.put(ask_disks(&io, effect, generation).await);
                 }));
             }
+            Effect::Fence { asked, .. } => self.inbox.put(Event::Fenced { asked, fenced: Fenced::NoAgent }),
             // Nobody has a data connection in these worlds.
             Effect::Verdict { .. } => {}
             Effect::Notice(notice) => m.sched().say(m.proc, format_args!("{}: {}", notice.what, notice.text)),
@@ -377,6 +378,7 @@ fn event_name(event: &Event) -> &'static str {
         Event::Sealed { .. } => "sealed",
         Event::SlotRead { .. } => "slot read",
         Event::JournalsRead { .. } => "journals read",
+        Event::Fenced { .. } => "fenced",
         Event::DataOpen { .. } => "data open",
         Event::DataIo { .. } => "data io",
         Event::DataDone { .. } => "data done",

@@ -106,6 +106,16 @@ pub(super) struct ReadWrite {
     pub padding: u32,
 }
 
+/// `struct fuse_flush_in`.
+#[derive(Clone, Copy, FromBytes, KnownLayout, Immutable, Debug)]
+#[repr(C)]
+pub(super) struct Flush {
+    pub fh: u64,
+    pub unused: u32,
+    pub padding: u32,
+    pub lock_owner: u64,
+}
+
 /// `struct fuse_fallocate_in`.
 #[derive(Clone, Copy, FromBytes, KnownLayout, Immutable, Debug)]
 #[repr(C)]
@@ -208,6 +218,7 @@ mod tests {
     fn sizes_are_the_kernels() {
         assert_eq!((IN_HEADER, OUT_HEADER, size_of::<Own>(), OWN + size_of::<Own>()), (40, 16, 32, HEAD));
         assert_eq!((size_of::<CommandBytes>(), size_of::<ReadWrite>(), size_of::<Fallocate>(), size_of::<Lseek>()), (24, 40, 32, 24));
+        assert_eq!(size_of::<Flush>(), 24);
     }
 
     fn head(opcode: u32, len: u32, payload: u32) -> Vec<u8> {

@@ -8,10 +8,10 @@
 //! Data goes from disk to body, or from body to disk, without a copy and by its number with the ring.
 
 use super::Shared;
-use super::abi::{self, CommandBytes, Fallocate, Lseek, ReadWrite, Request, WriteOut, op};
+use super::abi::{self, CommandBytes, Fallocate, Flush, Lseek, ReadWrite, Request, WriteOut, op};
 use super::relay;
 use crate::fs::ops::Answer;
-use fuser::{Errno, FileHandle, INodeNo};
+use fuser::{Errno, FileHandle, INodeNo, LockOwner};
 use fusevol_shared::disk::buf::{IoBuf, IoBytes};
 use fusevol_shared::disk::ring::{self, Command};
 use std::time::Duration;
@@ -83,7 +83,11 @@ async fn serve(shared: &Shared, request: &Request, head: &IoBuf, mut body: IoBuf
             adapter.read_at(ino, FileHandle(arg.fh), arg.offset, len, body).await
         }
         op::WRITE => write(shared, ino, request, &abi::argument(head), body).await,
-        op::FSYNC | op::FLUSH => (adapter.sync(ino, FileHandle(abi::file_handle(head))).await.map(|()| 0), body),
+        op::FSYNC => (adapter.sync(ino, FileHandle(abi::file_handle(head))).await.map(|()| 0), body),
+        op::FLUSH => {
+            let arg: Flush = abi::argument(head);
+            (adapter.closed(ino, FileHandle(arg.fh), LockOwner(arg.lock_owner)).await.map(|()| 0), body)
+        }
         op::FALLOCATE => {
             let arg: Fallocate = abi::argument(head);
             (adapter.fallocate_at(ino, FileHandle(arg.fh), arg.offset, arg.length, arg.mode).await.map(|()| 0), body)

@@ -1,6 +1,6 @@
 //! What administrators are shown, as JSON.
 
-use crate::catalog::record::Mode;
+use crate::catalog::record::{Fencing, Mode};
 use fusevol_shared::change::WhenFull;
 use fusevol_shared::ids::{ClientId, DiskId, FenceToken, Generation, PoolId, Seq, SessionNo, SnapshotId, VolumeEpoch, VolumeId};
 use fusevol_shared::name::Name;
@@ -48,6 +48,8 @@ pub struct PoolView {
     pub generation: Generation,
     /// Milliseconds.
     pub lease_ms: u32,
+    /// What must be before a lost client is succeeded.
+    pub fencing: Fencing,
     /// When it was made.
     pub created: u64,
     /// Of all disks.

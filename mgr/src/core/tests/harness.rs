@@ -6,7 +6,7 @@
 use super::writer::Writer;
 use crate::catalog::record::{DiskEntry, PoolEntry, Record};
 use crate::catalog::{Catalog, prove};
-use crate::core::{AdminId, AdminReply, AdminRequest, Config, ConnId, Core, Effect, Event, JournalRef, Now, Output};
+use crate::core::{AdminId, AdminReply, AdminRequest, Config, ConnId, Core, Effect, Event, Fenced, JournalRef, Now, Output};
 use fusevol_shared::clock::BootTime;
 use fusevol_shared::error::{Kind, WireError};
 use fusevol_shared::format::journal::Tail;
@@ -75,6 +75,8 @@ pub struct Disks {
     pub alive: BTreeSet<SessionNo>,
     /// Whether the slot is sealed.
     pub slots: BTreeMap<SessionNo, bool>,
+    /// What fence agents answer; nothing where they are left to the test.
+    pub fence: Option<Fenced>,
     /// Questions are left to the test.
     pub silent: bool,
 }
@@ -106,6 +108,7 @@ impl Disks {
                 }
                 Some(Event::SlotRead { session: *session, beat: self.beats.get(session).copied() })
             }
+            Effect::Fence { asked, .. } => self.fence.clone().map(|fenced| Event::Fenced { asked: *asked, fenced }),
             Effect::ReadJournals { session, journals } => {
                 let tails = journals.iter().map(|j| (j.token, self.tail(j))).collect();
                 Some(Event::JournalsRead { session: *session, tails })
