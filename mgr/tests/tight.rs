@@ -8,6 +8,7 @@ use fusevol_mgr::core::{AdminId, AdminReply, AdminRequest, Config, ConnId, Core,
 use fusevol_mgr::store::{self, Candidate, Door, NewDisk, NewPool, Options, Store, Who};
 use fusevol_shared::change::{Append, Entry};
 use fusevol_shared::clock::BootTime;
+use fusevol_shared::disk::any::Lock;
 use fusevol_shared::disk::mem::MemDisk;
 use fusevol_shared::disk::ring::block_on;
 use fusevol_shared::error::{Kind, Result, WireError};
@@ -32,8 +33,8 @@ const BATCH: usize = 256;
 struct Alone;
 
 impl Door<MemDisk> for Alone {
-    fn try_lock(&self, _: &MemDisk) -> Result<bool> {
-        Ok(true)
+    fn try_lock(&self, _: &MemDisk) -> Result<Lock> {
+        Ok(Lock::Taken)
     }
     async fn sleep(&self, _: Duration) {
         std::future::pending().await

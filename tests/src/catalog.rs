@@ -7,6 +7,7 @@
 
 use fusevol_mgr::store::{Candidate, Door, Inspection, NewDisk, NewPool, Options, Store, Takeover, Who, create, inspect, open};
 use fusevol_shared::disk::Disk;
+use fusevol_shared::disk::any::Lock;
 use fusevol_shared::error::Result;
 use fusevol_shared::format::label::Instance;
 use fusevol_shared::ids::{BootId, DiskId, PoolId};
@@ -80,8 +81,8 @@ pub struct NoLocks {
 }
 
 impl<D> Door<D> for NoLocks {
-    fn try_lock(&self, _: &D) -> Result<bool> {
-        Ok(true)
+    fn try_lock(&self, _: &D) -> Result<Lock> {
+        Ok(Lock::Taken)
     }
     async fn sleep(&self, time: Duration) {
         let mut left = if time >= LIMIT { u32::MAX } else { self.polls };

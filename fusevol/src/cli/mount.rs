@@ -29,7 +29,7 @@ pub(super) struct Args {
     /// The client's key file
     #[arg(long, env = "FUSEVOL_KEY", value_name = "FILE")]
     key: PathBuf,
-    /// Where to look for the pool's disks first: a path, or a pattern with * and ? (repeatable)
+    /// Where to look for the pool's disks first: a path, a pattern with * and ?, or nbd://HOST/EXPORT (repeatable)
     #[arg(long = "disk", value_name = "GLOB")]
     disks: Vec<String>,
     /// Options: io_timeout=SECONDS, loops=N, transport=auto|uring|classic, allow_other, ro

@@ -10,7 +10,7 @@ use crate::slot::Slot;
 use crate::stale::Stale;
 use fusevol_shared::clock::{Clock, SystemClock};
 use fusevol_shared::disk::Disk;
-use fusevol_shared::disk::file::FileDisk;
+use fusevol_shared::disk::any::PoolDisk;
 use fusevol_shared::disk::ring;
 use fusevol_shared::error::Kind;
 use fusevol_shared::wire::messages::Renew;
@@ -42,7 +42,7 @@ impl Shown {
 }
 
 /// The slot with its disks: there once the session's disks are found.
-pub(super) type Beaten = Arc<OnceLock<(Arc<Slot>, Arc<Disks<FileDisk>>)>>;
+pub(super) type Beaten = Arc<OnceLock<(Arc<Slot>, Arc<Disks<PoolDisk>>)>>;
 
 /// What the driver works with.
 pub(super) struct Driver {

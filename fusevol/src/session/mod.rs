@@ -36,7 +36,7 @@ use crate::volume::Engine;
 use caller::Caller;
 pub use driver::Shown;
 use file::VolumeFile;
-use fusevol_shared::disk::file::FileDisk;
+use fusevol_shared::disk::any::PoolDisk;
 use fusevol_shared::disk::ring;
 use fusevol_shared::error::{Error, Kind, Result};
 use fusevol_shared::ids::{SessionId, SnapshotId, VolumeId};
@@ -51,9 +51,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// A volume attached by this session.
-pub type Volume = crate::volume::Volume<FileDisk, Caller>;
+pub type Volume = crate::volume::Volume<PoolDisk, Caller>;
 /// A snapshot opened by this session.
-pub type Reader = crate::snapshot::SnapshotReader<FileDisk, Caller>;
+pub type Reader = crate::snapshot::SnapshotReader<PoolDisk, Caller>;
 
 /// How long the manager is waited for where a user waits.
 const ASK: Duration = Duration::from_secs(10);
@@ -75,7 +75,7 @@ pub struct About {
 pub struct Session {
     about: About,
     link: Link,
-    engine: Engine<FileDisk, Caller>,
+    engine: Engine<PoolDisk, Caller>,
     granted: Granted,
     open: Mutex<Open>,
     shown: Arc<Mutex<Shown>>,
@@ -123,7 +123,7 @@ impl Session {
 
     /// Its disks.
     #[must_use]
-    pub fn disks(&self) -> &Arc<Disks<FileDisk>> {
+    pub fn disks(&self) -> &Arc<Disks<PoolDisk>> {
         &self.engine.disks
     }
 

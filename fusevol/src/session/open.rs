@@ -1,7 +1,7 @@
 //! From a key file to a session that stands: link, welcome, disks by their labels, byte locks, the list of volumes.
 //!
 //! The lease is renewed from the welcome on, so that looking for disks may take its time. Nothing is attached before the
-//! session's byte lock is held on every disk: a free lock proves to the manager that a dead session has drained; nor before the session's
+//! session's byte lock is held on every disk that knows locks: a free lock proves to the manager that a dead session has drained; nor before the session's
 //! SEAL was read clear: a session that was sealed while it opened never begins.
 
 use super::driver::{Beaten, Driver, End, Shown};
@@ -20,7 +20,7 @@ use crate::slot::Slot;
 use crate::stale::Stale;
 use crate::volume::Engine;
 use fusevol_shared::clock::{BootTime, Clock, SystemClock};
-use fusevol_shared::disk::file::FileDisk;
+use fusevol_shared::disk::any::{Address, PoolDisk};
 use fusevol_shared::disk::find::Found;
 use fusevol_shared::disk::ring;
 use fusevol_shared::error::{Context, Error, Kind, Result};
@@ -201,7 +201,7 @@ fn stand(
     speaker: &Speaker,
     failing: watch::Receiver<bool>,
     stale: &Arc<Stale>,
-) -> Result<(About, Engine<FileDisk, Caller>)> {
+) -> Result<(About, Engine<PoolDisk, Caller>)> {
     ring::block_on(link.opened(REACH)).map_err(|e| explain(e, &options.key))?;
     let welcome = speaker.first.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let welcome = welcome.ok_or_else(|| Error::new(Kind::Internal, "welcomed without a welcome"))?;
@@ -227,14 +227,17 @@ fn stand(
     Ok((About { id, welcome, paths }, engine))
 }
 
-fn take_disks(by: &Paths, disks: &Disks<FileDisk>) -> Result<Vec<(DiskInfo, String)>> {
+fn take_disks(by: &Paths, disks: &Disks<PoolDisk>) -> Result<Vec<(DiskInfo, String)>> {
+    for text in &by.globs {
+        text.parse::<Address>().map_err(|e| Error::new(Kind::Refused, e).hint("as --disk nbd://HOST/EXPORT, or a path"))?;
+    }
     let infos = &by.welcome.disks;
     let found = ring::block_on(by.find(infos, &[]));
     let (mut paths, mut missing, mut refused) = (Vec::new(), Vec::new(), Vec::new());
     for (info, found) in infos.iter().zip(found) {
         match found {
             Found::Here(here) => {
-                let path = here.disk.path().display().to_string();
+                let path = here.disk.address().to_string();
                 here.notes.iter().for_each(|n| tracing::warn!("disk {} ({path}): {n}", info.no));
                 ring::block_on(by.take(&here.disk, info)).map_err(|e| e.within(&path))?;
                 disks.set_present(info.no, info.id, Arc::new(here.disk));

@@ -4,13 +4,15 @@
 //!  looked for by label -> locked -> a nonce written into the session's slot -> the manager reads it over its own path -> used
 //! ```
 //! The byte lock is a shared one: a descriptor that failed may still have I/O in flight, and holds it until that has landed, while the next
-//! one has it already (PROTOCOL.md, "Nobody writes where a predecessor may still write").
+//! one has it already (PROTOCOL.md, "Nobody writes where a predecessor may still write"). Over NBD there is none: a path that was lost is a
+//! life of its connections that has ended, and what it had in flight is not returned.
 
 use crate::disks::Member;
 use crate::link::Link;
 use crate::path::keeper::Opener;
+use fusevol_shared::disk::any::{Address, Lock, PoolDisk};
 use fusevol_shared::disk::buf::IoBuf;
-use fusevol_shared::disk::file::{FileDisk, OpenMode};
+use fusevol_shared::disk::file::OpenMode;
 use fusevol_shared::disk::find::{self, Found, Places, Wanted};
 use fusevol_shared::disk::{Disk, DiskError};
 use fusevol_shared::error::{Context, Error, Kind, Result};
@@ -19,7 +21,6 @@ use fusevol_shared::format::slot::{Heartbeat, SlotAt};
 use fusevol_shared::ids::{Seq, SessionId, SessionNo};
 use fusevol_shared::random::{Random, SystemRandom};
 use fusevol_shared::wire::messages::{CheckPath, DiskInfo, Welcome};
-use std::path::PathBuf;
 use std::time::Duration;
 
 /// How long the manager is waited for.
@@ -37,7 +38,7 @@ pub(super) struct Paths {
 
 impl Paths {
     /// Looks for these disks. One result for each, in order.
-    pub(super) async fn find(&self, disks: &[DiskInfo], known: &[PathBuf]) -> Vec<Found> {
+    pub(super) async fn find(&self, disks: &[DiskInfo], known: &[Address]) -> Vec<Found> {
         let wanted: Vec<Wanted> = disks.iter().map(|d| wanted(d, known)).collect();
         let places = Places { globs: self.globs.clone(), scan: true };
         find::find(self.welcome.pool, &wanted, &places, OpenMode::ReadWrite).await
@@ -47,7 +48,7 @@ impl Paths {
     ///
     /// # Errors
     /// `Busy` where the lock is another's, `Refused` where it is another disk, `Unreachable` without a manager, `Io`.
-    pub(super) async fn take(&self, disk: &FileDisk, info: &DiskInfo) -> Result<()> {
+    pub(super) async fn take(&self, disk: &PoolDisk, info: &DiskInfo) -> Result<()> {
         lock(disk, self.welcome.session)?;
         let layout = Layout::for_aus(self.welcome.au_size, info.aus);
         let layout = layout.ok_or_else(|| Error::new(Kind::Damaged, "the disk is too small to carry a slot"))?;
@@ -66,22 +67,23 @@ fn unreadable(e: &DiskError) -> Error {
     Error::new(Kind::Io, e.to_string())
 }
 
-fn wanted(d: &DiskInfo, known: &[PathBuf]) -> Wanted {
-    let paths = known.iter().cloned().chain(d.paths.iter().map(PathBuf::from)).collect();
+fn wanted(d: &DiskInfo, known: &[Address]) -> Wanted {
+    let paths = known.iter().cloned().chain(d.paths.iter().filter_map(|p| p.parse().ok())).collect();
     Wanted { no: d.no, id: d.id, paths }
 }
 
-/// Takes the session's byte lock (FORMAT.md): held until this process's last I/O on the disk has landed.
-fn lock(disk: &FileDisk, session: SessionNo) -> Result<()> {
+/// Takes the session's byte lock (FORMAT.md): held until this process's last I/O on the disk has landed. A disk that knows no locks is used
+/// without: the manager knows that nothing proves this session drained there.
+fn lock(disk: &PoolDisk, session: SessionNo) -> Result<()> {
     let byte = MANAGER_LOCK + 1 + u64::from(session.0);
     match disk.try_lock_shared(byte).context(Kind::Io, || "the session's lock cannot be taken")? {
-        true => Ok(()),
-        false => Err(Error::new(Kind::Busy, format!("session {session} is locked by another process"))),
+        Lock::Taken | Lock::Absent => Ok(()),
+        Lock::Held => Err(Error::new(Kind::Busy, format!("session {session} is locked by another process"))),
     }
 }
 
-impl Opener<FileDisk> for Paths {
-    async fn open(&self, member: &Member<FileDisk>) -> Result<FileDisk> {
+impl Opener<PoolDisk> for Paths {
+    async fn open(&self, member: &Member<PoolDisk>) -> Result<PoolDisk> {
         let info = self.welcome.disks.iter().find(|d| d.no == member.no());
         let info = info.ok_or_else(|| Error::new(Kind::Internal, "a disk that the welcome does not name"))?;
         let found = self.find(std::slice::from_ref(info), &[]).await.pop();

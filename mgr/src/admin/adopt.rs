@@ -7,11 +7,11 @@ use super::{disks, init, sealed};
 use crate::authority::recovery::RecoveryKey;
 use crate::catalog::Catalog;
 use crate::driver::log;
+use fusevol_shared::disk::any::Address;
 use fusevol_shared::disk::file::OpenMode;
 use fusevol_shared::error::{Error, Kind, Result};
 use fusevol_shared::ids::DiskId;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 
 /// What is known of the pool.
 #[derive(Clone, Debug)]
@@ -21,7 +21,7 @@ pub struct Wish {
     /// What clients are told instead.
     pub address: Vec<String>,
     /// Where its disks are.
-    pub disks: Vec<PathBuf>,
+    pub disks: Vec<Address>,
 }
 
 /// A pool that was taken over.
@@ -48,7 +48,7 @@ pub fn adopt(dir: &Dir, wish: &Wish, recovery: &RecoveryKey) -> Result<Adopted> 
     let members = disks::open_members(&wish.disks, OpenMode::Read, None)?;
     disks::refuse_if_served(&members)?;
     let (label, ids) = match members.first() {
-        Some(m) => (m.label.clone(), members.iter().map(|m| (m.label.disk, m.disk.path().to_owned())).collect::<Vec<_>>()),
+        Some(m) => (m.label.clone(), members.iter().map(|m| (m.label.disk, m.disk.address())).collect::<Vec<_>>()),
         None => return Err(Error::new(Kind::Refused, "no disk is named")),
     };
     let read = log::read(&members)?;
@@ -70,7 +70,7 @@ pub fn adopt(dir: &Dir, wish: &Wish, recovery: &RecoveryKey) -> Result<Adopted> 
 }
 
 /// Refuses where a disk of the catalog is not among those that were named.
-fn refuse_if_missing(catalog: &Catalog, present: &[(DiskId, PathBuf)]) -> Result<()> {
+fn refuse_if_missing(catalog: &Catalog, present: &[(DiskId, Address)]) -> Result<()> {
     let missing: Vec<String> = catalog
         .disks()
         .filter(|d| !present.iter().any(|(id, _)| *id == d.entry.id))

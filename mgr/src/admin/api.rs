@@ -2,9 +2,9 @@
 //! verbs and manager are the same program; `--json` of the verbs is what scripts read.
 
 use crate::core::admin_api::{AdminReply, AdminRequest};
+use fusevol_shared::disk::any::Address;
 use fusevol_shared::error::WireError;
 use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
 
 /// What a verb asks.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -15,7 +15,7 @@ pub enum Question {
     /// To look at a disk, label it and take it into the pool.
     DiskAdd {
         /// Where it is, absolute.
-        path: PathBuf,
+        path: Address,
     },
 }
 

@@ -9,6 +9,7 @@ use crate::catalog::{Catalog, prove};
 use crate::driver::log;
 use crate::inspect::deep::{self, Findings};
 use crate::session_io::{LIMIT, SessionIo};
+use fusevol_shared::disk::any::Address;
 use fusevol_shared::disk::file::OpenMode;
 use fusevol_shared::disk::ring::block_on;
 use fusevol_shared::error::{Error, Kind, Result};
@@ -16,7 +17,6 @@ use fusevol_shared::format::label::DiskLabel;
 use fusevol_shared::ids::Generation;
 use fusevol_shared::name::Name;
 use serde::Serialize;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 /// What was found.
@@ -60,7 +60,7 @@ impl Report {
 ///
 /// # Errors
 /// `Busy` while a manager on this host serves the pool; `NotFound`, `Damaged`, `Io` where the catalog cannot be read.
-pub fn check(dir: &Dir, paths: &[PathBuf]) -> Result<Report> {
+pub fn check(dir: &Dir, paths: &[Address]) -> Result<Report> {
     if !paths.is_empty() {
         let members = disks::open_members(paths, OpenMode::Read, None)?;
         return examine(members, None);

@@ -1,12 +1,12 @@
 //! `config.toml`: what this host needs to start the pool's manager. All of it can be written anew from the disks.
 
 use super::dir::{Dir, write_secret};
+use fusevol_shared::disk::any::Address;
 use fusevol_shared::error::{Context, Error, Kind, Result};
 use fusevol_shared::ids::{DiskId, PoolId};
 use fusevol_shared::name::Name;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
-use std::path::PathBuf;
 
 /// Largest file that is read, in bytes.
 const CONFIG_MAX: u64 = 1 << 20;
@@ -35,8 +35,8 @@ pub struct Config {
 pub struct ConfigDisk {
     /// What its label must say.
     pub id: DiskId,
-    /// Where it was seen last.
-    pub path: PathBuf,
+    /// Where it was seen last: a path, or the address of an NBD export.
+    pub path: Address,
 }
 
 impl Config {

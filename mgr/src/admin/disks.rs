@@ -4,7 +4,8 @@
 use super::config::{Config, ConfigDisk};
 use crate::catalog::{Catalog, Disk};
 use crate::driver::Joining;
-use fusevol_shared::disk::file::{FileDisk, OpenMode};
+use fusevol_shared::disk::any::{Address, PoolDisk};
+use fusevol_shared::disk::file::OpenMode;
 use fusevol_shared::disk::ring::block_on;
 use fusevol_shared::disk::{Disk as _, DiskError, label};
 use fusevol_shared::error::{Context, Error, Kind, Result};
@@ -22,7 +23,7 @@ use std::sync::Arc;
 #[derive(Clone, Debug)]
 pub struct Member {
     /// Open for I/O.
-    pub disk: Arc<FileDisk>,
+    pub disk: Arc<PoolDisk>,
     /// What it says.
     pub label: DiskLabel,
 }
@@ -31,13 +32,22 @@ pub struct Member {
 ///
 /// # Errors
 /// `NotFound`, `Denied`, `Refused` (no disk) or `Io`, naming the path.
-pub fn open(path: &Path, mode: OpenMode) -> Result<FileDisk> {
-    FileDisk::open(path, mode).map_err(|e| {
-        let what = format!("disk {}", path.display());
+pub fn open(path: &Address, mode: OpenMode) -> Result<PoolDisk> {
+    block_on(PoolDisk::open(path, mode)).map_err(|e| {
+        let what = format!("disk {path}");
         let why = std::io::Error::from_raw_os_error(e.errno);
-        match why.kind() {
-            ErrorKind::NotFound => Error::new(Kind::NotFound, what).because(why).hint("see what is there with `fusevol-mgr disk scan`"),
-            ErrorKind::PermissionDenied => Error::new(Kind::Denied, what).because(why).hint("run it as root"),
+        match (path, why.kind()) {
+            // What is wrong with a server, and what to do about it, says its own sentence.
+            (Address::Nbd(_), ErrorKind::PermissionDenied) => Error::new(Kind::Denied, what).because(e),
+            (Address::Nbd(_), _) if e.errno == libc::ENOENT => Error::new(Kind::NotFound, what).because(e),
+            (Address::Nbd(_), _) if matches!(e.errno, libc::EROFS | libc::EOPNOTSUPP | libc::EINVAL) => {
+                Error::new(Kind::Refused, what).because(e)
+            }
+            (Address::Nbd(_), _) => Error::new(Kind::Io, what).because(e),
+            (_, ErrorKind::NotFound) => {
+                Error::new(Kind::NotFound, what).because(why).hint("see what is there with `fusevol-mgr disk scan`")
+            }
+            (_, ErrorKind::PermissionDenied) => Error::new(Kind::Denied, what).because(why).hint("run it as root"),
             _ if e.errno == libc::ENOTBLK => Error::new(Kind::Refused, format!("{what}: neither a block device nor a plain file")),
             _ => Error::new(Kind::Io, what).because(why),
         }
@@ -46,12 +56,12 @@ pub fn open(path: &Path, mode: OpenMode) -> Result<FileDisk> {
 
 /// A failed request as an error of ours.
 #[must_use]
-pub fn io_error(disk: &FileDisk, e: DiskError) -> Error {
-    Error::new(Kind::Io, format!("disk {}", disk.path().display())).because(e)
+pub fn io_error(disk: &PoolDisk, e: DiskError) -> Error {
+    Error::new(Kind::Io, format!("disk {}", disk.address())).because(e)
 }
 
 /// Whose it is.
-fn probe(disk: &FileDisk) -> Result<Finding> {
+fn probe(disk: &PoolDisk) -> Result<Finding> {
     block_on(label::probe(disk)).map_err(|e| io_error(disk, e))
 }
 
@@ -59,8 +69,8 @@ fn probe(disk: &FileDisk) -> Result<Finding> {
 ///
 /// # Errors
 /// That of the one wrong disk; `Refused` with all of them where there are several.
-pub fn open_blank(paths: &[PathBuf], au_size: AuSize) -> Result<Vec<FileDisk>> {
-    let mut good: Vec<FileDisk> = Vec::new();
+pub fn open_blank(paths: &[Address], au_size: AuSize) -> Result<Vec<PoolDisk>> {
+    let mut good: Vec<PoolDisk> = Vec::new();
     let mut wrong: Vec<Error> = Vec::new();
     for path in paths {
         match open_one_blank(path, au_size, &good) {
@@ -83,7 +93,7 @@ pub fn open_blank(paths: &[PathBuf], au_size: AuSize) -> Result<Vec<FileDisk>> {
 ///
 /// # Errors
 /// As `open_blank`.
-pub fn open_joining(path: &Path, au_size: AuSize, pool: PoolId) -> Result<Joining> {
+pub fn open_joining(path: &Address, au_size: AuSize, pool: PoolId) -> Result<Joining> {
     let disk = open(path, OpenMode::ReadWrite)?;
     if let Finding::Label(label, _) = probe(&disk)?
         && label.pool == pool
@@ -94,15 +104,18 @@ pub fn open_joining(path: &Path, au_size: AuSize, pool: PoolId) -> Result<Joinin
     Ok(Joining { disk: open_one_blank(path, au_size, &[])?, was: None })
 }
 
-fn open_one_blank(path: &Path, au_size: AuSize, others: &[FileDisk]) -> Result<FileDisk> {
+fn open_one_blank(path: &Address, au_size: AuSize, others: &[PoolDisk]) -> Result<PoolDisk> {
     let disk = open(path, OpenMode::ReadWrite)?;
-    let what = format!("disk {}", path.display());
+    let what = format!("disk {}", path);
     let refused = |why: &str| Error::new(Kind::Refused, format!("{what}: {why}"));
     if let Some(twin) = others.iter().find(|o| o.identity() == disk.identity()) {
-        return Err(refused(&format!("the same disk as {}", twin.path().display())).hint("name each disk once"));
+        return Err(refused(&format!("the same disk as {}", twin.address())).hint("name each disk once"));
     }
     Layout::for_disk(au_size, disk.size()).map_err(|e| e.within(&what))?;
-    let wipe = format!("if nothing on it is needed, wipe all of it first: blkdiscard -z {0} (a file: make it anew)", path.display());
+    let wipe = match path {
+        Address::Path(_) => format!("if nothing on it is needed, wipe all of it first: blkdiscard -z {path} (a file: make it anew)"),
+        Address::Nbd(_) => "if nothing on it is needed, wipe all of it first, where it is exported".to_owned(),
+    };
     match probe(&disk)? {
         Finding::Blank => Ok(disk),
         Finding::Foreign(is) => Err(refused(&format!("it carries {is}")).hint(wipe)),
@@ -115,11 +128,11 @@ fn open_one_blank(path: &Path, au_size: AuSize, others: &[FileDisk]) -> Result<F
 ///
 /// # Errors
 /// `Refused` for one that is nobody's, another pool's than the others, or named twice; `Damaged`.
-pub fn open_members(paths: &[PathBuf], mode: OpenMode, pool: Option<PoolId>) -> Result<Vec<Member>> {
+pub fn open_members(paths: &[Address], mode: OpenMode, pool: Option<PoolId>) -> Result<Vec<Member>> {
     let mut members: Vec<Member> = Vec::new();
     for path in paths {
         let member = open_member(path, mode)?;
-        let what = format!("disk {}", path.display());
+        let what = format!("disk {}", path);
         let expected = pool.or(members.first().map(|m| m.label.pool));
         if expected.is_some_and(|p| p != member.label.pool) {
             let of = format!("{what}: it belongs to another pool, {} ({})", member.label.pool_name, member.label.pool);
@@ -131,16 +144,16 @@ pub fn open_members(paths: &[PathBuf], mode: OpenMode, pool: Option<PoolId>) -> 
             } else {
                 ("it carries the same label as", "one of them is a copy: take the copy away")
             };
-            return Err(Error::new(Kind::Refused, format!("{what}: {same} {}", twin.disk.path().display())).hint(hint));
+            return Err(Error::new(Kind::Refused, format!("{what}: {same} {}", twin.disk.address())).hint(hint));
         }
         members.push(member);
     }
     Ok(members)
 }
 
-fn open_member(path: &Path, mode: OpenMode) -> Result<Member> {
+fn open_member(path: &Address, mode: OpenMode) -> Result<Member> {
     let disk = open(path, mode)?;
-    let what = format!("disk {}", path.display());
+    let what = format!("disk {}", path);
     match probe(&disk)? {
         Finding::Label(label, _) => Ok(Member { disk: Arc::new(disk), label: *label }),
         Finding::Blank => Err(Error::new(Kind::Refused, format!("{what}: it carries no label: it belongs to no pool"))),
@@ -150,18 +163,16 @@ fn open_member(path: &Path, mode: OpenMode) -> Result<Member> {
     }
 }
 
-/// Refuses while a manager on this host serves the pool: it holds its byte lock on each disk.
+/// Refuses while a manager on this host serves the pool: it holds its byte lock on each disk that knows locks. Of a pool without any it is
+/// not known, as of a manager on another host.
 ///
 /// # Errors
 /// `Busy`.
 pub fn refuse_if_served(members: &[Member]) -> Result<()> {
     for m in members {
-        if m.disk.lock_held_by_other(MANAGER_LOCK).map_err(|e| io_error(&m.disk, e))? {
-            return Err(Error::new(
-                Kind::Busy,
-                format!("a manager serves pool {}: it holds disk {}", m.label.pool_name, m.disk.path().display()),
-            )
-            .hint("stop it first"));
+        if m.disk.lock_held_by_other(MANAGER_LOCK).map_err(|e| io_error(&m.disk, e))? == Some(true) {
+            return Err(Error::new(Kind::Busy, format!("a manager serves pool {}: it holds disk {}", m.label.pool_name, m.disk.address()))
+                .hint("stop it first"));
         }
     }
     Ok(())
@@ -185,15 +196,16 @@ pub fn find(config: &Config, mode: OpenMode) -> Result<Vec<Member>> {
 /// As `find`.
 pub fn complete(members: &mut Vec<Member>, config: &mut Config, catalog: &Catalog, mode: OpenMode) -> Result<bool> {
     let unknown = |d: &&Disk| !members.iter().any(|m| m.label.disk == d.entry.id);
-    let wanted: Vec<_> = catalog.disks().filter(unknown).map(|d| (d.entry.id, d.entry.paths.iter().map(PathBuf::from).collect())).collect();
+    let wanted: Vec<_> =
+        catalog.disks().filter(unknown).map(|d| (d.entry.id, d.entry.paths.iter().filter_map(|p| p.parse().ok()).collect())).collect();
     let known = members.len();
     find_into(members, config, &wanted, mode)?;
     let new = &members[known..];
-    config.disks.extend(new.iter().map(|m| ConfigDisk { id: m.label.disk, path: m.disk.path().to_owned() }));
+    config.disks.extend(new.iter().map(|m| ConfigDisk { id: m.label.disk, path: m.disk.address() }));
     Ok(!new.is_empty())
 }
 
-fn find_into(members: &mut Vec<Member>, config: &Config, wanted: &[(DiskId, Vec<PathBuf>)], mode: OpenMode) -> Result<()> {
+fn find_into(members: &mut Vec<Member>, config: &Config, wanted: &[(DiskId, Vec<Address>)], mode: OpenMode) -> Result<()> {
     let mut missing: Vec<String> = Vec::new();
     for (id, paths) in wanted {
         let right = |m: &Member| m.label.pool == config.pool_id && m.label.disk == *id;
@@ -219,12 +231,12 @@ fn find_into(members: &mut Vec<Member>, config: &Config, wanted: &[(DiskId, Vec<
         .hint("make it visible to this host, or write where it is now into config.toml; `fusevol-mgr disk scan` shows what is there"))
 }
 
-fn shown(paths: &[PathBuf]) -> String {
-    paths.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", ")
+fn shown(paths: &[Address]) -> String {
+    paths.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 fn elsewhere(mode: OpenMode, right: impl Fn(&Member) -> bool) -> Option<Member> {
-    block_devices().unwrap_or_default().iter().filter_map(|p| open_member(p, mode).ok()).find(right)
+    block_devices().unwrap_or_default().into_iter().filter_map(|p| open_member(&p.into(), mode).ok()).find(right)
 }
 
 /// The block devices of this host that have a size, sorted.
@@ -261,7 +273,7 @@ pub struct Look {
 
 /// Looks at a disk, whatever it is.
 #[must_use]
-pub fn look(path: &Path) -> Look {
+pub fn look(path: &Address) -> Look {
     let unreadable = |e: Error| Look { state: "unreadable", message: e.to_string(), ..Look::default() };
     let disk = match open(path, OpenMode::Read) {
         Ok(disk) => disk,

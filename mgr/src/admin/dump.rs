@@ -7,11 +7,11 @@ use crate::catalog::Catalog;
 use crate::driver::log;
 use crate::inspect::lines::{self, Dumper, Line};
 use crate::session_io::{LIMIT, SessionIo};
+use fusevol_shared::disk::any::Address;
 use fusevol_shared::disk::file::OpenMode;
 use fusevol_shared::disk::ring::block_on;
 use fusevol_shared::error::{Error, Kind, Result};
 use fusevol_shared::name::Name;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Which structure.
@@ -35,13 +35,13 @@ pub enum What {
 ///
 /// # Errors
 /// `Busy` while a manager on this host serves the pool; `NotFound`, `Damaged`, `Io` where too little can be read.
-pub fn dump(dir: &Dir, what: What, paths: &[PathBuf], volume: Option<&Name>) -> Result<Vec<Line>> {
+pub fn dump(dir: &Dir, what: What, paths: &[Address], volume: Option<&Name>) -> Result<Vec<Line>> {
     let config = if paths.is_empty() { Some(Config::load(dir)?) } else { None };
     if what == What::Label {
         // A disk whose label is damaged is just what is to be looked at.
         let known = config.iter().flat_map(|c| c.disks.iter().map(|d| d.path.clone()));
-        let all: Vec<PathBuf> = paths.iter().cloned().chain(known).collect();
-        let one = |path: &PathBuf| block_on(lines::labels(&path.display().to_string(), &disks::open(path, OpenMode::Read)?));
+        let all: Vec<Address> = paths.iter().cloned().chain(known).collect();
+        let one = |path: &Address| block_on(lines::labels(&path.to_string(), &disks::open(path, OpenMode::Read)?));
         return all.iter().map(one).collect::<Result<Vec<_>>>().map(|l| l.concat());
     }
     let mut members = match &config {

@@ -14,7 +14,7 @@ use crate::catalog::record::{DiskEntry, PoolEntry, Record};
 use crate::driver::log;
 use fusevol_shared::clock::{Clock, SystemClock};
 use fusevol_shared::disk::Disk;
-use fusevol_shared::disk::file::FileDisk;
+use fusevol_shared::disk::any::{Address, PoolDisk};
 use fusevol_shared::error::{Error, Kind, Result};
 use fusevol_shared::format::layout::Layout;
 use fusevol_shared::ids::{DiskId, PoolId};
@@ -24,7 +24,6 @@ use fusevol_shared::units::{AuSize, DiskNo};
 use fusevol_shared::wire::keyfile::is_address;
 use fusevol_shared::wire::secret;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::time::Duration;
 
 /// What the pool shall be.
@@ -41,7 +40,7 @@ pub struct Wish {
     /// Of sessions.
     pub lease: Duration,
     /// Where its disks are.
-    pub disks: Vec<PathBuf>,
+    pub disks: Vec<Address>,
 }
 
 /// A new pool.
@@ -80,7 +79,7 @@ pub fn init(dir: &Dir, wish: &Wish) -> Result<Made> {
         pool_id: pool,
         listen: wish.listen.clone(),
         address: wish.address.clone(),
-        disks: members.iter().zip(&files).map(|(e, f)| ConfigDisk { id: e.id, path: f.path().to_owned() }).collect(),
+        disks: members.iter().zip(&files).map(|(e, f)| ConfigDisk { id: e.id, path: f.address() }).collect(),
     };
     let mut records = vec![
         Record::PoolCreated(PoolEntry {
@@ -114,8 +113,8 @@ pub fn check_addresses(addresses: &[String]) -> Result<()> {
     }
 }
 
-fn entries(files: &[FileDisk], au_size: AuSize, random: &mut dyn Random) -> Result<Vec<DiskEntry>> {
-    let entry = |(no, file): (usize, &FileDisk)| {
+fn entries(files: &[PoolDisk], au_size: AuSize, random: &mut dyn Random) -> Result<Vec<DiskEntry>> {
+    let entry = |(no, file): (usize, &PoolDisk)| {
         let layout = Layout::for_disk(au_size, file.size())?;
         Ok(DiskEntry {
             no: DiskNo(u16::try_from(no).map_err(|_| Error::new(Kind::Refused, "too many disks"))?),
@@ -123,7 +122,7 @@ fn entries(files: &[FileDisk], au_size: AuSize, random: &mut dyn Random) -> Resu
             aus: layout.aus,
             first_data: layout.first_data,
             end_data: layout.end_data,
-            paths: vec![file.path().display().to_string()],
+            paths: vec![file.address().to_string()],
         })
     };
     files.iter().enumerate().map(entry).collect()

@@ -6,12 +6,12 @@ use super::dir::{Dir, DirLock};
 use super::{disks, wire};
 use crate::core::AdminReply;
 use crate::driver::Handle;
+use fusevol_shared::disk::any::Address;
 use fusevol_shared::error::{Context, Kind, Result, WireError};
 use fusevol_shared::ids::PoolId;
 use fusevol_shared::units::AuSize;
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::BufReader;
@@ -100,7 +100,7 @@ async fn answer(question: Question, admins: &Admins, to: &mut OwnedWriteHalf) ->
     wire::write(to, &answer.map_err(|e| WireError::from(&e))).await
 }
 
-async fn add_disk(path: PathBuf, admins: &Admins) -> Result<AdminReply> {
+async fn add_disk(path: Address, admins: &Admins) -> Result<AdminReply> {
     let (au_size, pool, at) = (admins.au_size, admins.pool, path.clone());
     // Opening and reading a disk may take its time: not on the runtime's own threads, and not on the driver's.
     let opened = tokio::task::spawn_blocking(move || disks::open_joining(&at, au_size, pool)).await;

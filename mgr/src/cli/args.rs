@@ -4,6 +4,7 @@ use crate::catalog::record::Fencing;
 use clap::{Args, Parser, Subcommand};
 use fusevol_shared::change::WhenFull;
 use fusevol_shared::cli::{ListArgs, Yes};
+use fusevol_shared::disk::any::Address;
 use fusevol_shared::name::{Name, Target};
 use fusevol_shared::wire::rights::Rights;
 use fusevol_shared::{error::Error, size};
@@ -45,7 +46,12 @@ pub enum Verb {
     /// Take over a pool on this host, from its disks alone
     Adopt(Adopt),
     /// Run the manager in the foreground; prints "ready" (and tells systemd) when it serves
-    Serve,
+    Serve {
+        /// Your word that no other manager of this pool is alive, that nothing of one is under way to the disks, and that missing
+        /// catalog disks are to be left behind
+        #[arg(long)]
+        force: bool,
+    },
     /// The pool
     #[command(subcommand, arg_required_else_help = true)]
     Pool(Pool),
@@ -92,9 +98,9 @@ pub struct Init {
     /// How long a client may use its maps without hearing from the manager
     #[arg(long, default_value_t = 10, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(2..=300))]
     pub lease: u64,
-    /// Block devices or plain files that every client sees too
+    /// Block devices, NBD exports (nbd://HOST/EXPORT), or plain files that every client sees too
     #[arg(required = true, value_name = "DISK")]
-    pub disks: Vec<PathBuf>,
+    pub disks: Vec<Address>,
 }
 
 /// `adopt`
@@ -111,7 +117,7 @@ pub struct Adopt {
     pub address: Vec<String>,
     /// The pool's disks
     #[arg(required = true, value_name = "DISK")]
-    pub disks: Vec<PathBuf>,
+    pub disks: Vec<Address>,
 }
 
 /// `pool ...`
@@ -154,14 +160,14 @@ pub enum Disk {
     /// Look at disks and say whose they are; reads only
     Scan {
         /// Disks to look at; the block devices of this host where none is given
-        disks: Vec<PathBuf>,
+        disks: Vec<Address>,
         #[command(flatten)]
         list: ListArgs,
     },
     /// Add a disk to the pool
     Add {
-        /// A block device or plain file without foreign data
-        disk: PathBuf,
+        /// A block device, NBD export or plain file without foreign data
+        disk: Address,
     },
     /// List the pool's disks
     Ls {
@@ -359,7 +365,7 @@ pub struct Events {
 #[derive(Args, Debug)]
 pub struct Check {
     /// The pool's disks; those of the configuration in --dir where none is given
-    pub disks: Vec<PathBuf>,
+    pub disks: Vec<Address>,
 }
 
 /// `dump`
@@ -368,7 +374,7 @@ pub struct Dump {
     /// Which structure
     pub what: Structure,
     /// The pool's disks; those of the configuration in --dir where none is given
-    pub disks: Vec<PathBuf>,
+    pub disks: Vec<Address>,
     /// Of this volume only: journal and preserve
     #[arg(long, value_name = "VOL")]
     pub volume: Option<Name>,

@@ -8,15 +8,16 @@ use crate::admin::disks::{self, Look};
 use crate::core::AdminRequest;
 use crate::core::admin_api::DiskView;
 use fusevol_shared::cli::{Cell, Column, Table};
+use fusevol_shared::disk::any::Address;
 use fusevol_shared::error::Result;
 use serde_json::json;
-use std::path::PathBuf;
 
 pub fn run(ctx: &Ctx, verb: Disk) -> Result<()> {
     match verb {
         Disk::Scan { disks, list } => {
-            let paths = if disks.is_empty() { disks::block_devices()? } else { disks };
-            let looks: Vec<(PathBuf, Look)> = paths.into_iter().map(|p| (p.clone(), disks::look(&p))).collect();
+            let paths: Vec<Address> =
+                if disks.is_empty() { disks::block_devices()?.into_iter().map(Address::Path).collect() } else { disks };
+            let looks: Vec<(Address, Look)> = paths.into_iter().map(|p| (p.clone(), disks::look(&p))).collect();
             if ctx.json {
                 show::json(&json!({ "disks": looks.iter().map(scanned).collect::<Vec<_>>() }))
             } else {
@@ -24,9 +25,9 @@ pub fn run(ctx: &Ctx, verb: Disk) -> Result<()> {
             }
         }
         Disk::Add { disk } => {
-            let path = std::path::absolute(&disk).unwrap_or(disk);
+            let path = disk.absolute().unwrap_or(disk);
             let added = pick!(ctx.question(&Question::DiskAdd { path: path.clone() })?, Disk)?;
-            ctx.say(&json!({ "disk": added }), &format!("disk {}: {} ({})", added.no, path.display(), added.id))
+            ctx.say(&json!({ "disk": added }), &format!("disk {}: {} ({})", added.no, path, added.id))
         }
         Disk::Ls { list } => {
             let disks = pick!(ctx.ask(AdminRequest::DiskList)?, Disks)?;
@@ -59,14 +60,14 @@ pub fn table(disks: &[DiskView]) -> Table {
     t
 }
 
-fn scanned((path, look): &(PathBuf, Look)) -> serde_json::Value {
+fn scanned((path, look): &(Address, Look)) -> serde_json::Value {
     json!({
         "path": path, "size": look.size, "state": look.state, "pool": look.pool.as_ref().map(|p| &p.0), "pool_id": look.pool.as_ref().map(|p| p.1),
         "disk_id": look.disk, "message": look.message,
     })
 }
 
-fn scan_table(looks: &[(PathBuf, Look)]) -> Table {
+fn scan_table(looks: &[(Address, Look)]) -> Table {
     let mut t = Table::new(&[
         Column::text("path"),
         Column::number("size"),
@@ -77,7 +78,7 @@ fn scan_table(looks: &[(PathBuf, Look)]) -> Table {
     ]);
     for (path, look) in looks {
         t.row(vec![
-            Cell::of(path.display()),
+            Cell::of(path),
             look.size.map_or(Cell::None, Cell::Size),
             Cell::of(look.state),
             look.pool.as_ref().map_or(Cell::None, |p| Cell::of(&p.0)),

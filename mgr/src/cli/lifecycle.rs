@@ -7,12 +7,12 @@ use crate::admin::{adopt, check, init};
 use crate::authority::recovery::{RecoveryKey, TEXT_MAX};
 use crate::driver;
 use fusevol_shared::cli::{DONE, out};
+use fusevol_shared::disk::any::Address;
 use fusevol_shared::error::{Context, Error, Kind, Result};
 use fusevol_shared::size;
 use fusevol_shared::wire::secret;
 use serde_json::json;
 use std::io::{IsTerminal, Read, Write};
-use std::path::PathBuf;
 use std::time::Duration;
 
 /// `init`
@@ -78,9 +78,9 @@ fn recovery_text(args: &Adopt) -> Result<String> {
 }
 
 /// `serve`
-pub fn serve(ctx: &Ctx) -> Result<()> {
+pub fn serve(ctx: &Ctx, force: bool) -> Result<()> {
     let json = ctx.json;
-    driver::serve::serve(&ctx.dir, || if json { show::json(&json!({ "state": "ready" })) } else { out::line("ready") })
+    driver::serve::serve(&ctx.dir, force, || if json { show::json(&json!({ "state": "ready" })) } else { out::line("ready") })
 }
 
 /// `check`
@@ -112,6 +112,6 @@ pub fn check(ctx: &Ctx, args: &Check) -> Result<u8> {
 }
 
 /// What stands in the configuration must hold wherever the manager is started from.
-pub(super) fn absolute(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
-    paths.iter().map(|p| std::path::absolute(p).context(Kind::Refused, || format!("'{}' is no path", p.display()))).collect()
+pub(super) fn absolute(paths: &[Address]) -> Result<Vec<Address>> {
+    paths.iter().map(|p| p.absolute().context(Kind::Refused, || format!("'{p}' is no path"))).collect()
 }

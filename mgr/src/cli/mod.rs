@@ -28,13 +28,13 @@ pub fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<u8> {
-    let default = if matches!(cli.verb, Verb::Serve) { "info" } else { "warn" };
+    let default = if matches!(cli.verb, Verb::Serve { .. }) { "info" } else { "warn" };
     cli::log::init(default)?;
     let ctx = Ctx::new(&cli);
     match cli.verb {
         Verb::Init(args) => lifecycle::init(&ctx, &args)?,
         Verb::Adopt(args) => lifecycle::adopt(&ctx, &args)?,
-        Verb::Serve => lifecycle::serve(&ctx)?,
+        Verb::Serve { force } => lifecycle::serve(&ctx, force)?,
         Verb::Check(args) => return lifecycle::check(&ctx, &args),
         Verb::Dump(args) => dump::run(&ctx, &args)?,
         Verb::Pool(args::Pool::Show) => pool::show(&ctx)?,

@@ -110,6 +110,8 @@ pub struct Core {
     waiting: Vec<paths::Waiting>,
     /// The catalog is nearly full.
     tight: bool,
+    /// Every disk knows byte locks.
+    has_locks: bool,
     /// No step was made yet.
     fresh: bool,
 }
@@ -151,6 +153,7 @@ impl Core {
             unfencing: BTreeMap::new(),
             waiting: Vec::new(),
             tight: false,
+            has_locks: true,
             fresh: true,
         }
     }
@@ -158,6 +161,11 @@ impl Core {
     /// Whether the catalog is nearly full: then nothing is taken up that makes it larger. Said before each step.
     pub fn set_tight(&mut self, tight: bool) {
         self.tight = tight;
+    }
+
+    /// Whether every disk knows byte locks: where one does not, no lock proves that a session has drained (K1). Said before each step.
+    pub fn set_locks(&mut self, locks: bool) {
+        self.has_locks = locks;
     }
 
     /// The first step of a life puts right what the former one left half done.

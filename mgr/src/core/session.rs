@@ -217,9 +217,9 @@ impl Core {
         }
     }
 
-    /// Whether a byte lock speaks for this session: it is of this boot.
+    /// Whether a byte lock speaks for this session: it is of this boot, and every disk knows locks.
     pub(super) fn is_probed(&self, no: SessionNo) -> bool {
-        self.catalog.session(no).is_some_and(|s| s.boot == self.config.boot)
+        self.has_locks && self.catalog.session(no).is_some_and(|s| s.boot == self.config.boot)
     }
 
     /// The lease and the margin are over.

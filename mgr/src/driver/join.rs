@@ -6,7 +6,7 @@ use crate::core::admin_api::Level;
 use crate::core::{AdminRequest, Effect, Event, Notice};
 use crate::data::Verdicts;
 use crate::listen::Connections;
-use fusevol_shared::disk::file::FileDisk;
+use fusevol_shared::disk::any::PoolDisk;
 use fusevol_shared::error::Result;
 use fusevol_shared::ids::{DiskId, SessionId, SessionNo};
 use fusevol_shared::units::DiskNo;
@@ -16,7 +16,7 @@ use std::time::Duration;
 #[derive(Debug)]
 pub struct Joining {
     /// Open for writing.
-    pub disk: FileDisk,
+    pub disk: PoolDisk,
     /// What its label says, if it is this pool's: it has joined, or the manager died before the catalog had it.
     pub was: Option<DiskId>,
 }
@@ -46,6 +46,9 @@ pub trait Log {
 
     /// Whether what makes the catalog larger is to be refused.
     fn is_tight(&self) -> bool;
+
+    /// Whether every disk knows byte locks: only then do they prove anything of a session.
+    fn has_locks(&self) -> bool;
 
     /// Whether a session's byte lock is held on any disk; what cannot be asked counts as held.
     fn lock_held(&self, session: SessionNo) -> bool;

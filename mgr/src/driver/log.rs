@@ -15,7 +15,7 @@ use crate::store::{self, Candidate, HostDoor, NewDisk, NewPool, Options, Store, 
 use arc_swap::ArcSwap;
 use fusevol_shared::clock::{Clock, SystemClock};
 use fusevol_shared::disk::Disk;
-use fusevol_shared::disk::file::FileDisk;
+use fusevol_shared::disk::any::PoolDisk;
 use fusevol_shared::disk::ring::{self, block_on};
 use fusevol_shared::error::{Context, Error, Kind, Result};
 use fusevol_shared::format::layout::{Layout, MANAGER_LOCK};
@@ -37,7 +37,7 @@ const RETRY: Duration = Duration::from_millis(50);
 /// How long the welcome of a new session waits for a slot disk: the driver does nothing else meanwhile.
 const OPEN_LIMIT: Duration = Duration::from_secs(2);
 
-pub(super) type File = Arc<FileDisk>;
+pub(super) type File = Arc<PoolDisk>;
 
 /// A pool that this process serves.
 pub struct StoreLog {
@@ -78,7 +78,7 @@ pub struct Read {
 /// # Errors
 /// The store's.
 pub fn create(
-    files: Vec<FileDisk>,
+    files: Vec<PoolDisk>,
     entries: &[DiskEntry],
     config: &Config,
     au_size: AuSize,
@@ -86,7 +86,7 @@ pub fn create(
     genesis: &[Record],
 ) -> Result<()> {
     let disks = files.into_iter().zip(entries);
-    let disks = disks.map(|(f, e)| NewDisk { path: f.path().display().to_string(), disk: Arc::new(f), id: e.id, no: e.no });
+    let disks = disks.map(|(f, e)| NewDisk { path: f.address().to_string(), disk: Arc::new(f), id: e.id, no: e.no });
     let pool = NewPool { pool: config.pool_id, name: config.pool.clone(), au_size, lease };
     let who = Who::here(&mut SystemRandom)?;
     block_on(store::create(disks.collect(), &pool, &who, HostDoor, false, genesis))
@@ -102,13 +102,13 @@ pub fn read(members: &[Member]) -> Result<Read> {
     Ok(Read { records, flaws: seen.warnings, generation: seen.newest.generation })
 }
 
-/// Wins the pool on these disks.
+/// Wins the pool on these disks; `force`: the administrator's word (`store::Options`).
 ///
 /// # Errors
 /// The store's; `Busy` only after a killed predecessor has had its time.
-pub fn open(members: &[Member]) -> Result<Won> {
+pub fn open(members: &[Member], force: bool) -> Result<Won> {
     let label = &members.first().ok_or_else(|| Error::new(Kind::NotFound, "the pool has no disk"))?.label;
-    let options = Options { pool: Some(label.pool), ..Options::default() };
+    let options = Options { pool: Some(label.pool), force, ..Options::default() };
     let until = SystemClock.now().plus(PATIENCE);
     let (takeover, records) = block_on(async {
         loop {
@@ -127,7 +127,7 @@ pub fn open(members: &[Member]) -> Result<Won> {
 }
 
 fn candidates(members: &[Member]) -> Vec<Candidate<File>> {
-    members.iter().map(|m| Candidate { disk: Arc::clone(&m.disk), path: m.disk.path().display().to_string() }).collect()
+    members.iter().map(|m| Candidate { disk: Arc::clone(&m.disk), path: m.disk.address().to_string() }).collect()
 }
 
 impl Won {
@@ -165,7 +165,7 @@ impl StoreLog {
     /// Where a disk of the pool was found.
     #[must_use]
     pub fn path(&self, id: DiskId) -> Option<String> {
-        self.disks.iter().find(|(_, i, _)| *i == id).map(|(.., d)| d.path().display().to_string())
+        self.disks.iter().find(|(_, i, _)| *i == id).map(|(.., d)| d.address().to_string())
     }
 
     fn warn(&mut self) {
@@ -213,22 +213,27 @@ impl Log for StoreLog {
         self.helper.begin(Job { effect, disks: self.disks.clone(), generation: self.store.generation() })
     }
 
+    fn has_locks(&self) -> bool {
+        self.disks.iter().all(|(.., d)| d.has_locks())
+    }
+
     fn lock_held(&self, session: SessionNo) -> bool {
         let byte = MANAGER_LOCK + 1 + u64::from(session.0);
-        self.disks.iter().any(|(.., d)| d.lock_held_by_other(byte).unwrap_or(true))
+        // A disk that knows no locks never says that a session is drained.
+        self.disks.iter().any(|(.., d)| d.lock_held_by_other(byte).ok().flatten().unwrap_or(true))
     }
 
     fn label(&mut self, new: Joining, catalog: &Catalog) -> Result<AdminRequest> {
         let Joining { disk, was } = new;
         let known = was.and_then(|id| catalog.disks().find(|d| d.entry.id == id));
         if let Some(known) = known {
-            let what = format!("disk {}: it is disk {} of this pool already", disk.path().display(), known.entry.no);
+            let what = format!("disk {}: it is disk {} of this pool already", disk.address(), known.entry.no);
             return Err(Error::new(Kind::Refused, what).hint("see `fusevol-mgr disk ls`"));
         }
         let no = catalog.disks().map(|d| u32::from(d.entry.no.0) + 1).max().unwrap_or(0);
         let no = DiskNo(u16::try_from(no).map_err(|_| Error::new(Kind::Refused, "the pool has no number left for a disk"))?);
         let layout = Layout::for_disk(self.au_size, disk.size())?;
-        let (id, path) = (DiskId::from_random(SystemRandom.id()), disk.path().display().to_string());
+        let (id, path) = (DiskId::from_random(SystemRandom.id()), disk.address().to_string());
         let disk = Arc::new(disk);
         let member = NewDisk { disk: Arc::clone(&disk), path: path.clone(), id, no };
         block_on(self.store.add_disk(member, was.is_some()))?;

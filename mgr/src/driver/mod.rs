@@ -186,6 +186,7 @@ impl<L: Log, C: Clients> Driver<L, C> {
 
     fn step(&mut self, event: Event, out: &mut Output) {
         self.core.set_tight(self.log.is_tight());
+        self.core.set_locks(self.log.has_locks());
         self.core.step(Now::of(self.clock.as_ref()), event, out);
     }
 

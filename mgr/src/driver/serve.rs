@@ -30,17 +30,17 @@ use tokio::sync::mpsc;
 /// Threads that speak TLS and JSON.
 const WORKERS: usize = 2;
 
-/// Serves the pool of `dir` until a signal ends it. `ready` is called once it serves.
+/// Serves the pool of `dir` until a signal ends it. `force`: the administrator's word (`store::Options`). `ready` is called once it serves.
 ///
 /// # Errors
 /// Why it cannot begin, or not go on.
-pub fn serve(dir: &Dir, ready: impl FnOnce() -> Result<()>) -> Result<()> {
+pub fn serve(dir: &Dir, force: bool, ready: impl FnOnce() -> Result<()>) -> Result<()> {
     let lock = dir.lock()?;
     let mut settings = Settings::load(dir)?;
     let authority = Authority::load(dir.root(), settings.pool_id)?;
     let boot = boot_id()?;
     let (to, inputs) = mpsc::channel(QUEUE_MAX);
-    let (log, catalog) = open(dir, &mut settings, &to)?;
+    let (log, catalog) = open(dir, &mut settings, force, &to)?;
     let news = news(&settings, &catalog, &log);
     let pool = catalog.pool().ok_or_else(|| Error::new(Kind::Damaged, "the catalog does not say which pool it is of"))?.clone();
     let lease = Duration::from_millis(pool.lease_ms.into());
@@ -76,13 +76,13 @@ pub fn serve(dir: &Dir, ready: impl FnOnce() -> Result<()>) -> Result<()> {
 
 /// Opens the disks and wins a generation on them. Disks that the configuration does not know are written down, and the
 /// pool is won again with all of them.
-fn open(dir: &Dir, settings: &mut Settings, to: &mpsc::Sender<Input>) -> Result<(StoreLog, Catalog)> {
+fn open(dir: &Dir, settings: &mut Settings, force: bool, to: &mpsc::Sender<Input>) -> Result<(StoreLog, Catalog)> {
     let mut members = disks::find(settings, OpenMode::ReadWrite)?;
-    let mut won = log::open(&members)?;
+    let mut won = log::open(&members, force)?;
     let mut catalog = Catalog::fold(&won.records)?;
     if disks::complete(&mut members, settings, &catalog, OpenMode::ReadWrite)? {
         drop(won);
-        won = log::open(&members)?;
+        won = log::open(&members, force)?;
         catalog = Catalog::fold(&won.records)?;
         settings.save(dir)?;
     }

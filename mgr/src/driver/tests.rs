@@ -5,6 +5,7 @@ use crate::catalog::Catalog;
 use crate::catalog::record::{PoolEntry, Record};
 use crate::core::{Config, ConnId};
 use fusevol_shared::clock::SystemClock;
+use fusevol_shared::disk::any::PoolDisk;
 use fusevol_shared::disk::file::{FileDisk, OpenMode};
 use fusevol_shared::error::{Error, Kind};
 use fusevol_shared::ids::{BootId, Generation, KeyPrint, PoolId, SessionId, SessionNo};
@@ -54,6 +55,9 @@ impl Log for MemLog {
     }
     fn is_tight(&self) -> bool {
         false
+    }
+    fn has_locks(&self) -> bool {
+        true
     }
     fn lock_held(&self, _session: SessionNo) -> bool {
         true
@@ -150,7 +154,7 @@ fn a_manager_that_was_superseded_ends() {
 fn a_disk_that_cannot_join_changes_nothing() {
     let rig = rig(10, 10, HOUR);
     let file = tempfile::NamedTempFile::new().expect("a file");
-    let disk = Joining { disk: FileDisk::open(file.path(), OpenMode::ReadWrite).expect("opens"), was: None };
+    let disk = Joining { disk: PoolDisk::from(FileDisk::open(file.path(), OpenMode::ReadWrite).expect("opens")), was: None };
     let e = rig.runtime.block_on(rig.handle.add_disk(disk)).expect_err("refused");
     assert_eq!((e.kind(), e.to_string().as_str()), (Kind::Refused, "it carries an xfs filesystem"));
     rig.runtime.block_on(rig.handle.stop());

@@ -1,6 +1,6 @@
 //! What the store needs of the world besides disks: the manager's byte lock, and sleeping. A test stands in.
 
-use fusevol_shared::disk::file::FileDisk;
+use fusevol_shared::disk::any::{Lock, PoolDisk};
 use fusevol_shared::disk::ring;
 use fusevol_shared::error::{Context, Kind, Result};
 use fusevol_shared::format::label::Instance;
@@ -12,12 +12,12 @@ use std::time::Duration;
 
 /// Locks and sleep.
 pub trait Door<D> {
-    /// Takes the manager's byte lock on this disk, until the disk is closed and its I/O has ended; `false` if another
-    /// process on this host has it.
+    /// Takes the manager's byte lock on this disk, until the disk is closed and its I/O has ended; `Held` if another
+    /// process on this host has it, `Absent` where the disk knows no locks.
     ///
     /// # Errors
     /// What the kernel says.
-    fn try_lock(&self, disk: &D) -> Result<bool>;
+    fn try_lock(&self, disk: &D) -> Result<Lock>;
 
     /// Waits.
     fn sleep(&self, time: Duration) -> impl Future<Output = ()>;
@@ -27,8 +27,8 @@ pub trait Door<D> {
 #[derive(Clone, Copy, Default, Debug)]
 pub struct HostDoor;
 
-impl Door<FileDisk> for HostDoor {
-    fn try_lock(&self, disk: &FileDisk) -> Result<bool> {
+impl Door<PoolDisk> for HostDoor {
+    fn try_lock(&self, disk: &PoolDisk) -> Result<Lock> {
         disk.try_lock(MANAGER_LOCK).context(Kind::Io, || "the manager's lock")
     }
 
@@ -40,13 +40,13 @@ impl Door<FileDisk> for HostDoor {
     }
 }
 
-impl Door<Arc<FileDisk>> for HostDoor {
-    fn try_lock(&self, disk: &Arc<FileDisk>) -> Result<bool> {
-        Door::<FileDisk>::try_lock(self, disk)
+impl Door<Arc<PoolDisk>> for HostDoor {
+    fn try_lock(&self, disk: &Arc<PoolDisk>) -> Result<Lock> {
+        Door::<PoolDisk>::try_lock(self, disk)
     }
 
     fn sleep(&self, time: Duration) -> impl Future<Output = ()> {
-        Door::<FileDisk>::sleep(self, time)
+        Door::<PoolDisk>::sleep(self, time)
     }
 }
 

@@ -13,6 +13,7 @@ use super::group::{Group, Member};
 use super::log::Store;
 use super::record::{LogRecord, pack_pieces};
 use super::survey::unused;
+use fusevol_shared::disk::any::Lock;
 use fusevol_shared::disk::buf::IoBuf;
 use fusevol_shared::disk::{Disk, DiskResult, label};
 use fusevol_shared::error::{Context, Error, Kind, Result};
@@ -186,8 +187,8 @@ impl<D: Disk, W: Door<D>> Store<D, W> {
 
 fn free_of_managers<D: Disk, W: Door<D>>(door: &W, disk: &D, path: &str) -> Result<()> {
     match door.try_lock(disk)? {
-        true => Ok(()),
-        false => Err(Error::new(Kind::Busy, format!("a manager on this host has {path} open")).hint("end that manager first")),
+        Lock::Taken | Lock::Absent => Ok(()),
+        Lock::Held => Err(Error::new(Kind::Busy, format!("a manager on this host has {path} open")).hint("end that manager first")),
     }
 }
 

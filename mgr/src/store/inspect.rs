@@ -8,6 +8,7 @@ use super::replay::replay;
 use super::survey::gather;
 use super::{Candidate, Options};
 use fusevol_shared::disk::Disk;
+use fusevol_shared::disk::any::Lock;
 use fusevol_shared::error::Result;
 use fusevol_shared::format::label::{CatalogCopy, DiskLabel};
 use fusevol_shared::format::owner::OwnerRecord;
@@ -36,8 +37,8 @@ pub struct Inspection {
 struct NoDoor;
 
 impl<D> Door<D> for NoDoor {
-    fn try_lock(&self, _: &D) -> Result<bool> {
-        Ok(true)
+    fn try_lock(&self, _: &D) -> Result<Lock> {
+        Ok(Lock::Taken)
     }
     fn sleep(&self, _: Duration) -> impl Future<Output = ()> {
         std::future::pending()

@@ -384,8 +384,8 @@ impl<D: Disk, W: Door<D>> Store<D, W> {
     /// The next area, round and round, that nobody else may write.
     pub(super) fn next_area(&self) -> Result<u8> {
         (1..AREAS).map(|n| (self.area.no + n) % AREAS).find(|a| self.quarantine[usize::from(*a)].is_none()).ok_or_else(|| {
-            Error::new(Kind::Refused, "every catalog area may still be written by a manager of the past, on another host")
-                .hint("make sure that those hosts are down or rebooted, then start once with --force")
+            Error::new(Kind::Refused, "every catalog area may still be written by a manager of the past, on another host or over NBD")
+                .hint("make sure that those hosts are down or rebooted, or that the NBD server has been started anew, then start once with --force")
         })
     }
 }

@@ -13,7 +13,7 @@
 //! A sector of 512 bytes is written whole or not at all; a larger write may tear at any sector, and writes may reach the
 //! medium in any order, or not, until a flush that was submitted after they had completed has completed. A flush that
 //! succeeded is kept. A block may rot, go to a wrong place, or not be written at all, on *one* copy of two. A process'
-//! requests may land after its death, but not once its byte lock is free.
+//! requests may land after its death, but not once its byte lock is free. Over NBD there is no such lock.
 //!
 //! # Crash analysis
 //! *Commit.* A unit is appended to every copy and flushed on each before it is answered, and the next begins only then: so
@@ -41,7 +41,7 @@
 //! before each label copy the SEAL is read, so a sealed manager that wakes up late spoils at most one copy of a label,
 //! which by its generation is older than the two others.
 //!
-//! *Claim.* Managers of one boot exclude each other by byte locks. Others write their claim and read it again one lease
+//! *Claim.* Managers of one boot exclude each other by byte locks where every disk knows them. Others write their claim and read it again one lease
 //! and a margin later; the last writer stays, and whoever lost finds the other's claim in place of its own SEAL. (This
 //! needs a write to land within lease and margin. One that lands later still finds, or leaves, a SEAL that is not clear:
 //! then one manager too many ends, but never two serve.)

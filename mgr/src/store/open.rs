@@ -3,7 +3,8 @@
 //! ```text
 //! gather labels -> byte locks -> view (newest label, quorum) -> watch heartbeats of foreign predecessors
 //!   -> claim (own Clear SEAL and owner record, durable) -> seal every other generation (durable)
-//!   -> wait one lease and a margin, unless all predecessors ran on this boot and their locks are free
+//!   -> wait one lease and a margin, unless all predecessors ran on this boot and their locks are free (on every disk: one
+//!      that knows no locks proves nothing, so a predecessor of this boot is waited for as one of another host)
 //!   -> read the owner table and the labels again: still mine, nothing newer -> read the log -> Takeover
 //! ```
 //! The order "seal, then read the labels again" meets the predecessor's "write labels, then read the SEAL": one of the
@@ -16,11 +17,13 @@ use super::replay::{Replay, replay};
 use super::survey::{View, gather};
 use super::{Candidate, Options, Takeover};
 use fusevol_shared::disk::Disk;
+use fusevol_shared::disk::any::Lock;
 use fusevol_shared::error::{Error, Kind, Result};
 use fusevol_shared::format::label::Instance;
 use fusevol_shared::format::layout::owner_at;
 use fusevol_shared::format::owner::{OwnerRecord, OwnerState, Seal};
 use fusevol_shared::ids::{Generation, Seq};
+use fusevol_shared::sentence::{Tag, holds};
 use fusevol_shared::units::PAGE;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -41,6 +44,8 @@ enum Attempt {
 pub(super) struct Won {
     pub view: View,
     pub generation: Generation,
+    /// Byte locks speak for the managers of this boot: every disk knows them.
+    pub locked: bool,
     /// Predecessors whose last I/O may still land.
     pub undrained: Vec<OwnerRecord>,
     /// The owner table at the end.
@@ -63,12 +68,12 @@ where
 {
     let (pool, members, mut warnings) = gather(candidates, options.pool).await?;
     let mut group = Group { pool, members, door, limit: options.limit };
-    lock(&group).await?;
+    let locked = lock(&group).await? || !holds(Tag::K1);
     for attempt in 0..ATTEMPTS {
         if attempt > 0 {
             group.read_labels().await?;
         }
-        if let Attempt::Won(won) = group.attempt(&who, options).await? {
+        if let Attempt::Won(won) = group.attempt(&who, options, locked).await? {
             let mut records = Vec::new();
             won.replay.units.iter().try_for_each(|u| unpack::<R>(u, &mut records))?;
             warnings.extend(won.replay.warnings.iter().cloned());
@@ -80,9 +85,13 @@ where
     Err(Error::new(Kind::Busy, "another manager is starting on this pool at the same time").hint("try again"))
 }
 
-async fn lock<D: Disk, W: Door<D>>(group: &Group<D, W>) -> Result<()> {
+/// Takes the manager's lock on every disk; whether all of them know locks.
+async fn lock<D: Disk, W: Door<D>>(group: &Group<D, W>) -> Result<bool> {
+    let mut all = true;
     for m in &group.members {
-        if !group.door.try_lock(&m.disk)? {
+        let lock = group.door.try_lock(&m.disk)?;
+        all &= lock != Lock::Absent;
+        if lock == Lock::Held {
             let table = group.table(&group.well()).await;
             let owner = table.into_iter().filter_map(|e| e.owner).max_by_key(|o| o.generation);
             let who = owner.map_or_else(String::new, |o| format!(": {}, process {}", o.host, o.pid));
@@ -90,7 +99,7 @@ async fn lock<D: Disk, W: Door<D>>(group: &Group<D, W>) -> Result<()> {
                 .hint("one manager serves a pool; end that one first, or talk to it"));
         }
     }
-    Ok(())
+    Ok(all)
 }
 
 /// The owner records that matter to `me`, newest first: back to the newest that has ever served, which had waited for all
@@ -114,15 +123,17 @@ fn alive(o: &OwnerRecord) -> Error {
 }
 
 impl<D: Disk, W: Door<D>> Group<D, W> {
-    async fn attempt(&mut self, who: &Who, options: &Options) -> Result<Attempt> {
+    async fn attempt(&mut self, who: &Who, options: &Options, locked: bool) -> Result<Attempt> {
         let all = self.well();
         let table = self.table(&all).await;
         let view = self.view(&table)?;
         view.enough(options.force)?;
         let before = predecessors(&table, who.instance);
-        let undrained: Vec<OwnerRecord> = before.iter().filter(|o| o.boot != who.boot && o.state != OwnerState::Ended).cloned().collect();
-        // Only on this very boot do the byte locks, which are ours now, speak for all others.
-        let at_once = !before.is_empty() && before.iter().all(|o| o.boot == who.boot);
+        // Only on this very boot do the byte locks, which are ours now, speak for all others; and only where every disk knows them: what
+        // was sent to a disk without them may land after its sender's death.
+        let proven = |o: &OwnerRecord| locked && o.boot == who.boot;
+        let undrained: Vec<OwnerRecord> = before.iter().filter(|o| !proven(o) && o.state != OwnerState::Ended).cloned().collect();
+        let at_once = !before.is_empty() && before.iter().all(proven);
         if !undrained.is_empty() {
             self.watch(&all, &before, who, options.watch).await?;
         }
@@ -146,10 +157,10 @@ impl<D: Disk, W: Door<D>> Group<D, W> {
             return Ok(Attempt::Again);
         }
         let replay = replay(self, &now.present, &now.newest).await?;
-        Ok(Attempt::Won(Box::new(Won { view: now, generation, undrained, table, lease, replay })))
+        Ok(Attempt::Won(Box::new(Won { view: now, generation, locked, undrained, table, lease, replay })))
     }
 
-    /// Refuses where a predecessor on another boot moves.
+    /// Refuses where a predecessor moves for which no lock speaks.
     async fn watch(&self, all: &[usize], before: &[OwnerRecord], who: &Who, time: Duration) -> Result<()> {
         self.door.sleep(time).await;
         let later = predecessors(&self.table(all).await, who.instance);

@@ -115,7 +115,8 @@ impl<D: Disk, W: Door<D>> Takeover<D, W> {
         let owners = || self.won.table.iter().filter_map(|e| e.owner.as_ref());
         let ended = |g: Generation| owners().any(|o| o.generation == g && o.state == OwnerState::Ended);
         let newest = &self.won.view.newest;
-        let mut areas = newest.pointer.quarantine.map(|q| q.filter(|q| q.boot != self.who.boot && !ended(q.generation)));
+        let drained = |q: &Quarantine| self.won.locked && q.boot == self.who.boot || ended(q.generation);
+        let mut areas = newest.pointer.quarantine.map(|q| q.filter(|q| !drained(q)));
         for o in &self.won.undrained {
             let mark = Quarantine { generation: o.generation, boot: o.boot };
             areas[usize::from(o.area)] = Some(mark);

@@ -54,6 +54,8 @@ pub enum Identity {
     Plain(u64, u64),
     /// A block device: its number.
     Block(u64),
+    /// An export of an NBD server: a hash of the server's address and the export's name.
+    Export(u128),
 }
 
 /// An open plain file or block device.

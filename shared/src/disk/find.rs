@@ -1,7 +1,7 @@
 //! Finding the pool's disks: paths are hints, labels decide.
 //!
 //! Everything that may be a disk of the pool is looked at: paths that the user gave (globs), paths that the manager
-//! knows, and a scan of this host's block devices. Each is opened for reading and its label read, all at once and each
+//! knows, and a scan of this host's block devices. Paths may be addresses of NBD exports; a scan finds none of those. Each is opened for reading and its label read, all at once and each
 //! with a limit of time, so that one hung device costs only itself. Then, for each disk that is wanted:
 //!
 //! ```text
@@ -20,8 +20,9 @@ mod host;
 #[cfg(test)]
 mod tests;
 
+use super::any::{Address, PoolDisk};
 use super::file::{FileDisk, Identity, OpenMode};
-use super::{Disk, DiskError, label, ring};
+use super::{Disk, DiskError, DiskResult, label, ring};
 use crate::error::{Error, Kind, Result};
 use crate::format::label::{DiskLabel, Finding};
 use crate::ids::{DiskId, PoolId};
@@ -47,13 +48,13 @@ pub struct Wanted {
     /// What its label must say.
     pub id: DiskId,
     /// Where it was known to be.
-    pub paths: Vec<PathBuf>,
+    pub paths: Vec<Address>,
 }
 
 /// Where to look besides the known paths.
 #[derive(Clone, Default, Debug)]
 pub struct Places {
-    /// Paths that the user gave; `*` and `?` stand for any characters within a name.
+    /// Addresses that the user gave; in a path `*` and `?` stand for any characters within a name.
     pub globs: Vec<String>,
     /// Whether to look at all block devices of this host.
     pub scan: bool,
@@ -73,11 +74,11 @@ pub enum Source {
 /// Something that was looked at.
 #[derive(Clone, Debug)]
 pub struct Seen {
-    /// By which path.
-    pub path: PathBuf,
+    /// By which address.
+    pub path: Address,
     /// Why there.
     pub source: Source,
-    /// Which file or device it is; `None` where it could not be opened.
+    /// Which file, device or export it is; `None` where it could not be opened.
     pub identity: Option<Identity>,
     /// Its bytes; 0 where it could not be opened.
     pub size: u64,
@@ -92,7 +93,7 @@ pub struct Seen {
 #[derive(Debug)]
 pub struct Here {
     /// Open, as asked.
-    pub disk: FileDisk,
+    pub disk: PoolDisk,
     /// Its label.
     pub label: DiskLabel,
     /// What people should know: damaged copies of the label.
@@ -112,7 +113,7 @@ pub enum Found {
 
 /// Finds and opens disks of a pool; one result for each that is wanted, in order. Runs within `ring::block_on`.
 pub async fn find(pool: PoolId, wanted: &[Wanted], places: &Places, mode: OpenMode) -> Vec<Found> {
-    let known: Vec<PathBuf> = wanted.iter().flat_map(|w| w.paths.iter().cloned()).collect();
+    let known: Vec<Address> = wanted.iter().flat_map(|w| w.paths.iter().cloned()).collect();
     let seen = survey(&known, places).await;
     let mut found = Vec::with_capacity(wanted.len());
     for w in wanted {
@@ -126,11 +127,11 @@ pub async fn find(pool: PoolId, wanted: &[Wanted], places: &Places, mode: OpenMo
 }
 
 /// Looks at known paths, given paths and, if asked, all block devices; each file or device once. Reads only.
-pub async fn survey(known: &[PathBuf], places: &Places) -> Vec<Seen> {
-    let mut paths: Vec<(PathBuf, Source)> = places.globs.iter().flat_map(|g| host::expand(g)).map(|p| (p, Source::Given)).collect();
+pub async fn survey(known: &[Address], places: &Places) -> Vec<Seen> {
+    let mut paths: Vec<(Address, Source)> = places.globs.iter().flat_map(|g| given(g)).map(|p| (p, Source::Given)).collect();
     paths.extend(known.iter().map(|p| (p.clone(), Source::Known)));
     if places.scan {
-        paths.extend(host::block_devices().into_iter().map(|p| (p, Source::Scanned)));
+        paths.extend(host::block_devices().into_iter().map(|p| (p.into(), Source::Scanned)));
     }
     let mut asked = std::collections::HashSet::new();
     paths.retain(|(path, _)| asked.insert(path.clone()));
@@ -141,9 +142,18 @@ pub async fn survey(known: &[PathBuf], places: &Places) -> Vec<Seen> {
     seen
 }
 
-async fn look(path: PathBuf, source: Source) -> Seen {
+/// What a user's text stands for. One that is meant as an export's address and is none leads nowhere: whoever asks the user says so.
+fn given(text: &str) -> Vec<Address> {
+    match text.parse() {
+        Ok(Address::Path(_)) => host::expand(text).into_iter().map(Address::Path).collect(),
+        Ok(export) => vec![export],
+        Err(_) => Vec::new(),
+    }
+}
+
+async fn look(path: Address, source: Source) -> Seen {
     let unseen = Seen { path, source, identity: None, size: 0, finding: Ok(Finding::Blank), medium: None, lower: Vec::new() };
-    let disk = match FileDisk::open(&unseen.path, OpenMode::Read) {
+    let disk = match patient("it was not opened", PoolDisk::peek(&unseen.path)).await {
         Ok(disk) => disk,
         Err(e) => return Seen { finding: Err(e.to_string()), ..unseen },
     };
@@ -155,19 +165,23 @@ async fn look(path: PathBuf, source: Source) -> Seen {
 
 /// Reads whose a disk is, within `PATIENCE`.
 async fn probe<D: Disk>(disk: &D) -> std::result::Result<Finding, DiskError> {
-    match select(pin!(label::probe(disk)), pin!(ring::sleep(PATIENCE))).await {
-        Either::Left((finding, _)) => finding,
+    patient("the label was not read", label::probe(disk)).await
+}
+
+async fn patient<T>(what: &str, request: impl Future<Output = DiskResult<T>>) -> DiskResult<T> {
+    match select(pin!(request), pin!(ring::sleep(PATIENCE))).await {
+        Either::Left((result, _)) => result,
         Either::Right(_) => Err(DiskError {
             answer: super::Answer::NotReturned,
             errno: libc::ETIMEDOUT,
-            what: format!("the label was not read within {} s", PATIENCE.as_secs()),
+            what: format!("{what} within {} s", PATIENCE.as_secs()),
         }),
     }
 }
 
-/// Opens what was chosen, and believes only what its label says through this descriptor.
+/// Opens what was chosen, and believes only what its label says through this descriptor, or these connections.
 async fn take(pool: PoolId, wanted: &Wanted, seen: &Seen, mode: OpenMode) -> Found {
-    let disk = match FileDisk::open(&seen.path, mode) {
+    let disk = match PoolDisk::open(&seen.path, mode).await {
         Ok(disk) => disk,
         Err(e) => return Found::Missing(e.to_string()),
     };

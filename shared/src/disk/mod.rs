@@ -3,6 +3,7 @@
 //! - [`buf`]: aligned memory that can be split and rejoined, so that one request's pieces go to disks without a copy.
 //! - [`ring`]: a thread's io_uring, and the executor that runs one future on it.
 //! - [`file`]: a plain file or block device, `O_DIRECT`, by io_uring.
+//! - [`nbd`]: an export of an NBD server. [`any`]: one or the other, by its address.
 //! - [`label`]: reads whose a disk is.
 //! - [`mem`]: memory, for tests and models. [`fault`]: a decorator that fails, delays or hangs chosen I/O.
 //! - [`find`]: the pool's disks among everything that this host sees, by label.
@@ -11,6 +12,7 @@
 //! completion has come, whatever happens to the future that asked; a completed write is durable only after a flush
 //! that was *submitted* after that completion, or when it was written with `write_durable`.
 
+pub mod any;
 pub mod buf;
 pub mod fault;
 pub mod file;
@@ -18,6 +20,7 @@ pub mod find;
 mod ioctl;
 pub mod label;
 pub mod mem;
+pub mod nbd;
 pub mod ring;
 
 use crate::units::{DiskOff, PAGE, PAGE_U64};

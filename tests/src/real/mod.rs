@@ -13,6 +13,7 @@ pub mod load;
 pub mod locker;
 pub mod loopdev;
 pub mod mount;
+pub mod nbd;
 pub mod netns;
 pub mod pool;
 pub mod reader;

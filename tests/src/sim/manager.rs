@@ -13,6 +13,7 @@ use fusevol_mgr::core::{AdminId, AdminReply, AdminRequest, Config, Core, Effect,
 use fusevol_mgr::session_io::{Member, SessionIo, SlotOf};
 use fusevol_mgr::store::{self, Candidate, Door, Options, Store, Who};
 use fusevol_shared::clock::{BootTime, Clock};
+use fusevol_shared::disk::any::Lock;
 use fusevol_shared::error::{Error, Kind, Result, WireError};
 use fusevol_shared::format::label::Instance;
 use fusevol_shared::format::layout::MANAGER_LOCK;
@@ -149,8 +150,8 @@ pub struct SimDoor {
 }
 
 impl Door<SimDisk> for SimDoor {
-    fn try_lock(&self, disk: &SimDisk) -> Result<bool> {
-        Ok(disk.try_lock(MANAGER_LOCK))
+    fn try_lock(&self, disk: &SimDisk) -> Result<Lock> {
+        Ok(if disk.try_lock(MANAGER_LOCK) { Lock::Taken } else { Lock::Held })
     }
 
     async fn sleep(&self, time: Duration) {

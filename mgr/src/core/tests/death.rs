@@ -39,6 +39,22 @@ fn die(w: &mut World, wr: &Writer) -> Vec<Effect> {
     w.step(Event::LockProbed { session: S, held: false })
 }
 
+/// A disk of the pool is over NBD: what the dead one sent there may still land, whatever the locks on the others say.
+#[test]
+fn where_a_disk_knows_no_locks_none_is_asked_and_none_ends_a_session() {
+    let (mut w, v, wr, b) = pair();
+    w.core.set_locks(false);
+    w.disconnect(wr.conn);
+    assert_eq!(w.refused(b, AttachWrite { volume: v }), Kind::Busy, "it is not proven drained");
+    assert!(w.probes().is_empty());
+    w.step(Event::LockProbed { session: S, held: false });
+    assert_eq!(w.refused(b, AttachWrite { volume: v }), Kind::Busy);
+    w.core.set_locks(true);
+    let (id, _) = w.send(b, AttachWrite { volume: v });
+    w.step(Event::LockProbed { session: S, held: false });
+    w.answer(b, id).expect("answered").expect("attached");
+}
+
 #[test]
 fn what_a_dead_writer_appended_is_folded_and_then_all_of_it_is_free() {
     let (mut w, v, mut wr, b) = pair();

@@ -3,6 +3,7 @@
 use super::*;
 use crate::core::JournalRef;
 use fusevol_shared::change::{Journal, JournalCopy};
+use fusevol_shared::disk::any::PoolDisk;
 use fusevol_shared::disk::file::{FileDisk, OpenMode};
 use fusevol_shared::ids::{DiskId, FenceToken, Seq, SessionId, SessionNo, VolumeId};
 use fusevol_shared::units::{AuNo, DiskAu, DiskNo};
@@ -16,7 +17,7 @@ fn disks() -> (Vec<tempfile::NamedTempFile>, Vec<Member<File>>) {
         file
     };
     let files: Vec<_> = (0..2).map(file).collect();
-    let open = |f: &tempfile::NamedTempFile| Arc::new(FileDisk::open(f.path(), OpenMode::ReadWrite).expect("opens"));
+    let open = |f: &tempfile::NamedTempFile| Arc::new(PoolDisk::from(FileDisk::open(f.path(), OpenMode::ReadWrite).expect("opens")));
     let disks = (0u8..).zip(&files).map(|(i, f)| (DiskNo(i.into()), DiskId([i + 1; 16]), open(f))).collect();
     (files, disks)
 }

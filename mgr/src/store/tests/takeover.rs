@@ -3,6 +3,7 @@
 use super::world::World;
 use fusevol_shared::error::Kind;
 use fusevol_shared::ids::Generation;
+use fusevol_shared::sentence::{Tag, without};
 
 #[test]
 fn a_second_manager_on_the_same_host_is_refused_and_takes_over_at_once_after_a_kill() {
@@ -16,6 +17,34 @@ fn a_second_manager_on_the_same_host_is_refused_and_takes_over_at_once_after_a_k
     w.slept.lock().expect("not poisoned").clear();
     assert_eq!(w.open("a", 3).expect("opens").1, [1, 2]);
     assert!(w.slept.lock().expect("not poisoned").is_empty(), "no waiting on the same boot");
+}
+
+/// One disk of two is over NBD: the free lock on the other proves that the process is gone, not that its writes have landed.
+#[test]
+fn without_locks_on_every_disk_a_predecessor_of_the_same_boot_is_waited_for_and_kept_away_from() {
+    let takeover = || {
+        let w = World { lockless: vec![1], ..World::new(2) };
+        let mut s = w.start("a", 1);
+        w.commit(&mut s, &[1]).expect("commits");
+        w.kill(1);
+        w.slept.lock().expect("not poisoned").clear();
+        let (t, found) = w.open("a", 2).expect("opens");
+        let next = w.run(t.start(&super::records(&found))).expect("starts");
+        let waited = w.slept.lock().expect("not poisoned").iter().any(|d| d.as_millis() == 4500);
+        // What the killed one had under way lands now: in its own area.
+        (waited, next.quarantine[usize::from(s.area.no)].is_some(), found)
+    };
+    assert_eq!(takeover(), (true, true, vec![1]));
+    assert_eq!(without(Tag::K1, takeover), (false, false, vec![1]), "the sentence is what keeps it");
+}
+
+#[test]
+fn without_any_lock_a_manager_that_lives_is_seen_by_its_heart() {
+    let w = World { lockless: vec![0, 1], ..World::new(2) };
+    let s = std::cell::RefCell::new(w.start("a", 1));
+    let beating = super::world::BeatingDoor { inner: w.door("a", 2), beat: || w.run(s.borrow_mut().heartbeat()).expect("beats") };
+    let opened = w.run(super::open::<_, _, super::world::Rec>(w.candidates(), w.who("a", 2), beating, &super::Options::default()));
+    assert_eq!(opened.map(|_| ()).expect_err("alive").kind(), Kind::Busy);
 }
 
 #[test]

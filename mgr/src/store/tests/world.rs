@@ -1,6 +1,7 @@
 //! Disks in memory that fail as told, hosts with locks, and records that are numbers.
 
 use super::super::*;
+use fusevol_shared::disk::any::Lock;
 use fusevol_shared::disk::buf::{IoBuf, IoBytes};
 use fusevol_shared::disk::fault::{FaultDisk, Faults};
 use fusevol_shared::disk::mem::MemDisk;
@@ -85,12 +86,18 @@ pub struct TestDoor {
     pub process: u8,
     pub locks: Locks,
     pub slept: Arc<Mutex<Vec<Duration>>>,
+    /// Disks that know no locks.
+    pub lockless: Vec<usize>,
 }
 
 impl Door<TestDisk> for TestDoor {
-    fn try_lock(&self, disk: &TestDisk) -> Result<bool> {
+    fn try_lock(&self, disk: &TestDisk) -> Result<Lock> {
+        if self.lockless.contains(&disk.no) {
+            return Ok(Lock::Absent);
+        }
         let mut locks = self.locks.lock().expect("not poisoned");
-        Ok(*locks.entry((self.host.clone(), disk.no)).or_insert(self.process) == self.process)
+        let owner = *locks.entry((self.host.clone(), disk.no)).or_insert(self.process);
+        Ok(if owner == self.process { Lock::Taken } else { Lock::Held })
     }
     async fn sleep(&self, time: Duration) {
         self.slept.lock().expect("not poisoned").push(time);
@@ -104,11 +111,13 @@ pub struct World {
     pub disks: Vec<TestDisk>,
     pub locks: Locks,
     pub slept: Arc<Mutex<Vec<Duration>>>,
+    /// Disks that know no locks.
+    pub lockless: Vec<usize>,
 }
 
 impl World {
     pub fn blank(disks: usize) -> Self {
-        Self { disks: (0..disks).map(TestDisk::new).collect(), locks: Locks::default(), slept: Arc::default() }
+        Self { disks: (0..disks).map(TestDisk::new).collect(), locks: Locks::default(), slept: Arc::default(), lockless: Vec::new() }
     }
 
     /// A pool on so many disks, made on host `a`.
@@ -153,7 +162,7 @@ impl World {
     }
 
     pub fn door(&self, host: &str, process: u8) -> TestDoor {
-        TestDoor { host: host.to_owned(), process, locks: self.locks.clone(), slept: self.slept.clone() }
+        TestDoor { host: host.to_owned(), process, locks: self.locks.clone(), slept: self.slept.clone(), lockless: self.lockless.clone() }
     }
 
     pub fn candidates(&self) -> Vec<Candidate<TestDisk>> {
@@ -215,7 +224,7 @@ pub struct BeatingDoor<F> {
 }
 
 impl<F: Fn()> Door<TestDisk> for BeatingDoor<F> {
-    fn try_lock(&self, disk: &TestDisk) -> Result<bool> {
+    fn try_lock(&self, disk: &TestDisk) -> Result<Lock> {
         self.inner.try_lock(disk)
     }
     async fn sleep(&self, _: Duration) {

@@ -1,6 +1,6 @@
 //! Which of the things seen is the wanted disk. Decides only; pure.
 
-use super::{Seen, Wanted};
+use super::{Seen, Source, Wanted};
 use crate::format::label::{DiskLabel, Finding};
 use crate::ids::PoolId;
 
@@ -57,7 +57,7 @@ pub(super) fn choose(pool: PoolId, wanted: &Wanted, seen: &[Seen]) -> Choice {
         [medium] => Choice::Use(preferred(medium, seen)),
         _ => {
             media.sort_by_key(|m| preferred(m, seen));
-            let paths: Vec<_> = media.iter().map(|m| seen[preferred(m, seen)].path.display().to_string()).collect();
+            let paths: Vec<_> = media.iter().map(|m| seen[preferred(m, seen)].path.to_string()).collect();
             Choice::Refused(format!("{} carry the same label and are not one disk: one is a copy", paths.join(" and ")))
         }
     }
@@ -70,17 +70,17 @@ fn preferred(medium: &[usize], seen: &[Seen]) -> usize {
     best.expect("a medium has a path")
 }
 
-/// What is to be said of a disk that is nowhere: what lies where it was.
+/// What is to be said of a disk that is nowhere: what lies where it was, and what is wrong where the user said to look.
 fn nowhere(wanted: &Wanted, seen: &[Seen]) -> String {
-    let there = wanted.paths.iter().filter_map(|path| {
-        let seen = seen.iter().find(|s| s.path == *path)?;
-        let what = match &seen.finding {
-            Ok(finding) => format!("{}: {}", path.display(), describe(finding)),
+    let of_interest = |s: &&Seen| wanted.paths.contains(&s.path) || s.source == Source::Given && s.finding.is_err();
+    let there: Vec<_> = seen
+        .iter()
+        .filter(of_interest)
+        .map(|s| match &s.finding {
+            Ok(finding) => format!("{}: {}", s.path, describe(finding)),
             Err(why) => why.clone(),
-        };
-        Some(what)
-    });
-    let there: Vec<_> = there.collect();
+        })
+        .collect();
     match there.is_empty() {
         true => "no disk that this host sees carries its label".to_owned(),
         false => format!("no disk that this host sees carries its label ({})", there.join("; ")),

@@ -60,7 +60,7 @@ impl Dir {
 }
 
 fn wanted(n: u8, paths: &[&Path]) -> Wanted {
-    Wanted { no: DiskNo(u16::from(n)), id: disk_id(n), paths: paths.iter().map(|p| p.to_path_buf()).collect() }
+    Wanted { no: DiskNo(u16::from(n)), id: disk_id(n), paths: paths.iter().map(|p| Address::from(*p)).collect() }
 }
 
 fn find_one(w: Wanted, places: &Places) -> Found {
@@ -69,7 +69,10 @@ fn find_one(w: Wanted, places: &Places) -> Found {
 
 fn path_of(found: Found) -> PathBuf {
     match found {
-        Found::Here(here) => here.disk.path().to_owned(),
+        Found::Here(here) => match here.disk.address() {
+            Address::Path(path) => path,
+            Address::Nbd(uri) => panic!("{uri}"),
+        },
         other => panic!("{other:?}"),
     }
 }
@@ -170,7 +173,7 @@ fn confirm_believes_this_disk_only() {
 fn seen(path: &str, source: Source, identity: Identity) -> Seen {
     let finding = Ok(Finding::Label(Box::new(label_of(POOL, 1)), Vec::new()));
     let medium = Some(Medium::Node(identity));
-    Seen { path: path.into(), source, identity: Some(identity), size: DISK_MIN, finding, medium, lower: Vec::new() }
+    Seen { path: path.parse().unwrap(), source, identity: Some(identity), size: DISK_MIN, finding, medium, lower: Vec::new() }
 }
 
 #[test]

@@ -1,0 +1,203 @@
+//! NBD servers of the field, each under a guard that ends it by its pid: nbdkit with any plugin and filters, and qemu-nbd.
+
+use super::pool::free_port;
+use super::wait::until;
+use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair};
+use rustix::process::{Pid, Signal, kill_process};
+use std::ffi::OsString;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How the certificates of a server are made.
+const HOSTS: [&str; 2] = ["localhost", "127.0.0.1"];
+
+/// A server, running or ended; it can be started again as it was.
+pub struct NbdServer {
+    program: &'static str,
+    args: Vec<OsString>,
+    place: Place,
+    uri: String,
+    log: PathBuf,
+    running: Option<Child>,
+}
+
+enum Place {
+    Unix(PathBuf),
+    Port(u16),
+}
+
+impl NbdServer {
+    /// nbdkit on the socket `dir/name.sock`: `args` are filters, plugin and parameters.
+    #[must_use]
+    pub fn nbdkit(dir: &Path, name: &str, args: &[&str]) -> Self {
+        let socket = dir.join(format!("{name}.sock"));
+        let all: Vec<OsString> = ["-f", "--exit-with-parent", "-U"].iter().map(OsString::from).chain([socket.clone().into()]).collect();
+        Self::start_new("nbdkit", dir, name, all, args, Place::Unix(socket), |place| format!("nbd+unix:///{name}?socket={place}"))
+    }
+
+    /// The same on a port of the loopback, in clear.
+    #[must_use]
+    pub fn nbdkit_tcp(dir: &Path, name: &str, args: &[&str]) -> Self {
+        let port = free_port();
+        let all = ["-f", "--exit-with-parent", "-i", "127.0.0.1", "-p", &port.to_string()].iter().map(OsString::from).collect();
+        Self::start_new("nbdkit", dir, name, all, args, Place::Port(port), |at| format!("nbd://{at}/{name}"))
+    }
+
+    /// The same by TLS only: the server shows a certificate of a new authority, and asks for one of it; the address names the folder
+    /// with both.
+    #[must_use]
+    pub fn nbdkit_tls(dir: &Path, name: &str, args: &[&str]) -> Self {
+        let (port, pki) = (free_port(), certificates(dir, name));
+        let text = ["-f", "--exit-with-parent", "-i", "127.0.0.1", "-p", &port.to_string(), "--tls=require", "--tls-verify-peer"];
+        let mut all: Vec<OsString> = text.iter().map(OsString::from).collect();
+        all.push(format!("--tls-certificates={}", pki.display()).into());
+        let uri = |at: &str| format!("nbds://{at}/{name}?tls-certificates={}", pki.display());
+        Self::start_new("nbdkit", dir, name, all, args, Place::Port(port), uri)
+    }
+
+    /// qemu-nbd on the socket `dir/name.sock`, for 16 connections: `args` are options, `file` a raw image.
+    #[must_use]
+    pub fn qemu(dir: &Path, name: &str, file: &Path, args: &[&str]) -> Self {
+        let socket = dir.join(format!("{name}.sock"));
+        let text = ["--persistent", "--shared=16", "--format=raw", "--export-name", name, "--socket"];
+        let all: Vec<OsString> = text.iter().map(OsString::from).chain([socket.clone().into(), file.into()]).collect();
+        Self::start_new("qemu-nbd", dir, name, all, args, Place::Unix(socket), |place| format!("nbd+unix:///{name}?socket={place}"))
+    }
+
+    fn start_new(
+        program: &'static str,
+        dir: &Path,
+        name: &str,
+        mut args: Vec<OsString>,
+        more: &[&str],
+        place: Place,
+        uri: impl FnOnce(&str) -> String,
+    ) -> Self {
+        args.extend(more.iter().map(OsString::from));
+        let at = match &place {
+            Place::Unix(path) => path.to_string_lossy().into_owned(),
+            Place::Port(port) => format!("127.0.0.1:{port}"),
+        };
+        let (uri, log) = (uri(&at), dir.join(format!("{name}.{program}.log")));
+        let mut server = Self { program, args, place, uri, log, running: None };
+        server.start();
+        server
+    }
+
+    /// Starts it (again) and waits until it takes connections.
+    ///
+    /// # Panics
+    /// Where it runs already, or does not come to stand.
+    pub fn start(&mut self) {
+        assert!(self.running.is_none(), "{} runs already", self.uri);
+        if let Place::Unix(path) = &self.place {
+            // The socket of a server that was killed stays in its way.
+            std::fs::remove_file(path).unwrap_or_default();
+        }
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(&self.log).expect("a log");
+        let mut command = Command::new(self.program);
+        command.args(&self.args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        self.running = Some(command.spawn().unwrap_or_else(|e| panic!("{} cannot be started: {e}", self.program)));
+        until(&format!("{} to serve", self.uri), PATIENCE, || {
+            if let Some(ended) = self.running.as_mut().and_then(|c| c.try_wait().expect("it is ours")) {
+                panic!("{} has ended, {ended}: {}", self.program, self.log());
+            }
+            match &self.place {
+                Place::Unix(path) => UnixStream::connect(path).is_ok().then_some(()),
+                Place::Port(port) => TcpStream::connect(("127.0.0.1", *port)).is_ok().then_some(()),
+            }
+        });
+    }
+
+    /// Its address.
+    #[must_use]
+    pub fn uri(&self) -> &str {
+        &self.uri
+    }
+
+    /// What it has logged.
+    #[must_use]
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    fn signal(&self, signal: Signal) {
+        let child = self.running.as_ref().expect("it runs");
+        kill_process(Pid::from_child(child), signal).expect("it is ours");
+    }
+
+    /// `kill -9`, and waits until it is gone.
+    ///
+    /// # Panics
+    /// Where it does not run.
+    pub fn kill(&mut self) {
+        let mut child = self.running.take().expect("it runs");
+        child.kill().and_then(|()| child.wait()).expect("it is ours");
+    }
+
+    /// Stops it where it stands: connections stay open, nothing is answered.
+    pub fn freeze(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Lets it go on.
+    pub fn thaw(&self) {
+        self.signal(Signal::CONT);
+    }
+}
+
+impl Drop for NbdServer {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.running.take() {
+            // The test is over: whatever it is doing, it ends.
+            child.kill().and_then(|()| child.wait()).map(drop).unwrap_or_default();
+        }
+        if std::thread::panicking() {
+            eprintln!("--- {}: {}\n{}", self.program, self.uri, self.log());
+        }
+    }
+}
+
+/// Says a letter to nbdkit's pause filter (`p` pauses, `r` resumes) and waits for its answer.
+///
+/// # Panics
+/// Where the filter does not answer so.
+pub fn pause_filter(control: &Path, letter: u8) {
+    let mut answer = [0];
+    UnixStream::connect(control).and_then(|mut s| s.write_all(&[letter]).and_then(|()| s.read_exact(&mut answer))).expect("it answers");
+    assert_eq!(answer[0], letter.to_ascii_uppercase(), "the pause filter");
+}
+
+/// A folder with an authority, and certificates of it for a server on this host and a client, named as the field names them.
+///
+/// # Panics
+/// Where they cannot be made.
+#[must_use]
+pub fn certificates(dir: &Path, name: &str) -> PathBuf {
+    let pki = dir.join(format!("{name}.pki"));
+    std::fs::create_dir_all(&pki).expect("a folder");
+    let write = |file: &str, text: String| std::fs::write(pki.join(file), text).expect("a file");
+    let named = |hosts: &[&str], common: &str| {
+        let mut params = CertificateParams::new(hosts.iter().map(|h| (*h).to_owned()).collect::<Vec<_>>()).expect("names");
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, common);
+        params
+    };
+    let mut params = named(&[], "test authority");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let key = KeyPair::generate().expect("a key");
+    write("ca-cert.pem", params.self_signed(&key).expect("a certificate").pem());
+    let issuer = Issuer::new(params, key);
+    for (who, hosts) in [("server", &HOSTS[..]), ("client", &[])] {
+        let key = KeyPair::generate().expect("a key");
+        write(&format!("{who}-cert.pem"), named(hosts, who).signed_by(&key, &issuer).expect("a certificate").pem());
+        write(&format!("{who}-key.pem"), key.serialize_pem());
+    }
+    pki
+}
