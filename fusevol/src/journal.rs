@@ -90,6 +90,8 @@ pub struct JournalLog<D, C> {
     trimmed: Notify,
     /// It is full: appends wait for folds.
     full: AtomicBool,
+    /// Something may still land in the volume: the attachment is not given back.
+    held: AtomicBool,
 }
 
 /// Changes that are queued.
@@ -114,6 +116,7 @@ impl<D: Disk, C: Control> JournalLog<D, C> {
             appended: Notify::new(),
             trimmed: Notify::new(),
             full: AtomicBool::new(false),
+            held: AtomicBool::new(false),
         }
     }
 
@@ -289,11 +292,20 @@ impl<D: Disk, C: Control> JournalLog<D, C> {
         Ok(())
     }
 
+    /// The attachment is the session's until that is proven drained: it is never settled.
+    pub fn hold(&self) {
+        self.held.store(true, Ordering::SeqCst);
+    }
+
     /// Everything that counts is folded, and nothing of this journal is in doubt: the attachment may end.
     ///
     /// # Errors
     /// As [`Self::fold_some`], and those of a fresh journal where this one had failed.
     pub async fn settle(&self) -> Result<()> {
+        if self.held.load(Ordering::SeqCst) {
+            let e = Error::new(Kind::Io, "a write to the volume did not return, and may still land");
+            return Err(e.hint("it can be attached again once this session is proven drained: end the mount"));
+        }
         let mut halves = self.writer.lock().await;
         if halves.failed {
             self.replace(&mut halves).await?;

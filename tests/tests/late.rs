@@ -1,4 +1,4 @@
-//! Writes that were not answered, and land when they like (PROTOCOL.md, P1).
+//! Paths that fail under a volume: writes that were answered with an error, and those that were not and land when they like (PROTOCOL.md, P1).
 
 use fusevol::control::Control;
 use fusevol::path::machine::State;
@@ -15,6 +15,7 @@ use fusevol_tests::model::host::Host;
 use fusevol_tests::model::manager::Manager;
 use fusevol_tests::model::run_local;
 use fusevol_tests::model::through::Through;
+use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
 const AUS: u32 = 64;
@@ -24,9 +25,15 @@ const EIO: i32 = 5;
 struct LostPath {
     disk: Arc<MemDisk>,
     lost: Mutex<Option<Vec<(DiskOff, IoBytes)>>>,
+    /// Whether it answers what it fails.
+    answer: Answer,
 }
 
 impl LostPath {
+    fn new(disk: Arc<MemDisk>, answer: Answer) -> Arc<Self> {
+        Arc::new(Self { disk, lost: Mutex::new(None), answer })
+    }
+
     fn lose(&self) {
         self.lost.lock().expect("whole").get_or_insert_default();
     }
@@ -43,8 +50,8 @@ impl LostPath {
     fn refuses(&self, write: Option<(DiskOff, &IoBytes)>) -> DiskResult<()> {
         let mut lost = self.lost.lock().expect("whole");
         let Some(late) = lost.as_mut() else { return Ok(()) };
-        late.extend(write.map(|(at, data)| (at, data.clone())));
-        Err(DiskError { answer: Answer::NotReturned, errno: EIO, what: "the connection is lost".into() })
+        late.extend(write.filter(|_| self.answer == Answer::NotReturned).map(|(at, data)| (at, data.clone())));
+        Err(DiskError { answer: self.answer, errno: EIO, what: "the connection is lost".into() })
     }
 }
 
@@ -85,17 +92,58 @@ fn page(n: u8) -> IoBytes {
     IoBuf::copy_of(&[n; 4096]).freeze()
 }
 
+/// A writer whose paths to both disks can be lost, with the manager's own beside them.
+struct World {
+    manager: Arc<Manager>,
+    paths: [Arc<LostPath>; 2],
+    host: Rc<Host<LostPath>>,
+    id: VolumeId,
+}
+
+impl World {
+    async fn new(answer: Answer) -> Self {
+        let au_size = AuSize::from_log2(20).expect("1 MiB");
+        let ids = [DiskId([1; 16]), DiskId([2; 16])];
+        let manager = Manager::new(7, au_size, &ids.map(|id| (id, AUS)));
+        let memory = ids.map(|_| Arc::new(MemDisk::new(u64::from(AUS) << au_size.log2())));
+        let paths = memory.clone().map(|disk| LostPath::new(disk, answer));
+        let print = KeyPrint([9; 32]);
+        let id = volume(&manager, print);
+        let host = Host::start(&manager, print, ids.into_iter().zip(paths.clone()).collect()).await;
+        host.engine.disks.redirect_by(Through::new(manager.clone(), host.engine.session, au_size, memory.to_vec()));
+        Self { manager, paths, host, id }
+    }
+
+    fn failed_paths(&self) -> usize {
+        let state = |no| self.host.engine.disks.get(DiskNo(no)).expect("known").path().shown().state;
+        (0..2).filter(|no| state(*no) != State::Direct).count()
+    }
+}
+
+/// > An error that a disk has answered sends its I/O through the manager, and is nobody's error.
+#[test]
+fn what_was_answered_is_done_again_through_the_manager() {
+    run_local(async {
+        let w = World::new(Answer::Answered).await;
+        let volume = w.host.attach(w.id, Mode::Write).await.expect("attached");
+        volume.write(0, page(1)).await.expect("written");
+        volume.flush().await.expect("flushed");
+        w.paths.iter().for_each(|p| p.lose());
+        volume.write(0, page(2)).await.expect("an overwrite goes through the manager");
+        volume.write(9 << 20, page(3)).await.expect("so does a new place");
+        volume.flush().await.expect("and what is appended");
+        let (a, b) = (volume.read(0, 4096).await.expect("read"), volume.read(9 << 20, 4096).await.expect("read"));
+        assert_eq!((a[0], b[0], w.failed_paths() > 0), (2, 3, true));
+        w.host.detach(w.id).await.expect("given back");
+        assert_eq!((w.manager.prove(), w.manager.quarantined()), (Vec::new(), 0), "nothing can land late");
+    });
+}
+
 /// What the volume and its snapshot read at page 3 at the end.
 async fn world() -> (u8, u8, u8) {
-    let au_size = AuSize::from_log2(20).expect("1 MiB");
-    let ids = [DiskId([1; 16]), DiskId([2; 16])];
-    let manager = Manager::new(7, au_size, &ids.map(|id| (id, AUS)));
-    let memory = ids.map(|_| Arc::new(MemDisk::new(u64::from(AUS) << au_size.log2())));
-    let paths = memory.clone().map(|disk| Arc::new(LostPath { disk, lost: Mutex::new(None) }));
-    let print = KeyPrint([9; 32]);
-    let id = volume(&manager, print);
-    let host = Host::start(&manager, print, ids.into_iter().zip(paths.clone()).collect()).await;
-    host.engine.disks.redirect_by(Through::new(manager.clone(), host.engine.session, au_size, memory.to_vec()));
+    let w = World::new(Answer::NotReturned).await;
+    let World { manager, paths, host, id } = &w;
+    let id = *id;
     let volume = host.attach(id, Mode::Write).await.expect("attached");
     let at = 3 * 4096;
     volume.write(at, page(1)).await.expect("written");
@@ -110,11 +158,9 @@ async fn world() -> (u8, u8, u8) {
     volume.write(at, page(3)).await.expect("it goes through the manager");
     volume.write(at, page(4)).await.expect("so does the next");
     volume.flush().await.expect("flushed");
-    let used =
-        (0..2).map(|no| host.engine.disks.get(DiskNo(no)).expect("known").path().shown().state).filter(|s| *s != State::Direct).count();
-    assert!(used > 0, "a path has failed");
+    assert!(w.failed_paths() > 0, "a path has failed");
     let mut landed = 0;
-    for p in &paths {
+    for p in paths {
         landed += p.land().await;
     }
     assert!(landed > 0, "something lands late");

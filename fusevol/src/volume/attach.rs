@@ -191,11 +191,10 @@ impl<D: Disk, C: Control> Volume<D, C> {
         self.engine.stale.one(Whose::Volume(self.id));
         // What counts in the journal is folded before the attachment ends; where it cannot be, the attachment ends with the session.
         if let Some(log) = &self.journal {
+            if self.late.touches(0..self.view.aus()) {
+                log.hold();
+            }
             unsettled(&self.engine).insert(self.id, log.clone());
-        }
-        // Where something may still land in its map, the attachment is the session's until that is proven drained.
-        if self.late.touches(0..self.view.aus()) {
-            return flushed.and(Err(super::moved::late()));
         }
         let given = settle_former(&self.engine, self.id).await.map_err(|e| e.within("the volume could not be given back"));
         if self.journal.is_none() {

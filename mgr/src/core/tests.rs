@@ -13,5 +13,6 @@ mod people;
 mod random;
 mod seal;
 mod sessions;
+mod through;
 mod verbs;
 mod writer;
