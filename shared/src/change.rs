@@ -8,7 +8,7 @@
 
 use crate::ids::{FenceToken, Seq, SessionNo, VolumeEpoch};
 use crate::map::{AuMask, LEGS_MAX, MapRun};
-use crate::units::{AuNo, DiskAu, VolAu, place};
+use crate::units::{AuNo, DiskAu, DiskNo, VolAu, place};
 use rkyv::{Archive, Deserialize, Serialize};
 use std::fmt;
 use std::ops::Range;
@@ -92,6 +92,57 @@ impl Places {
 
 fn follows(first: &DiskAu, count: u32, next: &DiskAu) -> bool {
     first.disk == next.disk && first.au.0.checked_add(count) == Some(next.au.0)
+}
+
+plain!(/// Copies of AUs that are neighbours in the volume and on each disk.
+    Placed {
+    /// The first of them.
+    first: VolAu,
+    /// Number `i` of the places has the copies of AU `first + i`.
+    places: Places,
+});
+
+impl Placed {
+    /// Each AU with its copies; `None` where it does not fit together.
+    #[must_use]
+    pub fn each(&self) -> Option<Vec<(VolAu, Vec<DiskAu>)>> {
+        self.first.0.checked_add(self.places.count)?;
+        (0..self.places.count).filter(|_| self.places.fits()).map(|i| Some((VolAu(self.first.0 + i), self.places.get(i)?))).collect()
+    }
+}
+
+plain!(/// Regions side by side.
+    RegionRun {
+    /// The first.
+    first: Region,
+    /// How many.
+    count: u32,
+});
+
+impl RegionRun {
+    /// Ascending regions as runs, at most `limit` of them: where there are more, neighbours are joined over the gap between them.
+    #[must_use]
+    pub fn join(regions: impl IntoIterator<Item = Region>, limit: usize) -> Vec<RegionRun> {
+        let mut out: Vec<RegionRun> = Vec::new();
+        for r in regions {
+            let full = out.len() >= limit;
+            match out.last_mut().filter(|run| full || run.end() >= r.0) {
+                Some(run) => run.count = run.count.max(r.0 + 1 - run.first.0),
+                None => out.push(RegionRun { first: r, count: 1 }),
+            }
+        }
+        out
+    }
+
+    fn end(&self) -> u32 {
+        self.first.0.saturating_add(self.count)
+    }
+
+    /// Its AUs.
+    #[must_use]
+    pub fn aus(&self) -> Range<u32> {
+        self.first.aus().start..Region(self.end()).aus().start
+    }
 }
 
 plain!(/// One preserve segment: an AU on each of its legs, same content.
@@ -196,6 +247,18 @@ pub enum Entry {
         /// Which.
         places: Vec<DiskAu>,
     },
+    /// AUs that have space have these copies from now on, all of them equal: whoever wrote this has brought the new ones up to date and
+    /// flushed them, and writes all of them from now on (PROTOCOL.md, B1). Each place is a leg of the AU already, or a single place out of the
+    /// reserve. Those that are not named any more wait in limbo; one that names the AU for a snapshot stays as [`LegState::Gone`].
+    Placed {
+        /// Which.
+        runs: Vec<Placed>,
+    },
+    /// This disk of the volume is written again; all before this missed it, but for what `Placed` said of it.
+    Returned {
+        /// Which.
+        disk: DiskNo,
+    },
     /// These regions are clean: every leg was flushed after their last write had returned.
     Cleared {
         /// Current.
@@ -219,6 +282,8 @@ impl Entry {
             Entry::Flipped { dirty, .. } => 4 + dirty.len(),
             Entry::Broken { .. } => 1,
             Entry::Late { places } => places.len(),
+            Entry::Placed { runs } => runs.iter().map(|r| 4 + usize::try_from(r.places.count).unwrap_or(usize::MAX / 2)).sum(),
+            Entry::Returned { .. } => 1,
             Entry::Marked { regions, .. } => regions.len(),
             Entry::Cleared { regions, changed, .. } => regions.len() + changed.len(),
         }

@@ -12,8 +12,10 @@ use rkyv::{Archive, Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Most replicas of an AU.
-pub const LEGS_MAX: usize = 3;
+/// Most legs of an AU: as many copies as can be, and one that only names it ([`LegState::Gone`]).
+pub const LEGS_MAX: usize = COPIES_MAX + 1;
+/// Most copies of a volume.
+pub const COPIES_MAX: usize = 3;
 /// AUs in a chunk of a map.
 const CHUNK: u32 = 512;
 
@@ -24,8 +26,10 @@ const CHUNK: u32 = 512;
 pub enum LegState {
     /// Equal to the other in-sync legs, outside the journal's dirty regions.
     InSync,
-    /// Misses writes; never read.
+    /// Misses writes; never read. The copier brings it up to date.
     Stale,
+    /// Given up. Its place still names the AU in preserve records, so it is nobody else's; never read or written.
+    Gone,
 }
 
 /// One replica of one AU.
@@ -77,6 +81,59 @@ impl MapEntry {
     #[must_use]
     pub fn first_in_sync(&self) -> Option<DiskAu> {
         self.legs().iter().find(|l| l.state == LegState::InSync).map(|l| l.at)
+    }
+
+    /// The same among the legs that are on none of these disks.
+    #[must_use]
+    pub fn source_without(&self, out: &[DiskNo]) -> Option<DiskAu> {
+        self.legs().iter().find(|l| l.state == LegState::InSync && !out.contains(&l.at.disk)).map(|l| l.at)
+    }
+
+    /// What names the AU in preserve records, and tells whether a snapshot shares it: where its first leg lies.
+    #[must_use]
+    pub fn name(&self) -> DiskAu {
+        self.legs[0].at
+    }
+
+    /// How many copies are to be written: those that are not given up.
+    #[must_use]
+    pub fn copies(&self) -> usize {
+        self.legs().iter().filter(|l| l.state != LegState::Gone).count()
+    }
+
+    /// The entry once something was written that the legs on these disks miss: they are stale. Where no other leg is in sync nothing can
+    /// be written without them, so nothing is missed.
+    #[must_use]
+    pub fn missed_by(&self, out: &[DiskNo]) -> Self {
+        let mut e = *self;
+        if e.source_without(out).is_some() {
+            e.legs.iter_mut().filter(|l| l.state == LegState::InSync && out.contains(&l.at.disk)).for_each(|l| l.state = LegState::Stale);
+        }
+        e
+    }
+
+    /// The entry once its writer is gone in the midst of writes: only the source of a resync is known to be right.
+    #[must_use]
+    pub fn left_by_its_writer(&self, out: &[DiskNo]) -> Self {
+        let mut e = *self;
+        if let Some(source) = e.source_without(out).or_else(|| e.first_in_sync()) {
+            e.legs.iter_mut().filter(|l| l.state == LegState::InSync && l.at != source).for_each(|l| l.state = LegState::Stale);
+        }
+        e
+    }
+
+    /// The entry with these legs, all in sync, in place of those that it has: what [`Placed`](crate::change::Placed) says. A first leg that
+    /// is not among them stays as the name where `named`: a snapshot shares the AU. `None` where it does not fit together.
+    #[must_use]
+    pub fn placed(&self, legs: &[DiskAu], named: bool) -> Option<Self> {
+        let mut all: Vec<Leg> = legs.iter().map(|at| Leg::single(*at)).collect();
+        let name = self.name();
+        match legs.iter().position(|l| *l == name) {
+            Some(i) => all[..=i].rotate_right(1),
+            None if named => all.insert(0, Leg { state: LegState::Gone, ..Leg::single(name) }),
+            None => {}
+        }
+        Self::new(&all, self.written)
     }
 }
 

@@ -299,7 +299,9 @@ pub fn mark(entry: &crate::change::Entry, epoch: &mut VolumeEpoch, dirty: &mut B
         | Entry::Segment(_)
         | Entry::Broken { .. }
         | Entry::Moved { .. }
-        | Entry::Late { .. } => {}
+        | Entry::Late { .. }
+        | Entry::Placed { .. }
+        | Entry::Returned { .. } => {}
     }
 }
 

@@ -6,6 +6,7 @@
 #![allow(missing_docs)] // of the twins that rkyv derives; what is written here has its docs
 
 pub use super::lock::{GetLock, HeldLock, LockState, LocksFreed, LocksTaken, RetakeLocks, SetLock};
+pub use super::recovery::{LegFailed, LegOut, Recovery, RecoveryOrders};
 use super::rights::{Need, Right, Rights};
 pub use crate::change::Segment;
 use crate::change::{Append, Journal, Places, WhenFull};
@@ -26,7 +27,8 @@ use rkyv::{Archive, Deserialize, Serialize};
 /// 3: `MapPart` carries packed runs: equal masks side by side stand once.
 /// 4: `CheckPath`; I/O through the manager, on data connections (`super::data`).
 /// 5: locks of byte ranges (`SetLock`, `GetLock`, `RetakeLocks`, `LocksFreed`).
-pub const PROTOCOL: u16 = 5;
+/// 6: mirrors (`LegOut`, `Recovery`, `LegFailed`; `Attached`, `SnapshotOpened` say which disks are out; `Grant` and `NewJournal` say which to avoid).
+pub const PROTOCOL: u16 = 6;
 /// Most AUs in one `Grant`.
 pub const AUS_PER_GRANT: u32 = 1024;
 /// Most weight of the appends in one `Fold` (see `Entry::weight`): with 32 bytes each far below the frame limit.
@@ -245,6 +247,10 @@ message!(/// The attachment stands; the map follows by `GetMap`.
     next_segment: u32,
     /// What the writer does when there is no space to preserve into.
     when_full: WhenFull,
+    /// Copies that each AU should have.
+    copies: u8,
+    /// Disks whose legs of this volume miss writes: nothing is read from them or written to them.
+    out: Vec<DiskNo>,
 });
 message!(/// The attachment ends; its I/O is drained and its masks are reported.
     Detach {
@@ -285,6 +291,9 @@ message!(/// Asks for space ahead of the writes, and gives back what is not need
     want: u32,
     /// Places of the reserve that were never written to and never will be.
     back: Vec<Places>,
+    /// Single places, for copies of AUs that lie on these disks: on none of them, nor in the failure domain of one. Otherwise (none is
+    /// named) places with as many copies as the volume should have, or fewer where not as many disks are usable.
+    apart: Vec<DiskNo>,
 });
 message!(/// What the reserve gets.
     Granted {
@@ -318,6 +327,8 @@ message!(/// A copy of the journal failed: closes it at its last number that cou
     failed: u32,
     /// Nothing above this number counts in it.
     closing: Seq,
+    /// Disks that failed: the fresh one is not to lie there, where others have room.
+    avoid: Vec<DiskNo>,
 });
 message!(/// The fresh journal.
     JournalGranted {
@@ -361,6 +372,8 @@ message!(/// What a reader needs beside the map.
     info: SnapshotInfo,
     /// Preserve segments that may hold blocks of it, in order of their number. The last one's successors are named on disk.
     segments: Vec<Segment>,
+    /// Disks whose legs of this volume miss writes.
+    out: Vec<DiskNo>,
 });
 message!(/// A part of the snapshot's frozen map, for who has the snapshot open.
     GetSnapshotMap {
@@ -387,7 +400,7 @@ message!(/// The session has written this nonce into its slot on a disk, by the 
 message!(/// The manager has read it there, over its own path.
     PathChecked {});
 
-replies! { PathChecked, Welcome, Renewed, Done, Volumes, Attached, MapPart, Granted, Folded, JournalGranted, SnapshotTaken, SnapshotOpened, LockState, LocksTaken, }
+replies! { RecoveryOrders, PathChecked, Welcome, Renewed, Done, Volumes, Attached, MapPart, Granted, Folded, JournalGranted, SnapshotTaken, SnapshotOpened, LockState, LocksTaken, }
 
 requests! {
     Hello(Need::Client, |_m| Object::None) -> Welcome, sample |_, _| Hello {
@@ -401,11 +414,11 @@ requests! {
     GetMap(Need::On(Right::Read), |m| Object::Volume(m.volume)) -> MapPart, sample |volume, _| GetMap { volume, from: VolAu(0) };
     GetNeed(Need::On(Right::Write), |m| Object::Volume(m.volume)) -> MapPart, sample |volume, _| GetNeed { volume, from: VolAu(0) };
     Grant(Need::On(Right::Write), |m| Object::Volume(m.volume)) -> Granted, sample |volume, _| Grant {
-        volume, token: FenceToken(1), no: 1, want: 1, back: vec![] };
+        volume, token: FenceToken(1), no: 1, want: 1, back: vec![], apart: vec![] };
     Fold(Need::On(Right::Write), |m| Object::Volume(m.volume)) -> Folded, sample |volume, _| Fold {
         volume, token: FenceToken(1), prev: Seq(0), appends: vec![] };
     NewJournal(Need::On(Right::Write), |m| Object::Volume(m.volume)) -> JournalGranted, sample |volume, _| NewJournal {
-        volume, token: FenceToken(1), failed: 1, closing: Seq(0) };
+        volume, token: FenceToken(1), failed: 1, closing: Seq(0), avoid: vec![] };
     CreateSnapshot(Need::On(Right::Snapshot), |m| Object::Volume(m.volume)) -> SnapshotTaken, sample |volume, _| CreateSnapshot {
         volume, id: SnapshotId([9; 16]), name: "sample".into() };
     RemoveSnapshot(Need::On(Right::Snapshot), |m| Object::Snapshot(m.snapshot)) -> Done, sample |_, snapshot| RemoveSnapshot { snapshot };
@@ -419,6 +432,10 @@ requests! {
     GetLock(Need::On(Right::Read), |m| Object::Volume(m.volume)) -> LockState, sample |volume, _| GetLock {
         volume, owner: 1, span: Span::ALL, kind: LockKind::Read };
     RetakeLocks(Need::Session, |_m| Object::None) -> LocksTaken, sample |_, _| RetakeLocks { locks: vec![] };
+    LegOut(Need::On(Right::Read), |m| Object::Volume(m.volume)) -> Done, sample |volume, _| LegOut {
+        volume, token: FenceToken(1), disk: DiskNo(0), dirty: vec![], why: "sample".into() };
+    Recovery(Need::On(Right::Write), |m| Object::Volume(m.volume)) -> RecoveryOrders, sample |volume, _| Recovery {
+        volume, token: FenceToken(1), says: String::new() };
 }
 
 // ---- pushes ----
@@ -486,6 +503,7 @@ pub enum Push {
     Recall(Recall),
     VolumesChanged(VolumesChanged),
     LocksFreed(LocksFreed),
+    LegFailed(LegFailed),
 }
 
 /// Answer to a push.

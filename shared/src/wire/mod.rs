@@ -18,6 +18,7 @@ pub mod frame;
 pub mod keyfile;
 pub mod lock;
 pub mod messages;
+pub mod recovery;
 pub mod rights;
 pub mod secret;
 pub mod tcp;
