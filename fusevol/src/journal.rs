@@ -282,13 +282,16 @@ impl<D: Disk, C: Control> JournalLog<D, C> {
             return Ok(());
         }
         self.fold_all().await?;
-        let call = NewJournal { volume: self.volume, token: self.token, failed: halves.journal.no, closing: self.last() };
+        let avoid = halves.bad.clone();
+        let call = NewJournal { volume: self.volume, token: self.token, failed: halves.journal.no, closing: self.last(), avoid };
         let granted = self.engine.control.call(call).await?;
         if granted.journal.no <= halves.journal.no {
             return Err(Error::new(Kind::Damaged, "the manager granted a journal that was used already"));
         }
         tracing::warn!("journal {} of volume {} failed: goes on in a fresh one", halves.journal.no, self.volume);
+        let bad = std::mem::take(&mut halves.bad);
         *halves = Halves::new(granted.journal);
+        halves.bad = bad;
         Ok(())
     }
 

@@ -11,6 +11,7 @@ pub mod journal;
 pub mod lease;
 pub mod link;
 pub mod locks;
+pub mod out;
 pub mod path;
 pub mod preserve;
 pub mod private;

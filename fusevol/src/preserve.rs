@@ -16,18 +16,19 @@ mod record;
 
 use crate::disks::Disks;
 use crate::lease::Lease;
+use crate::out::OutSet;
 use fusevol_shared::disk::Disk;
 use fusevol_shared::disk::buf::IoBytes;
 use fusevol_shared::error::{Error, Kind, Result, WireError};
 use fusevol_shared::format::preserve::{LogId, Successor, record_len, room};
 use fusevol_shared::ids::{FenceToken, PoolId, Seq, SessionNo, VolumeId};
-use fusevol_shared::units::{AuSize, DiskAu};
+use fusevol_shared::units::{AuSize, DiskAu, DiskNo};
 use fusevol_shared::wire::messages::Segment;
 use futures_util::future::{Either, join, select};
 use std::collections::VecDeque;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::oneshot;
 
 /// How often a record is tried in a fresh segment before its owners get the error.
@@ -36,8 +37,9 @@ const TRIES: u32 = 2;
 const LOW: u32 = 16;
 
 /// The old bytes of one block.
+#[derive(Clone)]
 pub struct Old {
-    /// Its AU: the first replica in sync of the live map.
+    /// Its AU, by its name in the live map: where its first leg lies.
     pub at: DiskAu,
     /// The block in it.
     pub block: u32,
@@ -69,6 +71,16 @@ struct Writer {
     broken: bool,
 }
 
+/// Whose log it is.
+#[derive(Clone, Copy)]
+#[allow(missing_docs)]
+pub struct Whose {
+    pub pool: PoolId,
+    pub volume: VolumeId,
+    pub session: SessionNo,
+    pub token: FenceToken,
+}
+
 /// The preserve log of one attachment.
 pub struct PreserveLog {
     pool: PoolId,
@@ -82,12 +94,17 @@ pub struct PreserveLog {
     blocks: AtomicU64,
     /// Places to which a record was written that did not come to its end: it may still land.
     late: Mutex<Vec<DiskAu>>,
+    /// Disks on which a record failed.
+    bad: Mutex<Vec<DiskNo>>,
+    /// Legs there are not written.
+    out: Arc<OutSet>,
 }
 
 impl PreserveLog {
     /// A log that begins in `first`; without one, the first segment is asked for when it is needed.
     #[must_use]
-    pub fn new(pool: PoolId, volume: VolumeId, session: SessionNo, token: FenceToken, size: AuSize, first: Option<Segment>) -> Self {
+    pub fn new(log: Whose, size: AuSize, first: Option<Segment>, out: Arc<OutSet>) -> Self {
+        let Whose { pool, volume, session, token } = log;
         let writer = Writer { current: first, pos: 0, records: 0, seq: Seq(0), spare: None, closing: None, broken: false };
         Self {
             pool,
@@ -99,6 +116,8 @@ impl PreserveLog {
             writer: tokio::sync::Mutex::new(writer),
             blocks: AtomicU64::new(0),
             late: Mutex::default(),
+            bad: Mutex::default(),
+            out,
         }
     }
 
@@ -162,7 +181,8 @@ impl PreserveLog {
             self.close(&mut w, disks).await?;
         }
         if let Some(current) = &w.current {
-            record::break_off(disks, self.size, &self.log_id(current), &current.legs, w.seq.next()).await?;
+            let done = record::break_off(disks, self.size, &self.log_id(current), &self.usable(current), w.seq.next()).await;
+            self.done(done)?;
         }
         w.current = None;
         Ok(())
@@ -227,14 +247,15 @@ impl PreserveLog {
         let low = w.spare.is_none() && room(self.size, after) < LOW;
         w.broken = true; // until it is known to be durable
         let log = self.log_id(&segment);
-        let write = record::append(disks, self.size, &log, &segment.legs, w.pos, w.seq.next(), batch);
+        let legs = self.usable(&segment);
+        let write = record::append(disks, self.size, &log, &legs, w.pos, w.seq.next(), batch);
         let ahead = async { if low { grant().await.ok() } else { None } };
         let (written, spare) = join(write, ahead).await;
         w.spare = w.spare.take().or(spare.filter(|s| s.epoch >= segment.epoch));
         if written.is_err() {
             self.late.lock().unwrap_or_else(PoisonError::into_inner).extend(&segment.legs);
         }
-        written?;
+        self.done(written)?;
         self.blocks.fetch_add(u64::from(blocks), Ordering::Relaxed);
         w.broken = false;
         w.pos = after;
@@ -269,8 +290,9 @@ impl PreserveLog {
     /// Writes the successor's page of the current segment and goes over to it.
     async fn close<D: Disk>(&self, w: &mut Writer, disks: &Disks<D>) -> Result<()> {
         let (Some(current), Some(next)) = (&w.current, &w.closing) else { return Ok(()) };
-        let successor = Successor { next: self.log_id(next), legs: next.legs.clone(), records: w.records };
-        record::close(disks, self.size, &self.log_id(current), &current.legs, w.seq.next(), &successor).await?;
+        let successor = Successor { next: self.log_id(next), legs: self.usable(next), records: w.records };
+        let done = record::close(disks, self.size, &self.log_id(current), &self.usable(current), w.seq.next(), &successor).await;
+        self.done(done)?;
         if let Some(next) = w.closing.take() {
             begin(w, next);
         }
@@ -302,6 +324,25 @@ impl PreserveLog {
         for job in jobs {
             let _ = job.done.send(Err(WireError::from(e)));
         }
+    }
+
+    /// The legs of a segment that are written: those on disks that are not out, where there are any.
+    fn usable(&self, s: &Segment) -> Vec<DiskAu> {
+        let usable: Vec<DiskAu> = s.legs.iter().copied().filter(|l| !self.out.has(l.disk)).collect();
+        if usable.is_empty() { s.legs.clone() } else { usable }
+    }
+
+    fn done(&self, done: std::result::Result<(), (DiskNo, Error)>) -> Result<()> {
+        done.map_err(|(no, e)| {
+            self.bad.lock().unwrap_or_else(PoisonError::into_inner).push(no);
+            e
+        })
+    }
+
+    /// Takes the disks on which something failed.
+    #[must_use]
+    pub fn take_bad(&self) -> Vec<DiskNo> {
+        std::mem::take(&mut self.bad.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn log_id(&self, s: &Segment) -> LogId {

@@ -11,14 +11,15 @@
 mod modified;
 
 use crate::control::Control;
+use crate::out::OutSet;
 use crate::preserve::log_reader::{Copy, LogReader, read_copy};
 use crate::stale::Whose;
-use crate::volume::{Engine, Pieces, cut, fetch_map, middle, plan_au, read_pieces_into, seek, whole_pages};
+use crate::volume::{Copies, Engine, Pieces, cut, fetch_map, middle, plan_au, read_any, read_pieces_into, seek, whole_pages};
 use fusevol_shared::disk::Disk;
 use fusevol_shared::disk::buf::IoBuf;
 use fusevol_shared::error::{Error, Kind, Result};
 use fusevol_shared::ids::{SnapshotId, VolumeId};
-use fusevol_shared::map::VolumeMap;
+use fusevol_shared::map::{LegState, MapEntry, VolumeMap};
 use fusevol_shared::mask::BlockMask;
 use fusevol_shared::sentence::{self, Tag};
 use fusevol_shared::units::{DiskAu, VolAu};
@@ -39,6 +40,7 @@ pub struct SnapshotReader<D, C> {
     begun: AtomicU64,
     logs: tokio::sync::Mutex<Logs>,
     closed: AtomicBool,
+    out: Arc<OutSet>,
 }
 
 struct Logs {
@@ -49,6 +51,7 @@ struct Logs {
 
 /// A block of the request that is read from disk.
 struct Wanted {
+    /// The AU by its name: what preserve records call it.
     at: DiskAu,
     block: u32,
     /// Its bytes in the request's buffer, and where they begin in the block.
@@ -62,7 +65,10 @@ impl<D: Disk, C: Control> SnapshotReader<D, C> {
     /// # Errors
     /// What the manager answers; `Damaged` for a broken snapshot or log.
     pub async fn open(engine: &Engine<D, C>, snapshot: SnapshotId) -> Result<Arc<Self>> {
+        let asked = engine.outs.now();
         let opened = engine.control.call(OpenSnapshot { snapshot }).await?;
+        let out = engine.outs.begin(opened.volume, asked);
+        opened.out.iter().for_each(|d| out.add(*d));
         let loaded = async {
             if opened.info.broken {
                 return Err(Error::new(Kind::Damaged, format!("snapshot {} is broken: it has lost blocks", opened.info.name)));
@@ -72,7 +78,7 @@ impl<D: Disk, C: Control> SnapshotReader<D, C> {
             let aus =
                 engine.au_size.aus_for(opened.info.size).ok_or_else(|| Error::new(Kind::Damaged, "the snapshot has more than 2^32 AUs"))?;
             fetch_map(aus, part, |au, e| map.set(au, Some(e))).await?;
-            let mut reader = LogReader::new(engine.pool, opened.volume, opened.info.epoch, engine.au_size);
+            let mut reader = LogReader::new(engine.pool, opened.volume, opened.info.epoch, engine.au_size, out.clone());
             opened.segments.iter().for_each(|s| reader.add(s));
             engine.lease.wait().await?;
             reader.refresh(&engine.disks).await?;
@@ -87,6 +93,7 @@ impl<D: Disk, C: Control> SnapshotReader<D, C> {
                 begun: AtomicU64::new(0),
                 logs: tokio::sync::Mutex::new(Logs { done: 0, reader }),
                 closed: AtomicBool::new(false),
+                out: out.clone(),
             })),
             Err(e) => {
                 // The end of the session closes it where this does not.
@@ -201,15 +208,18 @@ impl<D: Disk, C: Control> SnapshotReader<D, C> {
             if !sentence::holds(Tag::S1) {
                 self.refresh().await?;
             }
-            self.plan(outer)
+            self.plan(outer.clone())
         };
+        let version = self.out.version();
         let (pieces, wanted) = match plan.await {
             Ok(plan) => plan,
             Err(e) => return (Err(e), buf),
         };
         let (read, mut buf) = read_pieces_into(&self.engine.disks, &pieces, buf).await;
         let checked = async {
-            read?;
+            if read.is_err() || self.out.version() != version {
+                Box::pin(self.read_elsewhere(outer, &mut buf)).await.map_err(|e| read.err().unwrap_or(e))?;
+            }
             if !wanted.is_empty() {
                 if sentence::holds(Tag::S1) {
                     self.refresh().await?;
@@ -229,12 +239,12 @@ impl<D: Disk, C: Control> SnapshotReader<D, C> {
         let mut to = 0;
         for (au, within) in cut(size, outer) {
             let entry = self.map.get(au).filter(|e| !e.written.is_empty());
-            let source = entry.map(|e| e.first_in_sync().map(|at| (at, e.written)));
+            let source = entry.map(|e| self.copies(&e).first().map(|at| (*at, e.written, e.name())));
             let source = match source {
                 Some(None) => return Err(Error::new(Kind::Io, format!("AU {au} of the snapshot has no replica in sync"))),
                 other => other.flatten(),
             };
-            if let Some((at, written)) = source {
+            if let Some((_, written, at)) = source {
                 for b in crate::volume::blocks_within(size, &within).filter(|b| written.has(*b)) {
                     let block = u64::from(b) * size.block_bytes();
                     let (start, end) = (within.start.max(block), within.end.min(block + size.block_bytes()));
@@ -244,9 +254,41 @@ impl<D: Disk, C: Control> SnapshotReader<D, C> {
             }
             to += n(within.end - within.start);
             let claim = Claim::Frozen { snapshot: self.info.id, au };
-            plan_au(size, source, claim, within, &mut pieces);
+            plan_au(size, source.map(|(at, written, _)| (at, written)), claim, within, &mut pieces);
         }
         Ok((pieces, wanted))
+    }
+
+    /// The copies of an AU that may be read. At the hold all were equal, and what is overwritten since is preserved: any of them will do.
+    fn copies(&self, entry: &MapEntry) -> Copies {
+        let out = self.out.disks();
+        entry.legs().iter().filter(|l| l.state == LegState::InSync && !out.contains(&l.at.disk)).map(|l| l.at).collect()
+    }
+
+    /// Reads whole pages from whichever copies answer.
+    async fn read_elsewhere(&self, outer: Range<u64>, buf: &mut IoBuf) -> Result<()> {
+        let mut from = 0;
+        for (au, within) in cut(self.engine.au_size, outer) {
+            let n = usize::try_from(within.end - within.start).expect("within a request");
+            let to = from..from + n;
+            from = to.end;
+            let Some(entry) = self.map.get(au).filter(|e| !e.written.is_empty()) else {
+                buf[to].fill(0);
+                continue;
+            };
+            let claim = Claim::Frozen { snapshot: self.info.id, au };
+            // Each turn is one more disk that is out.
+            loop {
+                let version = self.out.version();
+                let copies = self.copies(&entry);
+                let (part, _) = read_any(&self.engine.disks, self.engine.au_size, &copies, entry.written, claim, within.clone()).await;
+                if self.out.version() == version {
+                    buf[to].copy_from_slice(&part?);
+                    break;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Returns when a refresh that began after this call has come to its end. Callers share one.
@@ -274,7 +316,7 @@ impl<D: Disk, C: Control> SnapshotReader<D, C> {
             .iter()
             .map(|w| {
                 let copies = logs.reader.copies(w.at, w.block).iter();
-                (w, copies.map(|c| (*c, logs.reader.legs(c).to_vec(), logs.reader.counts(c))).collect::<Vec<_>>())
+                (w, copies.map(|c| (*c, logs.reader.legs(c), logs.reader.counts(c))).collect::<Vec<_>>())
             })
             .filter(|(_, copies)| !copies.is_empty())
             .collect();

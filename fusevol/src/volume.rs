@@ -26,13 +26,16 @@ mod attach;
 #[doc(hidden)]
 pub mod bench;
 mod counters;
+mod copier;
 mod discard;
+mod elsewhere;
 mod flush;
 mod grant;
 mod guard;
 mod hold;
 mod io;
 mod ledger;
+mod legs;
 mod mark;
 mod moved;
 mod overwrite;
@@ -49,6 +52,7 @@ use crate::control::Control;
 use crate::disks::{Dirty, Disks};
 use crate::journal::JournalLog;
 use crate::lease::Lease;
+use crate::out::Outs;
 use crate::preserve::PreserveLog;
 use crate::slot::Slot;
 use crate::stale::Stale;
@@ -64,7 +68,9 @@ use guard::RangeGuard;
 pub use hold::Held;
 pub(crate) use io::{Pieces, middle, read_pieces_into};
 use ledger::Ledger;
+use legs::Legs;
 use moved::Late;
+pub(crate) use elsewhere::{Copies, read_any};
 pub(crate) use read::{plan_au, whole_pages};
 use regions::Regions;
 use reserve::Reserve;
@@ -97,6 +103,8 @@ pub struct Engine<D, C> {
     pub unsettled: Unsettled<D, C>,
     /// What the kernel may hold and must not give any more.
     pub stale: Arc<Stale>,
+    /// The disks that are out, for each map that is read.
+    pub outs: Arc<Outs>,
 }
 
 /// Journals of attachments that ended here and not at the manager, which could not be told: each is settled before its volume is
@@ -115,6 +123,7 @@ impl<D, C> Clone for Engine<D, C> {
             au_size: self.au_size,
             unsettled: self.unsettled.clone(),
             stale: self.stale.clone(),
+            outs: self.outs.clone(),
         }
     }
 }
@@ -160,11 +169,15 @@ pub struct Volume<D, C> {
     when_full: WhenFull,
     /// There are snapshots to preserve for.
     snapshots: AtomicBool,
+    /// There may be snapshots, broken ones too: places of theirs name AUs.
+    has_snapshots: AtomicBool,
     /// One breaks the snapshots at a time.
     breaking: tokio::sync::Mutex<()>,
     /// Snapshots were broken under this attachment.
     broken: AtomicBool,
     preserved: PreserveLog,
+    legs: Legs,
+    copying: copier::Copying,
     /// The map here is ahead of what the journal could be told: nothing is written under this attachment any more.
     poisoned: AtomicBool,
     /// Detached: nothing goes through any more.

@@ -100,6 +100,8 @@ plain!(/// Copies of AUs that are neighbours in the volume and on each disk.
     first: VolAu,
     /// Number `i` of the places has the copies of AU `first + i`.
     places: Places,
+    /// There are snapshots: a first leg that is not among the copies stays as the AU's name.
+    named: bool,
 });
 
 impl Placed {

@@ -38,6 +38,14 @@ pub enum Tag {
     P1,
     /// A path opens only after the manager has found the client's nonce over its own.
     P2,
+    /// A leg that missed a write is stale, durably and for every holder, before the write is acknowledged.
+    R2,
+    /// All but the writer, and the writer in marked regions, read the first replica in sync.
+    R3,
+    /// Only the writer repairs.
+    R4,
+    /// A copy counts only after it holds all that its writer has written, and was flushed, and is written from then on.
+    B1,
 }
 
 #[cfg(debug_assertions)]

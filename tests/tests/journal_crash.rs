@@ -316,7 +316,7 @@ async fn read(disks: &Disks<MemDisk>, entry: Option<MapEntry>, at: Block, log: O
     done.map_err(|e| e.to_string())?;
     for copy in log.map(|l| l.copies(place, at.1)).unwrap_or_default() {
         let log = log.expect("copies come from one");
-        match read_copy(disks, VolumeId([0; 16]), au_size(), log.legs(copy), copy).await.map_err(|e| e.to_string())? {
+        match read_copy(disks, VolumeId([0; 16]), au_size(), &log.legs(copy), copy).await.map_err(|e| e.to_string())? {
             Some(kept) => {
                 bytes = kept;
                 break;
@@ -355,7 +355,7 @@ async fn judge(story: &Story, state: &State) -> Result<(), String> {
         return Err(format!("snapshot {lost} was acknowledged and is gone"));
     }
     for s in catalog.snapshots_of(v.entry.id) {
-        let mut log = LogReader::new(POOL, v.entry.id, s.entry.epoch, au_size());
+        let mut log = LogReader::new(POOL, v.entry.id, s.entry.epoch, au_size(), Default::default());
         v.segments.values().filter(|g| g.epoch >= s.entry.epoch).for_each(|g| log.add(g));
         log.refresh(&disks).await.map_err(e)?;
         let image = &story.images[&s.entry.id];

@@ -4,10 +4,10 @@ use crate::disks::{Disks, io_error};
 use fusevol_shared::change::Journal;
 use fusevol_shared::disk::Disk;
 use fusevol_shared::disk::buf::IoBuf;
-use fusevol_shared::error::Result;
+use fusevol_shared::error::{Error, Result};
 use fusevol_shared::format::journal::{Body, JournalId, half_bytes, half_of};
 use fusevol_shared::format::preserve::At;
-use fusevol_shared::units::{AuSize, DiskAu};
+use fusevol_shared::units::{AuSize, DiskAu, DiskNo};
 use fusevol_shared::wire::data::Claim;
 use futures_util::future::join_all;
 
@@ -19,6 +19,8 @@ pub(super) struct Halves {
     pos: u64,
     /// A frame did not come to its end on some copy: nothing is written here any more.
     pub failed: bool,
+    /// The disks of those copies.
+    pub bad: Vec<DiskNo>,
 }
 
 /// Whether frames of so many bytes go into one half.
@@ -28,7 +30,7 @@ pub(super) fn fits(size: AuSize, bytes: u64) -> bool {
 
 impl Halves {
     pub fn new(journal: Journal) -> Self {
-        Self { journal, turn: 0, pos: 0, failed: false }
+        Self { journal, turn: 0, pos: 0, failed: false, bad: Vec::new() }
     }
 
     /// Bytes of the current half in use.
@@ -60,17 +62,19 @@ impl Halves {
         Ok(())
     }
 
-    async fn on_every_copy<D: Disk>(&self, disks: &Disks<D>, size: AuSize, id: &JournalId, turn: u64, pos: u64, body: &Body) -> Result<()> {
+    async fn on_every_copy<D: Disk>(&mut self, disks: &Disks<D>, size: AuSize, id: &JournalId, turn: u64, pos: u64, body: &Body) -> Result<()> {
         let places: Vec<DiskAu> = self.journal.copies.iter().map(|c| c.halves()[half_of(turn)]).collect();
         let writes = places.iter().map(|place| async move {
-            let disk = disks.get(place.disk)?;
+            let disk = disks.get(place.disk).map_err(|e| (place.disk, e))?;
             let off = place.au.start(size).plus(pos);
             let mut frame = IoBuf::zeroed(body.frame_len());
             body.seal_into(id, At { disk: disk.id(), off }, &mut frame);
             disk.write_durable(off, frame.freeze(), Claim::Journal { volume: id.volume })
                 .await
-                .map_err(|e| io_error(place.disk, e).within("journal"))
+                .map_err(|e| (place.disk, io_error(place.disk, e).within("journal")))
         });
-        join_all(writes).await.into_iter().collect()
+        let failed: Vec<(DiskNo, Error)> = join_all(writes).await.into_iter().filter_map(std::result::Result::err).collect();
+        self.bad.extend(failed.iter().map(|(no, _)| *no));
+        failed.into_iter().next().map_or(Ok(()), |(_, e)| Err(e))
     }
 }

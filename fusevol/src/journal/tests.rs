@@ -106,6 +106,7 @@ fn bench() -> Bench {
         au_size,
         unsettled: Arc::default(),
         stale: Arc::default(),
+        outs: Arc::default(),
     };
     let log = JournalLog::new(engine.clone(), VOLUME, FenceToken(7), journal(1), VolumeEpoch(3));
     let b = Bench { engine, log };

@@ -10,6 +10,7 @@
 //! is damage, and an error.
 
 use crate::disks::{Disks, io_error};
+use crate::out::OutSet;
 use fusevol_shared::disk::Disk;
 use fusevol_shared::disk::buf::IoBuf;
 use fusevol_shared::error::{Error, Kind, Result};
@@ -21,6 +22,7 @@ use fusevol_shared::units::{AuSize, DiskAu, PAGE};
 use fusevol_shared::wire::data::Claim;
 use fusevol_shared::wire::messages::Segment;
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 /// Most segments in one chain of successors that one refresh follows: more than any pool has AUs is a circle.
 const CHAIN: usize = 1 << 20;
@@ -66,13 +68,15 @@ pub struct LogReader {
     size: AuSize,
     segments: BTreeMap<u32, Cursor>,
     copies: HashMap<(DiskAu, u32), Vec<Copy>>,
+    /// Legs there are not read: they may miss records.
+    out: Arc<OutSet>,
 }
 
 impl LogReader {
     /// A reader without any log.
     #[must_use]
-    pub fn new(pool: PoolId, volume: VolumeId, epoch: VolumeEpoch, size: AuSize) -> Self {
-        Self { pool, volume, epoch, size, segments: BTreeMap::new(), copies: HashMap::new() }
+    pub fn new(pool: PoolId, volume: VolumeId, epoch: VolumeEpoch, size: AuSize, out: Arc<OutSet>) -> Self {
+        Self { pool, volume, epoch, size, segments: BTreeMap::new(), copies: HashMap::new(), out }
     }
 
     /// Looks into this segment, too, from the next refresh on.
@@ -111,8 +115,8 @@ impl LogReader {
 
     /// Where its segment lies.
     #[must_use]
-    pub fn legs(&self, c: &Copy) -> &[DiskAu] {
-        self.segments.get(&c.segment).map_or(&[], |s| s.legs.as_slice())
+    pub fn legs(&self, c: &Copy) -> Vec<DiskAu> {
+        self.segments.get(&c.segment).map_or(Vec::new(), |s| usable(&self.out, &s.legs))
     }
 
     /// Reads everything that was durable when this was called.
@@ -120,6 +124,18 @@ impl LogReader {
     /// # Errors
     /// `Io` where no leg of a segment could be read, `Damaged` where a record that counts is not there.
     pub async fn refresh<D: Disk>(&mut self, disks: &Disks<D>) -> Result<()> {
+        // What was read of a leg that is out by now may miss records: from the others, from the start. (Those that are known stay known.)
+        loop {
+            let version = self.out.version();
+            self.refresh_once(disks).await?;
+            if self.out.version() == version {
+                return Ok(());
+            }
+            self.segments.values_mut().filter(|c| !c.closed).for_each(|c| (c.pos, c.records, c.last, c.fresh) = (0, 0, Seq(0), true));
+        }
+    }
+
+    async fn refresh_once<D: Disk>(&mut self, disks: &Disks<D>) -> Result<()> {
         let mut todo: Vec<u32> = self.segments.iter().filter(|(_, c)| !c.closed).map(|(no, _)| *no).collect();
         for _ in 0..CHAIN {
             let Some(no) = todo.pop() else { return Ok(()) };
@@ -146,7 +162,8 @@ impl LogReader {
 
     async fn advance_cursor<D: Disk>(&mut self, disks: &Disks<D>, c: &mut Cursor) -> Result<Option<(LogId, Vec<DiskAu>)>> {
         // The successor first: once it is there no record follows, so what the records' turn then finds is all.
-        let successor = find(disks, c.log.volume, &c.legs, self.size, successor_at(self.size), |b, at| end_page(b, &c.log, at)).await?;
+        let legs = usable(&self.out, &c.legs);
+        let successor = find(disks, c.log.volume, &legs, self.size, successor_at(self.size), |b, at| end_page(b, &c.log, at)).await?;
         let successor = match successor {
             Some(End::Break) => {
                 (c.broken, c.closed) = (true, true);
@@ -159,7 +176,7 @@ impl LogReader {
             self.read_whole(disks, c).await?;
         }
         while room(self.size, c.pos) > 0 {
-            let found = find(disks, c.log.volume, &c.legs, self.size, c.pos, |b, at| open_record(b, &c.log, at).ok()).await?;
+            let found = find(disks, c.log.volume, &legs, self.size, c.pos, |b, at| open_record(b, &c.log, at).ok()).await?;
             let Some((seq, kept)) = found.filter(|(seq, _)| follows(c, *seq)) else { break };
             self.take(c, seq, &kept);
         }
@@ -175,7 +192,7 @@ impl LogReader {
 
     /// The first look at a segment: one read of all of it. Errors are left to the page-by-page way, which tries every leg.
     async fn read_whole<D: Disk>(&mut self, disks: &Disks<D>, c: &mut Cursor) -> Result<()> {
-        let Some(leg) = c.legs.first().copied() else { return Err(Error::new(Kind::Damaged, "a preserve segment without a leg")) };
+        let Some(leg) = usable(&self.out, &c.legs).first().copied() else { return Err(Error::new(Kind::Damaged, "a preserve segment without a leg")) };
         let Ok(disk) = disks.get(leg.disk) else { return Ok(()) };
         let start = leg.au.start(self.size);
         let buf = IoBuf::zeroed(usize::try_from(self.size.bytes()).expect("an AU is at most 64 MiB"));
@@ -212,6 +229,12 @@ impl LogReader {
         c.records += 1;
         c.pos += record_len(self.size, blocks);
     }
+}
+
+/// The legs that are on no disk that is out, where there are any.
+fn usable(out: &OutSet, legs: &[DiskAu]) -> Vec<DiskAu> {
+    let usable: Vec<DiskAu> = legs.iter().copied().filter(|l| !out.has(l.disk)).collect();
+    if usable.is_empty() { legs.to_vec() } else { usable }
 }
 
 /// The first record of a segment has any number, each other the next one.

@@ -39,7 +39,7 @@ impl Bench {
         let lease = Lease::new(Arc::new(SystemClock), Duration::from_secs(1));
         lease.extend(BootTime(u64::MAX));
         let first = segment(1, 1, legs);
-        let log = PreserveLog::new(POOL, VOLUME, SessionNo(1), FenceToken(1), size, Some(first));
+        let log = PreserveLog::new(Whose { pool: POOL, volume: VOLUME, session: SessionNo(1), token: FenceToken(1) }, size, Some(first), Arc::default());
         Self { size, disks, lease, log, granted: Cell::new(1), legs }
     }
 
@@ -59,7 +59,7 @@ impl Bench {
     }
 
     fn reader(&self) -> LogReader {
-        let mut r = LogReader::new(POOL, VOLUME, VolumeEpoch(1), self.size);
+        let mut r = LogReader::new(POOL, VOLUME, VolumeEpoch(1), self.size, Arc::default());
         r.add(&segment(1, 1, self.legs));
         r
     }
@@ -71,7 +71,7 @@ impl Bench {
     /// First byte of the best copy of a block; `None` where it is not listed, or damaged.
     fn copy(&self, r: &LogReader, block: u32) -> Option<u8> {
         let best = r.copies(place(), block).first()?;
-        block_on(read_copy(&self.disks, VOLUME, self.size, r.legs(best), best)).expect("the disk can be read").map(|b| b[0])
+        block_on(read_copy(&self.disks, VOLUME, self.size, &r.legs(best), best)).expect("the disk can be read").map(|b| b[0])
     }
 
     fn faults(&self, disk: u16, rule: Rule) {
@@ -166,7 +166,7 @@ fn a_flip_goes_on_in_its_segment() {
     let mut r = b.reader();
     b.refresh(&mut r).expect("read");
     assert_eq!((b.copy(&r, 1), b.copy(&r, 2)), (Some(1), Some(2)));
-    let mut later = LogReader::new(POOL, VOLUME, VolumeEpoch(2), b.size);
+    let mut later = LogReader::new(POOL, VOLUME, VolumeEpoch(2), b.size, Arc::default());
     later.add(&segment(40, 2, 1));
     b.refresh(&mut later).expect("read");
     assert_eq!(b.copy(&later, 1), Some(9), "a later snapshot does not take copies of an earlier epoch");
@@ -218,7 +218,7 @@ fn a_broken_log_is_seen_by_who_reads_it_and_goes_on_after_a_flip() {
     let mut late = b.reader();
     b.refresh(&mut late).expect("read");
     assert!(late.is_broken(), "who opens it later");
-    let mut newer = LogReader::new(POOL, VOLUME, VolumeEpoch(2), b.size);
+    let mut newer = LogReader::new(POOL, VOLUME, VolumeEpoch(2), b.size, Arc::default());
     newer.add(&segment(1, 1, 1));
     newer.add(&segment(9, 2, 1));
     block_on(b.log.flip(&b.disks, segment(9, 2, 1))).expect("begun");

@@ -223,6 +223,7 @@ fn stand(
         slot: Arc::new(slot),
         unsettled: Arc::default(),
         stale: stale.clone(),
+        outs: Arc::default(),
     };
     Ok((About { id, welcome, paths }, engine))
 }

@@ -53,6 +53,7 @@ enum About {
     Snapshot(SnapshotId),
     List,
     Locks,
+    Legs,
 }
 
 fn about(push: &Push) -> About {
@@ -64,6 +65,7 @@ fn about(push: &Push) -> About {
         Push::SegmentAdded(m) => About::Snapshot(m.snapshot),
         Push::VolumesChanged(_) => About::List,
         Push::LocksFreed(_) => About::Locks,
+        Push::LegFailed(_) => About::Legs,
     }
 }
 
@@ -77,6 +79,12 @@ async fn route(session: &Weak<Session>, push: Pushed) {
         }
         About::Locks => {
             session.locks.freed();
+            push.ack(Ack::Done);
+        }
+        About::Legs => {
+            if let Push::LegFailed(failed) = &push.body {
+                session.engine.outs.failed(failed.volume, failed.disk);
+            }
             push.ack(Ack::Done);
         }
         About::Volume(id) => {
@@ -132,7 +140,7 @@ pub(super) async fn to_volume(volume: &Volume, push: Pushed) {
             tracing::info!("snapshot {}: {}", release.snapshot, if release.taken { "taken" } else { "dropped" });
             Ack::Done
         }
-        Push::SegmentAdded(_) | Push::VolumesChanged(_) | Push::LocksFreed(_) => Ack::Done,
+        Push::SegmentAdded(_) | Push::VolumesChanged(_) | Push::LocksFreed(_) | Push::LegFailed(_) => Ack::Done,
     };
     push.ack(ack);
 }
@@ -156,7 +164,8 @@ pub(super) fn to_nobody(push: Pushed) {
         | Push::SegmentAdded(_)
         | Push::Recall(_)
         | Push::VolumesChanged(_)
-        | Push::LocksFreed(_) => Ack::Done,
+        | Push::LocksFreed(_)
+        | Push::LegFailed(_) => Ack::Done,
     };
     push.ack(ack);
 }

@@ -50,7 +50,7 @@ impl<D: Disk, C: Control> SnapshotReader<D, C> {
         }
         self.refresh().await?;
         let places: HashMap<DiskAu, (VolAu, BlockMask)> =
-            self.map.iter().flat_map(|(au, e)| e.legs().iter().map(|l| (l.at, (au, e.written))).collect::<Vec<_>>()).collect();
+            self.map.iter().map(|(au, e)| (e.name(), (au, e.written))).collect();
         for (at, block) in self.logs.lock().await.reader.blocks() {
             if let Some((au, written)) = places.get(&at) {
                 add(*au, written.and(BlockMask::range(block..block + 1)));
@@ -61,7 +61,7 @@ impl<D: Disk, C: Control> SnapshotReader<D, C> {
 }
 
 fn compare(frozen: &VolumeMap, live: &VolumeMap, add: &mut impl FnMut(VolAu, BlockMask)) {
-    let at = |m: &VolumeMap, au| m.get(au).map_or((None, BlockMask::NONE), |e| (Some(e.legs()[0].at), e.written));
+    let at = |m: &VolumeMap, au| m.get(au).map_or((None, BlockMask::NONE), |e| (Some(e.name()), e.written));
     let mut both = |au| {
         let ((a, was), (b, is)) = (at(frozen, au), at(live, au));
         let same_place = a == b;

@@ -3,6 +3,7 @@
 use super::flush::Rounds;
 use super::guard::RangeGuard;
 use super::ledger::Ledger;
+use super::legs::Legs;
 use super::mark::cleared;
 use super::regions::Regions;
 use super::reserve::Reserve;
@@ -11,7 +12,8 @@ use super::{Engine, Mode, Volume, entries};
 use crate::control::Control;
 use crate::disks::Dirty;
 use crate::journal::JournalLog;
-use crate::preserve::PreserveLog;
+use crate::out::OutSet;
+use crate::preserve::{self, PreserveLog};
 use crate::stale::Whose;
 use fusevol_shared::disk::Disk;
 use fusevol_shared::error::{Error, Kind, Result};
@@ -52,6 +54,10 @@ async fn settle_former<D: Disk, C: Control>(engine: &Engine<D, C>, id: VolumeId)
     Ok(())
 }
 
+fn log_of<D, C>(engine: &Engine<D, C>, volume: VolumeId, attached: &Attached) -> preserve::Whose {
+    preserve::Whose { pool: engine.pool, volume, session: engine.session, token: attached.token }
+}
+
 impl<D: Disk, C: Control> Volume<D, C> {
     /// Attaches a volume and gets its map. Pushes about the volume that arrive meanwhile are to be kept and handed
     /// over, in order, once this has returned.
@@ -60,11 +66,13 @@ impl<D: Disk, C: Control> Volume<D, C> {
     /// What the manager answers: `NotFound`, `Denied`, `Busy` (naming the holder).
     pub async fn attach(engine: &Engine<D, C>, id: VolumeId, mode: Mode) -> Result<Arc<Self>> {
         settle_former(engine, id).await?;
+        // What is said to a reader while it attaches reaches its map. A writer says itself what is out.
+        let out = if mode == Mode::Read { engine.outs.begin(id, engine.outs.now()) } else { Arc::default() };
         let attached = match mode {
             Mode::Write => engine.control.call(AttachWrite { volume: id }).await?,
             Mode::Read => engine.control.call(AttachRead { volume: id }).await?,
         };
-        match Self::load(engine, id, mode, &attached).await {
+        match Self::load(engine, id, mode, &attached, out).await {
             Ok(volume) => Ok(Arc::new(volume)),
             Err(e) => {
                 // Nothing was written under it; if this fails too, the end of the session ends the attachment.
@@ -74,7 +82,8 @@ impl<D: Disk, C: Control> Volume<D, C> {
         }
     }
 
-    async fn load(engine: &Engine<D, C>, id: VolumeId, mode: Mode, attached: &Attached) -> Result<Self> {
+    async fn load(engine: &Engine<D, C>, id: VolumeId, mode: Mode, attached: &Attached, out: Arc<OutSet>) -> Result<Self> {
+        attached.out.iter().for_each(|d| out.add(*d));
         let aus = engine.au_size.aus_for(attached.size).ok_or_else(|| Error::new(Kind::Damaged, "the volume has more than 2^32 AUs"))?;
         let view = MapView::new(aus);
         let part = async |from| engine.control.call(GetMap { volume: id, from }).await;
@@ -85,6 +94,7 @@ impl<D: Disk, C: Control> Volume<D, C> {
             (Mode::Write, Some(j)) => Some(Arc::new(JournalLog::new(engine.clone(), id, attached.token, j.clone(), attached.epoch))),
             (Mode::Write, None) => return Err(Error::new(Kind::Damaged, "the manager granted no journal")),
         };
+        let log = log_of(engine, id, attached);
         let volume = Self {
             engine: engine.clone(),
             id,
@@ -108,9 +118,12 @@ impl<D: Disk, C: Control> Volume<D, C> {
             next_segment: AtomicU32::new(attached.next_segment),
             when_full: attached.when_full,
             snapshots: AtomicBool::new(false),
+            has_snapshots: AtomicBool::new(!attached.snapshots.is_empty()),
             breaking: tokio::sync::Mutex::new(()),
             broken: AtomicBool::new(false),
-            preserved: PreserveLog::new(engine.pool, id, engine.session, attached.token, engine.au_size, first),
+            preserved: PreserveLog::new(log, engine.au_size, first, out.clone()),
+            legs: Legs::new(attached.copies, out),
+            copying: Default::default(),
             poisoned: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             ended: tokio::sync::Notify::new(),

@@ -7,6 +7,7 @@ use super::read::plan_read;
 use super::sparse::{extents, next_written, seek};
 use super::view::{MapView, Slot};
 use super::{Extent, cut};
+use crate::out::OutSet;
 use fusevol_shared::ids::VolumeId;
 use fusevol_shared::map::MapEntry;
 use fusevol_shared::units::{AuSize, VolAu};
@@ -18,6 +19,7 @@ pub struct Map {
     view: MapView,
     au_size: AuSize,
     size: u64,
+    out: OutSet,
 }
 
 impl Map {
@@ -26,7 +28,7 @@ impl Map {
     pub fn new(au_size: AuSize, aus: u32, entries: impl IntoIterator<Item = (VolAu, MapEntry)>) -> Self {
         let view = MapView::new(aus);
         entries.into_iter().for_each(|(au, e)| view.set(au, &e));
-        Self { view, au_size, size: u64::from(aus) * au_size.bytes() }
+        Self { view, au_size, size: u64::from(aus) * au_size.bytes(), out: OutSet::default() }
     }
 
     /// Bytes of memory that it takes.
@@ -38,7 +40,7 @@ impl Map {
     /// Plans a read of whole pages, as it is planned while its AUs are pinned; how many I/Os and holes it is.
     #[must_use]
     pub fn plan_read(&self, bytes: Range<u64>) -> usize {
-        let (pins, pieces) = plan_read(&self.view, self.au_size, VolumeId([0; 16]), bytes);
+        let (pins, pieces) = plan_read(&self.view, self.au_size, VolumeId([0; 16]), bytes, |_, pin| pin.source(&self.out));
         drop(pins);
         pieces.len()
     }
@@ -60,6 +62,6 @@ impl Map {
     /// Where its blocks lie.
     #[must_use]
     pub fn extents(&self) -> Vec<Extent> {
-        extents(&self.view, self.au_size)
+        extents(&self.view, self.au_size, &self.out)
     }
 }

@@ -98,6 +98,7 @@ impl<D: Disk, C: Control> Volume<D, C> {
         }
         let mut taken = Taken { volume: self, disks: self.dirty.take(), flushed: false };
         let failed = self.flush_disks(&taken.disks, &mut last.heard).await;
+        let failed = self.without_copies(failed, last.owed.is_some()).await?;
         if let Some((_, e)) = failed.first() {
             let error = Error::new(e.kind(), "flush failed: writes since the last flush may be lost").because(e.to_string());
             let (told, mut bad) = last.owed.take().unwrap_or_else(|| (WireError::from(&error), Vec::new()));
@@ -131,6 +132,18 @@ impl<D: Disk, C: Control> Volume<D, C> {
         })
     }
 
+    /// Those of the failed flushes that concern us: none, where all that may be unflushed has another copy. What failed is not written any more.
+    async fn without_copies(&self, failed: Vec<(DiskNo, Error)>, owed: bool) -> Result<Vec<(DiskNo, Error)>> {
+        let bad: Vec<DiskNo> = failed.iter().map(|(no, _)| *no).collect();
+        if bad.is_empty() || owed || !self.legs.is_mirrored() || !self.unflushed_have_others(&bad) {
+            return Ok(failed);
+        }
+        for (no, e) in failed {
+            self.lose_leg(no, &format!("a flush failed: {e}")).await?;
+        }
+        Ok(Vec::new())
+    }
+
     async fn flush_disks(&self, disks: &[DiskNo], heard: &mut BTreeMap<DiskNo, u64>) -> Vec<(DiskNo, Error)> {
         let results = join_all(disks.iter().map(|no| async move {
             let disk = match self.engine.disks.get(*no) {
@@ -157,7 +170,7 @@ impl<D: Disk, C: Control> Volume<D, C> {
     fn lose(&self, bad: &[DiskNo]) {
         self.ledger.lose(|m| {
             let Some(slot) = self.view.get(m.au) else { return true };
-            let lost = slot.legs().any(|l| bad.contains(&l.at.disk));
+            let lost = !Self::have_others(&[slot], bad);
             if lost {
                 self.view.clear_written(&slot, m.blocks);
             }

@@ -10,10 +10,14 @@ use fusevol_shared::disk::Disk;
 use fusevol_shared::error::{Error, Kind, Result};
 use fusevol_shared::map::{Leg, MapEntry};
 use fusevol_shared::mask::BlockMask;
-use fusevol_shared::units::{DiskAu, VolAu};
+use fusevol_shared::units::{DiskAu, DiskNo, VolAu};
 use fusevol_shared::wire::messages::{AUS_PER_GRANT, Grant};
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::atomic::Ordering;
+
+/// Single places that are asked for at once.
+const APART: u32 = 32;
 
 /// Numbers the grants of one attachment.
 #[derive(Default)]
@@ -21,6 +25,8 @@ pub(super) struct Grants {
     last: u64,
     /// Sent, and its answer was lost.
     open: Option<Grant>,
+    /// Single places that were granted apart from these disks, ascending.
+    apart: BTreeMap<Vec<DiskNo>, Vec<DiskAu>>,
 }
 
 impl<D: Disk, C: Control> Volume<D, C> {
@@ -36,14 +42,19 @@ impl<D: Disk, C: Control> Volume<D, C> {
 
     async fn bind_one(&self, au: VolAu, plain: bool) -> Result<()> {
         loop {
+            let gate = self.legs.gate().await;
             let empty = self.ledger.bind(au, plain, || {
                 if self.view.get(au).is_some() {
                     return Ok(None);
                 }
                 let legs = self.reserve.take(self.place_before(au)).ok_or(())?;
                 self.view.set_fresh(au, &fresh(&legs)?);
+                if self.legs.is_mirrored() {
+                    self.view.miss(au, &self.legs.out.disks());
+                }
                 Ok(Some(legs))
             });
+            drop(gate);
             match empty {
                 Ok(()) => return Ok(()),
                 Err(()) => Box::pin(self.wait_for_grant()).await?,
@@ -52,7 +63,7 @@ impl<D: Disk, C: Control> Volume<D, C> {
     }
 
     fn place_before(&self, au: VolAu) -> Option<DiskAu> {
-        self.view.get(VolAu(au.0.checked_sub(1)?)).map(|s| s.source())
+        self.view.get(VolAu(au.0.checked_sub(1)?)).map(|s| s.name())
     }
 
     /// A place for something else than data of the volume.
@@ -111,17 +122,43 @@ impl<D: Disk, C: Control> Volume<D, C> {
         }
     }
 
+    /// A single place apart from these disks (ascending), for one more copy of what lies there.
+    ///
+    /// # Errors
+    /// `NoSpace` where there is none.
+    pub(super) async fn place_apart_from(&self, from: &[DiskNo]) -> Result<DiskAu> {
+        let mut grants = self.grants.lock().await;
+        let (volume, token) = (self.id, self.token);
+        self.settle_open(&mut grants).await?;
+        if grants.apart.get(from).is_none_or(Vec::is_empty) {
+            let no = grants.last + 1;
+            self.settle(&mut grants, Grant { volume, token, no, want: APART, back: Vec::new(), apart: from.to_vec() }).await?;
+        }
+        let none = || Error::new(Kind::NoSpace, "no other disk has room for more copies");
+        grants.apart.get_mut(from).and_then(Vec::pop).ok_or_else(none)
+    }
+
+    /// Places of [`Self::place_apart_from`] that were not written to.
+    pub(super) async fn put_back_apart(&self, from: &[DiskNo], place: DiskAu) {
+        self.grants.lock().await.apart.entry(from.to_vec()).or_default().push(place);
+    }
+
+    async fn settle_open(&self, grants: &mut Grants) -> Result<()> {
+        match grants.open.clone() {
+            Some(open) => self.settle(grants, open).await,
+            None => Ok(()),
+        }
+    }
+
     async fn ask(&self, grants: &mut Grants, want: u32, back: Vec<Places>) -> Result<()> {
         let (volume, token) = (self.id, self.token);
-        if let Some(open) = grants.open.clone() {
-            self.settle(grants, open).await?;
-        }
-        let call = Grant { volume, token, no: grants.last + 1, want: want.min(AUS_PER_GRANT), back };
+        self.settle_open(grants).await?;
+        let call = Grant { volume, token, no: grants.last + 1, want: want.min(AUS_PER_GRANT), back, apart: Vec::new() };
         self.settle(grants, call).await
     }
 
     async fn settle(&self, grants: &mut Grants, call: Grant) -> Result<()> {
-        let asked = call.want > 0;
+        let (asked, apart) = (call.want > 0, call.apart.clone());
         grants.open = Some(call.clone());
         let granted = match self.engine.control.call(call).await {
             Err(e) if matches!(e.kind(), Kind::Unreachable | Kind::Lapsed) => return Err(e),
@@ -137,7 +174,12 @@ impl<D: Disk, C: Control> Volume<D, C> {
         if granted.places.is_empty() && asked {
             return Err(Error::new(Kind::NoSpace, "the manager granted nothing"));
         }
-        self.reserve.add(granted.places);
+        if apart.is_empty() {
+            self.reserve.add(granted.places);
+            return Ok(());
+        }
+        let single = granted.places.iter().flat_map(Places::each).filter_map(|legs| legs.first().copied());
+        grants.apart.entry(apart).or_default().extend(single);
         Ok(())
     }
 }

@@ -93,11 +93,13 @@ impl<D: Disk, C: Control> Volume<D, C> {
         self.next_segment.fetch_add(1, Ordering::SeqCst);
         self.set_flipped(epoch, flipped.seq);
         self.snapshots.store(true, Ordering::SeqCst);
+        self.has_snapshots.store(true, Ordering::SeqCst);
         if sentence::holds(Tag::H1) {
             self.view.iter_from(VolAu(0)).for_each(|(_, slot)| slot.freeze());
         }
         // Where this fails, the log writes it before anything is preserved.
         if let Err(e) = self.preserved.flip(&self.engine.disks, segment).await {
+            // A leg that failed is given up when it is to preserve something.
             tracing::warn!("the preserve log of volume {} goes on later: {e}", self.id);
         }
         Ok((flipped.clear()?, true))

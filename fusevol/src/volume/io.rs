@@ -6,12 +6,12 @@ use crate::control::Control;
 use crate::disks::{Disks, io_error};
 use fusevol_shared::disk::buf::{IoBuf, IoBytes};
 use fusevol_shared::disk::{Answer, Disk, DiskError};
-use fusevol_shared::error::{Error, Result};
+use fusevol_shared::error::{Error, Kind, Result};
 use fusevol_shared::ids::VolumeId;
 use fusevol_shared::sentence::{self, Tag};
 use fusevol_shared::units::{AuSize, DiskNo, DiskOff, VolAu};
 use fusevol_shared::wire::data::Claim;
-use futures_util::future::join_all;
+use futures_util::future::{self, join_all};
 use smallvec::SmallVec;
 use std::ops::Range;
 
@@ -139,13 +139,45 @@ impl<D: Disk, C: Control> Volume<D, C> {
         self.engine.lease.wait().await?;
         let writes = plan_writes(self.engine.au_size, self.id, slots, start..start + data.len() as u64);
         match &writes[..] {
-            [one] => self.put_one(one, data).await,
-            many => Box::pin(join_all(many.iter().map(|w| self.put_one(w, data)))).await.into_iter().collect(),
+            [] => return Err(Error::new(Kind::Internal, "an AU without a copy in sync")),
+            [one] => self.put_one(one, data).await.map_err(|f| f.error)?,
+            [one, other] => {
+                let done = future::join(self.put_one(one, data), self.put_one(other, data)).await;
+                if done.0.is_err() || done.1.is_err() {
+                    Box::pin(self.put_failed(slots, &writes, vec![done.0, done.1])).await?;
+                }
+            }
+            many => {
+                let done = Box::pin(join_all(many.iter().map(|w| self.put_one(w, data)))).await;
+                if done.iter().any(std::result::Result::is_err) {
+                    Box::pin(self.put_failed(slots, &writes, done)).await?;
+                }
+            }
         }
+        self.settled().await
     }
 
-    async fn put_one(&self, (place, from, len): &Run, data: &IoBytes) -> Result<()> {
-        let disk = self.engine.disks.get(place.disk)?;
+    /// What failed on one copy is not written there any more, where another has it.
+    async fn put_failed(&self, slots: &[Slot<'_>], writes: &[Run], done: Vec<std::result::Result<(), NotWritten>>) -> Result<()> {
+        let failed: Vec<(DiskNo, NotWritten)> =
+            writes.iter().zip(done).filter_map(|((place, ..), r)| Some((place.disk, r.err()?))).collect();
+        let bad: Vec<DiskNo> = failed.iter().map(|(no, _)| *no).collect();
+        let have_others = Self::have_others(slots, &bad);
+        for (no, f) in failed {
+            if !have_others {
+                return Err(f.error);
+            }
+            self.lose_leg(no, &f.error.to_string()).await?;
+            // What did not return may still land: its AU gets another place, and the write is made anew.
+            if f.late {
+                return Err(f.error);
+            }
+        }
+        Ok(())
+    }
+
+    async fn put_one(&self, (place, from, len): &Run, data: &IoBytes) -> std::result::Result<(), NotWritten> {
+        let disk = self.engine.disks.get(place.disk).map_err(|error| NotWritten { error, late: false })?;
         let done = disk.write(place.at, data.slice(*from, *len), place.claim).await;
         self.dirty.mark(place.disk);
         match done {
@@ -155,18 +187,23 @@ impl<D: Disk, C: Control> Volume<D, C> {
     }
 
     /// What was not answered may still land: its AUs are late.
-    fn not_written(&self, place: &Place, len: usize, e: DiskError) -> Error {
-        if e.answer == Answer::NotReturned
-            && sentence::holds(Tag::P1)
-            && let Claim::Live { au, .. } = place.claim
-        {
+    pub(super) fn not_written(&self, place: &Place, len: usize, e: DiskError) -> NotWritten {
+        let late = e.answer == Answer::NotReturned && sentence::holds(Tag::P1);
+        if late && let Claim::Live { au, .. } = place.claim {
             let size = self.engine.au_size;
             let last = (place.at.0 % size.bytes() + len as u64 - 1) / size.bytes();
             let last = u32::try_from(last).expect("a request is far smaller than 2^32 AUs");
             self.late.add((au.0..=au.0 + last).map(VolAu));
         }
-        io_error(place.disk, e)
+        NotWritten { error: io_error(place.disk, e), late }
     }
+}
+
+/// A write that failed on one disk.
+pub(super) struct NotWritten {
+    pub error: Error,
+    /// Its AUs are late.
+    late: bool,
 }
 
 /// What goes to a disk at once: where, from which byte of the data on, how many.
@@ -178,14 +215,14 @@ pub(super) type Runs = SmallVec<[Run; 2]>;
 pub(super) fn plan_writes(size: AuSize, volume: VolumeId, slots: &[Slot<'_>], bytes: Range<u64>) -> Runs {
     let n = |x: u64| usize::try_from(x).expect("within a buffer");
     let mut out = Runs::new();
-    let legs = slots.iter().map(|s| s.legs().count()).max().unwrap_or(0);
+    let legs = slots.iter().map(|s| s.in_sync().count()).max().unwrap_or(0);
     for leg in 0..legs {
         let mut from = 0;
         let first = out.len();
         for ((au, within), slot) in cut(size, bytes.clone()).zip(slots) {
             let len = within.end - within.start;
-            if let Some(l) = slot.legs().nth(leg) {
-                let place = Place { disk: l.at.disk, at: l.at.au.start(size).plus(within.start), claim: Claim::Live { volume, au } };
+            if let Some(l) = slot.in_sync().nth(leg) {
+                let place = Place { disk: l.disk, at: l.au.start(size).plus(within.start), claim: Claim::Live { volume, au } };
                 let joined =
                     out[first..].last_mut().filter(|(p, f, n)| p.disk == place.disk && p.at.plus(*n as u64) == place.at && *f + *n == from);
                 match joined {

@@ -32,8 +32,17 @@ impl<D: Disk, C: Control> Volume<D, C> {
         if clean.is_empty() {
             return Ok(());
         }
+        Box::pin(self.mark_regions(clean)).await
+    }
+
+    async fn mark_regions(&self, clean: Vec<Region>) -> Result<()> {
+        let _gate = self.legs.gate().await;
         let marked = vec![Entry::Marked { epoch: self.epoch(), regions: clean.clone() }];
-        Box::pin(self.log()?.append(marked)).await?.clear()?;
+        self.log()?.append(marked).await?.clear()?;
+        let out = self.legs.out.disks();
+        for au in clean.iter().flat_map(|r| r.aus()).filter(|_| !out.is_empty()) {
+            self.view.miss(VolAu(au), &out);
+        }
         clean.into_iter().for_each(|r| self.regions.set_dirty(r));
         Ok(())
     }

@@ -11,13 +11,13 @@
 //! Invariant: an AU that is late is not written, nor discarded, nor given back.
 
 use super::Volume;
-use super::io::{Piece, Place, read_pieces};
 use super::view::Slot;
 use crate::control::Control;
 use fusevol_shared::change::Entry;
 use fusevol_shared::disk::Disk;
 use fusevol_shared::error::{Error, Kind, Result};
 use fusevol_shared::map::{Leg, MapEntry, MapRun};
+use fusevol_shared::mask::BlockMask;
 use fusevol_shared::units::{BLOCKS_PER_AU, DiskAu, DiskNo, VolAu};
 use fusevol_shared::wire::data::Claim;
 use std::collections::BTreeSet;
@@ -100,7 +100,7 @@ impl<D: Disk, C: Control> Volume<D, C> {
             return Ok(());
         };
         self.engine.lease.wait().await?;
-        let former: Vec<DiskNo> = slot.legs().map(|l| l.at.disk).collect();
+        let former: Vec<DiskNo> = slot.legs().map(|l| l.at.disk).chain(self.legs.out.disks().iter().copied()).collect();
         let mut failed = late();
         for _ in 0..MOVES {
             let places = self.place_apart(&former).await?;
@@ -125,26 +125,33 @@ impl<D: Disk, C: Control> Volume<D, C> {
     async fn copy_to(&self, au: VolAu, slot: &Slot<'_>, places: &[DiskAu]) -> Result<()> {
         let (size, block) = (self.engine.au_size, self.block_size());
         let claim = Claim::Live { volume: self.id, au };
-        let (from, per) = (slot.source(), u32::try_from((COPY / block).max(1)).expect("few"));
+        let per = u32::try_from((COPY / block).max(1)).expect("few");
+        let places = self.usable(places);
         for run in slot.written().runs() {
             for first in run.clone().step_by(per as usize) {
                 let (off, len) = (u64::from(first) * block, u64::from(per.min(run.end - first)) * block);
-                let place = Place { disk: from.disk, at: from.au.start(size).plus(off), claim };
-                let data = read_pieces(&self.engine.disks, &[Piece { place: Some(place), len }]).await?.freeze();
-                for to in places {
+                let data = self.read_copies(au, slot, BlockMask::ALL, off..off + len).await?.freeze();
+                for to in &places {
                     let disk = self.engine.disks.get(to.disk)?;
                     let done = disk.write(to.au.start(size).plus(off), data.clone(), claim).await;
                     done.map_err(|e| crate::disks::io_error(to.disk, e))?;
                 }
             }
         }
-        for to in places {
+        for to in &places {
             self.engine.disks.get(to.disk)?.flush().await.map_err(|e| crate::disks::io_error(to.disk, e))?;
         }
         self.engine.lease.wait().await
     }
 
+    /// Those of the places of an AU that are written: all but those on disks that are out, where there are others.
+    fn usable(&self, places: &[DiskAu]) -> Vec<DiskAu> {
+        let usable: Vec<DiskAu> = places.iter().copied().filter(|p| !self.legs.out.has(p.disk)).collect();
+        if usable.is_empty() { places.to_vec() } else { usable }
+    }
+
     async fn say_moved(&self, au: VolAu, slot: &Slot<'_>, places: &[DiskAu]) -> Result<()> {
+        let _gate = self.legs.gate().await;
         let _turn = self.turn.lock().await;
         let legs: Vec<Leg> = places.iter().map(|p| Leg::single(*p)).collect();
         let written = slot.written();
@@ -154,7 +161,7 @@ impl<D: Disk, C: Control> Volume<D, C> {
         self.log()?.append(entries).await.inspect_err(|_| self.poison())?.clear()?;
         let changed = slot.take_changed();
         let entry = MapEntry::new(&legs, written).ok_or_else(super::view::malformed)?;
-        self.view.set(au, &entry);
+        self.view.set(au, &entry.missed_by(&self.legs.out.disks()));
         if let Some(slot) = self.view.get(au) {
             slot.add_changed(changed);
         }

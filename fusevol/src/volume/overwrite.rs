@@ -1,7 +1,6 @@
 //! Before blocks are overwritten that a snapshot needs: read them, append them to the preserve log, go on when the
 //! record is durable (DESIGN D5: copy old -> durable publish -> overwrite).
 
-use super::io::{Piece, Place, read_pieces};
 use super::view::Slot;
 use super::{Volume, blocks_within};
 use crate::control::Control;
@@ -11,7 +10,6 @@ use fusevol_shared::disk::Disk;
 use fusevol_shared::error::Result;
 use fusevol_shared::mask::BlockMask;
 use fusevol_shared::units::VolAu;
-use fusevol_shared::wire::data::Claim;
 use futures_util::future::try_join_all;
 use std::ops::Range;
 
@@ -34,7 +32,7 @@ impl<D: Disk, C: Control> Volume<D, C> {
     async fn preserve_blocks(&self, todo: Vec<(VolAu, &Slot<'_>, BlockMask)>) -> Result<()> {
         let reads = todo.iter().flat_map(|(au, slot, blocks)| blocks.runs().map(|run| self.old_blocks(*au, slot, run)));
         let old: Vec<Old> = try_join_all(reads).await?.into_iter().flatten().collect();
-        let preserved = self.preserved.preserve(&self.engine.disks, &self.engine.lease, old, async || self.next_segment().await).await;
+        let preserved = self.preserve_old(old).await;
         self.say_late_segments().await?;
         if let Err(e) = preserved {
             if !Self::is_out_of_space(&e) {
@@ -48,6 +46,23 @@ impl<D: Disk, C: Control> Volume<D, C> {
         Ok(())
     }
 
+    /// One record or more; a leg of the log that fails is given up as any other, and they are appended again without it.
+    async fn preserve_old(&self, old: Vec<Old>) -> Result<()> {
+        let append = async |old| self.preserved.preserve(&self.engine.disks, &self.engine.lease, old, async || self.next_segment().await).await;
+        let again = if self.legs.is_mirrored() { old.clone() } else { Vec::new() };
+        let first = append(old).await;
+        let bad = self.preserved.take_bad();
+        match first {
+            Err(e) if !again.is_empty() && !bad.is_empty() && !Self::is_out_of_space(&e) => {
+                for no in bad {
+                    self.lose_leg(no, &e.to_string()).await?;
+                }
+                append(again).await
+            }
+            done => done,
+        }
+    }
+
     /// Segments to which a record was not answered are given to nobody before the session is drained.
     async fn say_late_segments(&self) -> Result<()> {
         let places = self.preserved.take_late();
@@ -58,12 +73,10 @@ impl<D: Disk, C: Control> Volume<D, C> {
     }
 
     async fn old_blocks(&self, au: VolAu, slot: &Slot<'_>, run: Range<u32>) -> Result<Vec<Old>> {
-        let (at, block) = (slot.source(), self.block_size());
-        let claim = Claim::Live { volume: self.id, au };
-        let place = Place { disk: at.disk, at: at.au.start(self.engine.au_size).plus(u64::from(run.start) * block), claim };
-        let len = u64::from(run.end - run.start) * block;
-        let data = read_pieces(&self.engine.disks, &[Piece { place: Some(place), len }]).await?.freeze();
+        let (name, block) = (slot.name(), self.block_size());
+        let within = u64::from(run.start) * block..u64::from(run.end) * block;
+        let data = self.read_copies(au, slot, BlockMask::ALL, within).await?.freeze();
         let step = usize::try_from(block).expect("a block is at most 1 MiB");
-        Ok(run.clone().enumerate().map(|(i, b)| Old { at, block: b, data: data.slice(i * step, step) }).collect())
+        Ok(run.clone().enumerate().map(|(i, b)| Old { at: name, block: b, data: data.slice(i * step, step) }).collect())
     }
 }

@@ -2,14 +2,15 @@
 
 use super::io::{Pieces, Place, middle, push_piece, read_pieces_into};
 use super::view::{MapView, Pin};
-use super::{Volume, blocks_within, cut};
+use super::{Mode, Volume, blocks_within, cut};
 use crate::control::Control;
 use fusevol_shared::disk::Disk;
 use fusevol_shared::disk::buf::IoBuf;
 use fusevol_shared::error::Result;
 use fusevol_shared::ids::VolumeId;
 use fusevol_shared::mask::BlockMask;
-use fusevol_shared::units::{AuSize, DiskAu, PAGE_U64};
+use fusevol_shared::sentence::{self, Tag};
+use fusevol_shared::units::{AuSize, DiskAu, PAGE_U64, VolAu};
 use fusevol_shared::wire::data::Claim;
 use smallvec::SmallVec;
 use std::ops::Range;
@@ -30,12 +31,18 @@ pub(crate) fn plan_au(size: AuSize, at: Option<(DiskAu, BlockMask)>, claim: Clai
 /// The AUs of one read; most have one.
 pub(super) type Pins<'a> = SmallVec<[Option<Pin<'a>>; 2]>;
 
-/// What is to be read where for `bytes` of the volume. It holds while the pins are held.
-pub(super) fn plan_read(view: &MapView, size: AuSize, volume: VolumeId, bytes: Range<u64>) -> (Pins<'_>, Pieces) {
+/// What is to be read where for `bytes` of the volume, with `choose` among the copies of an AU. It holds while the pins are held.
+pub(super) fn plan_read<'v>(
+    view: &'v MapView,
+    size: AuSize,
+    volume: VolumeId,
+    bytes: Range<u64>,
+    mut choose: impl FnMut(VolAu, &Pin<'_>) -> DiskAu,
+) -> (Pins<'v>, Pieces) {
     let (mut pins, mut pieces) = (Pins::new(), Pieces::new());
     for (au, within) in cut(size, bytes) {
         let pin = view.pin(au);
-        plan_au(size, pin.as_ref().map(|p| (p.source(), p.written())), Claim::Live { volume, au }, within, &mut pieces);
+        plan_au(size, pin.as_ref().map(|p| (choose(au, p), p.written())), Claim::Live { volume, au }, within, &mut pieces);
         pins.push(pin);
     }
     (pins, pieces)
@@ -89,7 +96,14 @@ impl<D: Disk, C: Control> Volume<D, C> {
         if let Err(e) = self.engine.lease.wait().await {
             return (Err(e), buf);
         }
-        let (pins, pieces) = plan_read(&self.view, self.engine.au_size, self.id, bytes);
+        let version = self.legs.out.version();
+        let mut spread = false;
+        let choose = |au: VolAu, pin: &Pin<'_>| {
+            let at = self.copy_to_read(au, pin);
+            spread |= at != pin.source(&self.legs.out);
+            at
+        };
+        let (pins, pieces) = plan_read(&self.view, self.engine.au_size, self.id, bytes.clone(), choose);
         // A detach says that it has begun before it empties the map: who was overtaken sees it here, and takes no AU for a hole.
         if let Err(e) = self.check_open() {
             return (Err(e), buf);
@@ -97,9 +111,29 @@ impl<D: Disk, C: Control> Volume<D, C> {
         let (read, buf) = read_pieces_into(&self.engine.disks, &pieces, buf).await;
         drop(pins);
         match read {
-            Ok(()) => (self.engine.lease.wait().await, buf),
-            Err(e) => (Err(e), buf),
+            Ok(()) if self.legs.out.version() == version && !(spread && self.is_dirty(&bytes)) => (self.engine.lease.wait().await, buf),
+            Err(e) if !self.legs.is_mirrored() => (Err(e), buf),
+            // From the copies one by one, the first one first.
+            _ => Box::pin(self.read_elsewhere(bytes, buf)).await,
         }
+    }
+
+    /// Which copy of an AU is read: the first one in sync (R3). A writer spreads its reads over all of them where none is being written.
+    fn copy_to_read(&self, au: VolAu, pin: &Pin<'_>) -> DiskAu {
+        let slot = pin.slot();
+        let first = slot.source(&self.legs.out);
+        let beside = self.mode == Mode::Read || slot.is_fresh() || self.regions.is_dirty(au.region());
+        if !slot.has_more() || beside && sentence::holds(Tag::R3) {
+            return first;
+        }
+        let usable = || slot.in_sync().filter(|at| !self.legs.out.has(at.disk));
+        let n = usable().count().max(1);
+        usable().nth(au.0 as usize % n).unwrap_or(first)
+    }
+
+    fn is_dirty(&self, bytes: &Range<u64>) -> bool {
+        let mut aus = self.aus_of(bytes).map(VolAu);
+        sentence::holds(Tag::R3) && aus.any(|au| self.regions.is_dirty(au.region()) || self.view.get(au).is_some_and(|s| s.is_fresh()))
     }
 }
 

@@ -42,6 +42,13 @@ impl Regions {
         dirty
     }
 
+    /// Whether it is dirty.
+    #[must_use]
+    pub fn is_dirty(&self, r: Region) -> bool {
+        let (word, bit) = place(r);
+        self.dirty[word].load(Ordering::SeqCst) & bit != 0
+    }
+
     /// Its mark is durable.
     pub fn set_dirty(&self, r: Region) {
         let (word, bit) = place(r);

@@ -3,6 +3,7 @@
 use super::Volume;
 use super::view::MapView;
 use crate::control::Control;
+use crate::out::OutSet;
 use fusevol_shared::disk::Disk;
 use fusevol_shared::mask::BlockMask;
 use fusevol_shared::units::{AuSize, BLOCKS_PER_AU, DiskAu, VolAu, VolOff};
@@ -77,7 +78,7 @@ impl<D: Disk, C: Control> Volume<D, C> {
     /// Where its blocks lie, ascending, neighbours joined.
     #[must_use]
     pub fn extents(&self) -> Vec<Extent> {
-        extents(&self.view, self.engine.au_size)
+        extents(&self.view, self.engine.au_size, &self.legs.out)
     }
 }
 
@@ -87,23 +88,23 @@ pub(super) fn next_written(view: &MapView, from: VolAu) -> Option<(VolAu, BlockM
 }
 
 /// Where all blocks lie, ascending, neighbours joined.
-pub(super) fn extents(view: &MapView, size: AuSize) -> Vec<Extent> {
+pub(super) fn extents(view: &MapView, size: AuSize, out: &OutSet) -> Vec<Extent> {
     let block = size.block_bytes();
-    let mut out: Vec<(Extent, u64)> = Vec::new();
+    let mut all: Vec<(Extent, u64)> = Vec::new();
     for (au, slot) in view.iter_from(VolAu(0)) {
-        let (mask, at) = (slot.written(), slot.source());
+        let (mask, at) = (slot.written(), slot.source(out));
         for b in 0..BLOCKS_PER_AU {
             let offset = au.start(size).0 + u64::from(b) * block;
             let on_disk = at.au.start(size).0 + u64::from(b) * block;
             let e = Extent { offset, len: block, written: mask.has(b), at };
-            match out.last_mut() {
+            match all.last_mut() {
                 Some((l, end)) if l.written == e.written && l.offset + l.len == offset && l.at.disk == at.disk && *end == on_disk => {
                     l.len += block;
                     *end += block;
                 }
-                _ => out.push((e, on_disk + block)),
+                _ => all.push((e, on_disk + block)),
             }
         }
     }
-    out.into_iter().map(|(e, _)| e).collect()
+    all.into_iter().map(|(e, _)| e).collect()
 }

@@ -1,4 +1,4 @@
-//! What a volume does by itself while it is attached for writing: folds its journal, refills its reserve, clears regions at rest.
+//! What a volume does by itself while it is attached for writing: folds its journal, refills its reserve, clears regions at rest, sees to its copies.
 //!
 //! One future for each attachment, run on the session's keeper; nothing of the data path waits for it. It ends with the attachment.
 
@@ -6,7 +6,7 @@ use super::{Mode, Volume};
 use crate::control::Control;
 use fusevol_shared::disk::Disk;
 use fusevol_shared::error::Kind;
-use futures_util::future::{Either, join3, select};
+use futures_util::future::{Either, join4, select};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,12 +24,12 @@ impl<D: Disk, C: Control> Volume<D, C> {
     /// Runs until the volume is detached.
     pub async fn tend(self: Arc<Self>) {
         if self.mode == Mode::Write {
-            join3(self.keep_folding(), self.keep_reserve(), self.keep_clearing()).await;
+            join4(self.keep_folding(), self.keep_reserve(), self.keep_clearing(), self.keep_copies()).await;
         }
     }
 
     /// Waits for `what`, but not longer than the attachment stands; whether it stands.
-    async fn stands_until<F: Future>(&self, what: F) -> bool {
+    pub(super) async fn stands_until<F: Future>(&self, what: F) -> bool {
         let ended = self.ended.notified();
         let mut ended = pin!(ended);
         ended.as_mut().enable();

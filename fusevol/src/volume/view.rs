@@ -20,10 +20,12 @@ mod readers;
 
 use chunk::{CHUNK, Chunk, Word};
 use fusevol_shared::error::{Error, Kind, Result};
-use fusevol_shared::map::{Leg, LegState, MapEntry, MapRun};
+use crate::out::OutSet;
+use fusevol_shared::map::{LEGS_MAX, Leg, LegState, MapEntry, MapRun};
 use fusevol_shared::mask::BlockMask;
-use fusevol_shared::units::{DiskAu, VolAu};
+use fusevol_shared::units::{DiskAu, DiskNo, VolAu};
 use readers::{Readers, Reading};
+use smallvec::SmallVec;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -62,13 +64,38 @@ impl<'a> Slot<'a> {
         std::iter::once(chunk.leg(at, first)).chain(chunk.more_legs(at, first))
     }
 
-    /// The first replica in sync: what is read, and what a preserve record names.
+    /// What names the AU: where its first leg lies.
     #[must_use]
-    pub fn source(&self) -> DiskAu {
-        if self.first.state() == LegState::InSync {
+    pub fn name(&self) -> DiskAu {
+        self.first.place()
+    }
+
+    /// Whether it has more than one leg.
+    #[must_use]
+    pub fn has_more(&self) -> bool {
+        self.first.legs() > 1
+    }
+
+    /// Those that are written.
+    pub fn in_sync(&self) -> impl Iterator<Item = DiskAu> + use<'a> {
+        self.legs().filter(|l| l.state == LegState::InSync).map(|l| l.at)
+    }
+
+    /// The first replica in sync on a disk that is not out: what is read, and what a resync copies.
+    #[must_use]
+    pub fn source(&self, out: &OutSet) -> DiskAu {
+        if !self.has_more() || self.first.state() == LegState::InSync && out.is_untouched() {
             return self.first.place();
         }
-        self.legs().find(|l| l.state == LegState::InSync).map_or(self.first.place(), |l| l.at)
+        let out = out.disks();
+        let in_sync = |out: &[DiskNo]| self.in_sync().find(|at| !out.contains(&at.disk));
+        in_sync(&out).or_else(|| in_sync(&[])).unwrap_or(self.first.place())
+    }
+
+    /// The entry as it is now.
+    #[must_use]
+    pub fn entry(&self) -> Option<MapEntry> {
+        MapEntry::new(&self.legs().collect::<SmallVec<[Leg; LEGS_MAX]>>(), self.written())
     }
 
     /// Blocks that were written.
@@ -119,8 +146,14 @@ pub struct Pin<'a> {
 impl Pin<'_> {
     /// Where it is read.
     #[must_use]
-    pub fn source(&self) -> DiskAu {
-        self.slot.source()
+    pub fn source(&self, out: &OutSet) -> DiskAu {
+        self.slot.source(out)
+    }
+
+    /// The AU as a writer sees it.
+    #[must_use]
+    pub fn slot(&self) -> &Slot<'_> {
+        &self.slot
     }
 
     /// Blocks that were written, at that place.
@@ -242,6 +275,17 @@ impl MapView {
     #[must_use]
     pub fn written_blocks(&self) -> u64 {
         u64::try_from(self.blocks.load(Ordering::SeqCst)).unwrap_or(0)
+    }
+
+    /// Something is written to `au` that its legs on these disks miss: see [`MapEntry::missed_by`].
+    pub fn miss(&self, au: VolAu, out: &[DiskNo]) {
+        let Some(slot) = self.get(au).filter(Slot::has_more) else { return };
+        let Some(entry) = slot.entry() else { return };
+        for (n, (is, was)) in entry.missed_by(out).legs().iter().zip(entry.legs()).enumerate() {
+            if is.state != was.state {
+                slot.chunk.set_stale(slot.at, slot.first, n);
+            }
+        }
     }
 
     /// The next AU from `from` on that has space.

@@ -14,7 +14,6 @@ use fusevol_shared::map::AuMask;
 use fusevol_shared::mask::BlockMask;
 use fusevol_shared::sentence::{self, Tag};
 use fusevol_shared::units::{PAGE, PAGE_U64, VolAu, VolOff};
-use fusevol_shared::wire::data::Claim;
 use smallvec::SmallVec;
 use std::ops::Range;
 
@@ -158,10 +157,8 @@ impl<D: Disk, C: Control> Volume<D, C> {
     async fn old_page(&self, slot: &Slot<'_>, at: u64, outer: &Range<u64>, buf: &mut IoBuf) -> Result<()> {
         let page = at / PAGE_U64 * PAGE_U64;
         let within = VolOff(page).within_au(self.engine.au_size);
-        let mut pieces = super::io::Pieces::new();
-        let claim = Claim::Live { volume: self.id, au: VolOff(page).au(self.engine.au_size) };
-        super::read::plan_au(self.engine.au_size, Some((slot.source(), slot.written())), claim, within..within + PAGE_U64, &mut pieces);
-        let old = super::io::read_pieces(&self.engine.disks, &pieces).await?;
+        let au = VolOff(page).au(self.engine.au_size);
+        let old = self.read_copies(au, slot, slot.written(), within..within + PAGE_U64).await?;
         let to = usize::try_from(page - outer.start).expect("within a request");
         buf[to..to + PAGE].copy_from_slice(&old);
         Ok(())

@@ -59,6 +59,7 @@ impl<D: Disk> Host<D> {
             au_size: welcome.au_size,
             unsettled: Arc::default(),
             stale: Arc::default(),
+            outs: Arc::default(),
         };
         let host = Rc::new(Self {
             engine,

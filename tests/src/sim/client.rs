@@ -157,6 +157,7 @@ impl Start {
             au_size: welcome.au_size,
             unsettled: Arc::default(),
             stale: Arc::default(),
+            outs: Arc::default(),
         })
     }
 }

@@ -24,6 +24,8 @@ impl Word {
     pub const FRESH: u64 = 1 << 62;
     const PRESENT: u64 = 1 << 63;
     const STALE: u64 = 1 << 61;
+    /// The leg is given up.
+    const GONE: u64 = 1 << 58;
     /// Some leg has another generation than zero.
     const GENERATIONS: u64 = 1 << 60;
     /// What stands beside is on the second side.
@@ -31,8 +33,12 @@ impl Word {
     const COUNT: u32 = 56;
 
     fn of(leg: &Leg) -> u64 {
-        let stale = if leg.state == LegState::Stale { Self::STALE } else { 0 };
-        u64::from(leg.at.au.0) | u64::from(leg.at.disk.0) << 32 | stale | Self::PRESENT
+        let state = match leg.state {
+            LegState::InSync => 0,
+            LegState::Stale => Self::STALE,
+            LegState::Gone => Self::GONE,
+        };
+        u64::from(leg.at.au.0) | u64::from(leg.at.disk.0) << 32 | state | Self::PRESENT
     }
 
     /// The AU has space.
@@ -50,9 +56,19 @@ impl Word {
         self.0 | Self::FRESH == other.0 | Self::FRESH
     }
 
+    /// Both are of one entry: the same but for freshness and state.
+    fn same_entry(self, other: Self) -> bool {
+        let but = Self::FRESH | Self::STALE;
+        self.0 | but == other.0 | but
+    }
+
     /// Whether the leg may be read.
     pub fn state(self) -> LegState {
-        if self.0 & Self::STALE == 0 { LegState::InSync } else { LegState::Stale }
+        match self.0 & (Self::STALE | Self::GONE) {
+            0 => LegState::InSync,
+            Self::STALE => LegState::Stale,
+            _ => LegState::Gone,
+        }
     }
 
     /// Where the leg lies.
@@ -61,7 +77,8 @@ impl Word {
         DiskAu { disk: DiskNo((self.0 >> 32) as u16), au: AuNo(self.0 as u32) }
     }
 
-    fn legs(self) -> usize {
+    /// How many legs the AU has.
+    pub fn legs(self) -> usize {
         (self.0 >> Self::COUNT & 0b11) as usize + 1
     }
 
@@ -184,6 +201,17 @@ impl Chunk {
         self.first[at].store(Word::of(&legs[0]) | about, Ordering::SeqCst);
         self.written[at].store(entry.written.0, Ordering::SeqCst);
         before
+    }
+
+    /// Leg `n` of the entry that `first` is of misses writes from now on; nothing where the AU has another entry by now.
+    pub fn set_stale(&self, at: usize, first: Word, n: usize) {
+        if n > 0 {
+            self.more(first.side()).legs[at][n - 1].fetch_or(Word::STALE, Ordering::SeqCst);
+            return;
+        }
+        let set = |w: u64| first.same_entry(Word(w)).then_some(w | Word::STALE);
+        // It is another entry where this fails.
+        let _ = self.first[at].fetch_update(Ordering::SeqCst, Ordering::SeqCst, set);
     }
 
     /// Takes an AU out; gives its mask before.

@@ -40,7 +40,7 @@ fn an_au_says_what_it_was_given() {
         v.set_fresh(au, &MapEntry::new(&legs[..n as usize], BlockMask(1 << 63 | 1)).expect("up to three legs"));
         let s = v.get(au).expect("it was set");
         assert_eq!(s.legs().collect::<Vec<_>>(), legs[..n as usize]);
-        assert_eq!(s.source(), legs[if n == 1 { 0 } else { 1 }].at, "a stale leg only where there is no other");
+        assert_eq!(s.source(&OutSet::default()), legs[if n == 1 { 0 } else { 1 }].at, "a stale leg only where there is no other");
         assert!(s.is_fresh());
         s.add_changed(BlockMask(6));
         assert_eq!((s.take_changed(), s.take_changed()), (BlockMask(6), BlockMask::NONE));
@@ -90,7 +90,7 @@ fn place_and_mask_fit_together_under_threads() {
                 while !end.load(Ordering::SeqCst) {
                     let from = oldest.load(Ordering::SeqCst);
                     let Some(pin) = v.pin(VolAu(0)) else { continue };
-                    let place = pin.source().au.0;
+                    let place = pin.source(&OutSet::default()).au.0;
                     assert!(place >= from, "{place} was drained before {from}");
                     assert_eq!(pin.written().0 & !u64::from(place), 0, "blocks of another life");
                     std::thread::yield_now();
@@ -127,7 +127,7 @@ fn a_second_leg_and_mask_fit_together_under_threads() {
                 while !end.load(Ordering::SeqCst) {
                     let pin = v.pin(VolAu(0)).expect("it never leaves");
                     std::thread::yield_now();
-                    let place = pin.source().au.0;
+                    let place = pin.source(&OutSet::default()).au.0;
                     assert_eq!(pin.written().0 & !u64::from(place), 0, "blocks that are not written at {place}");
                 }
             });

@@ -1,0 +1,238 @@
+//! The copier: brings the AUs of a volume that is attached for writing back to as many copies as they should have (DESIGN D9, PROTOCOL.md, B1).
+//!
+//! ```text
+//!  AU:   Dirty (fewer copies in sync than there should be) --guard had--> Claimed --copied, flushed, Placed appended--> Clean
+//!  disk: out --answers twice in a row--> Returned appended --> written again; its stale legs are copied in place
+//!         '--the manager gives it up--> its legs get other places
+//! ```
+//! A claim is the range guard of an AU: nothing of it is written meanwhile, what the volume says is written is what is there, and from its end on the
+//! new copy is written with the others. It lasts as long as a few AUs take to copy. Where the client dies in the midst the AU is as it was.
+//!
+//! How far it is, is counted by the manager, from the catalog alone: everybody prints the same.
+
+mod claim;
+mod task;
+
+use super::Volume;
+use crate::control::Control;
+use fusevol_shared::change::Entry;
+use fusevol_shared::disk::Disk;
+use fusevol_shared::disk::buf::IoBuf;
+use fusevol_shared::error::Result;
+use fusevol_shared::map::LegState;
+use fusevol_shared::units::{DiskNo, VolAu};
+use fusevol_shared::wire::data::Claim;
+use fusevol_shared::wire::messages::{GetMap, Recovery, RecoveryOrders};
+use task::{Need, Task};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+/// How often it is looked whether there is something to copy, or a disk is back.
+const LOOK: Duration = Duration::from_secs(1);
+/// Looks in a row at which a disk must answer before it is written again.
+const WELL: u32 = 2;
+/// AUs that are claimed at once.
+const AT_ONCE: usize = 8;
+
+/// What is known of the copier.
+#[derive(Default)]
+pub(super) struct Copying {
+    /// Every AU has its copies, as far as was looked.
+    whole: AtomicBool,
+    /// AUs without all their copies, as the manager counts.
+    todo: AtomicU64,
+    /// Bytes copied, and bytes that were equal already.
+    copied: AtomicU64,
+    equal: AtomicU64,
+    says: Mutex<String>,
+    /// Of no copy of these could everything be read.
+    holes: Mutex<BTreeSet<VolAu>>,
+}
+
+/// What is shown of the copier.
+#[derive(Clone, PartialEq, Eq, Debug, Default, serde::Serialize)]
+pub struct Progress {
+    /// AUs without all their copies, as the manager counts.
+    pub todo: u64,
+    /// Bytes copied since the volume was attached.
+    pub copied: u64,
+    /// Of those that were looked at, bytes that were equal already.
+    pub equal: u64,
+    /// Disks that are out.
+    pub out: Vec<u16>,
+    /// What keeps it from going on; empty where nothing does.
+    pub says: String,
+    /// AUs of which no copy could be read.
+    pub holes: u64,
+}
+
+impl Copying {
+    /// There may be something to copy.
+    pub(super) fn wake(&self) {
+        self.whole.store(false, Ordering::SeqCst);
+    }
+
+    fn say(&self, says: impl Into<String>) {
+        *self.says.lock().unwrap_or_else(PoisonError::into_inner) = says.into();
+    }
+
+    fn bytes(&self) -> u64 {
+        self.copied.load(Ordering::Relaxed) + self.equal.load(Ordering::Relaxed)
+    }
+
+    fn says(&self) -> String {
+        self.says.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn holes(&self) -> std::sync::MutexGuard<'_, BTreeSet<VolAu>> {
+        self.holes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<D: Disk, C: Control> Volume<D, C> {
+    /// What its copier does.
+    #[must_use]
+    pub fn copying(&self) -> Progress {
+        Progress {
+            todo: self.copying.todo.load(Ordering::Relaxed),
+            copied: self.copying.copied.load(Ordering::Relaxed),
+            equal: self.copying.equal.load(Ordering::Relaxed),
+            out: self.legs.out.disks().iter().map(|d| d.0).collect(),
+            says: self.copying.says(),
+            holes: self.copying.holes().len() as u64,
+        }
+    }
+
+    /// Looks after the copies as long as the volume is attached.
+    pub(super) async fn keep_copies(&self) {
+        let mut well = BTreeMap::new();
+        while self.stands_until(self.engine.control.sleep(LOOK)).await {
+            if !self.legs.is_mirrored() || self.copying.whole.load(Ordering::SeqCst) {
+                continue;
+            }
+            if let Err(e) = self.look_after_copies(&mut well).await {
+                tracing::debug!("the copies of volume {}: {e}", self.id);
+                self.copying.say(e.to_string());
+            }
+        }
+    }
+
+    /// One look: disks that are back, then every AU that lacks a copy. What was begun is done when this returns.
+    ///
+    /// # Errors
+    /// What the manager answers; those of the disks and of the journal. What is left is done by the next one.
+    pub async fn look_after_copies(&self, well: &mut BTreeMap<DiskNo, u32>) -> Result<()> {
+        self.engine.lease.wait().await?;
+        let says = self.copying.says();
+        let orders = self.engine.control.call(Recovery { volume: self.id, token: self.token, says }).await?;
+        self.copying.todo.store(orders.todo, Ordering::Relaxed);
+        self.look_for_returns(&orders, well).await?;
+        self.copying.say("");
+        if orders.paused {
+            self.copying.say("paused");
+            return Ok(());
+        }
+        let (mut from, mut left) = (VolAu(0), false);
+        loop {
+            let (tasks, next, waits) = self.lacking(from, &orders);
+            left |= waits || !tasks.is_empty();
+            if !tasks.is_empty() {
+                self.copy_some(tasks, &orders).await?;
+            }
+            match next {
+                Some(next) if !self.is_closed() => from = next,
+                _ => break,
+            }
+        }
+        let out = !self.legs.out.disks().is_empty();
+        if !left && !out && self.adopt(orders.todo).await? {
+            self.copying.whole.store(true, Ordering::SeqCst);
+        }
+        Ok(())
+    }
+
+    /// Nothing is lacking as this map has it. Where the catalog counts some all the same, its map is taken over; whether there was nothing.
+    async fn adopt(&self, todo: u64) -> Result<bool> {
+        let log = self.log()?;
+        if todo == 0 || log.unfolded() > 0 {
+            return Ok(todo == 0);
+        }
+        let last = log.last();
+        let mut stale = Vec::new();
+        let part = async |from| self.engine.control.call(GetMap { volume: self.id, from }).await;
+        super::fetch_map(self.view.aus(), part, |au, e| {
+            let missing = e.legs().iter().filter(|l| l.state == LegState::Stale).map(|l| l.at.disk);
+            stale.extend(missing.map(|disk| (au, disk)));
+        })
+        .await?;
+        let _gate = self.legs.gate().await;
+        if log.last() == last {
+            stale.into_iter().for_each(|(au, disk)| self.view.miss(au, &[disk]));
+        }
+        Ok(false)
+    }
+
+    /// Disks that are out, not given up, and answer again.
+    async fn look_for_returns(&self, orders: &RecoveryOrders, well: &mut BTreeMap<DiskNo, u32>) -> Result<()> {
+        for no in self.legs.out.disks().iter().copied().filter(|no| !orders.given_up.contains(no)) {
+            let answers = self.answers(no).await;
+            let times = well.entry(no).or_default();
+            *times = if answers { *times + 1 } else { 0 };
+            if *times >= WELL {
+                well.remove(&no);
+                self.take_back(no).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a page of the volume on this disk can be read.
+    async fn answers(&self, no: DiskNo) -> bool {
+        let legs = self.view.iter_from(VolAu(0)).flat_map(|(au, s)| s.legs().map(move |l| (au, l)));
+        let Some((au, leg)) = legs.into_iter().find(|(_, l)| l.at.disk == no && l.state != LegState::Gone) else { return true };
+        let Ok(disk) = self.engine.disks.get(no) else { return false };
+        let page = IoBuf::zeroed(fusevol_shared::units::PAGE);
+        disk.read(leg.at.au.start(self.engine.au_size), page, Claim::Live { volume: self.id, au }).await.0.is_ok()
+    }
+
+    /// The disk is written again: the map says of each leg there whether it misses something.
+    async fn take_back(&self, no: DiskNo) -> Result<()> {
+        let _gate = self.legs.close().await;
+        self.log()?.append(vec![Entry::Returned { disk: no }]).await?.clear()?;
+        self.legs.returned(no);
+        tracing::warn!("volume {}: disk {no} answers again: what its copies missed is copied", self.id);
+        Ok(())
+    }
+
+    /// AUs from `from` on that lack copies, as many as are done at once; where to go on; and whether some wait for a disk.
+    fn lacking(&self, from: VolAu, orders: &RecoveryOrders) -> (Vec<Task>, Option<VolAu>, bool) {
+        let (mut tasks, mut waits) = (Vec::new(), false);
+        let out = self.legs.out.disks();
+        let holes = self.copying.holes().clone();
+        for (au, slot) in self.view.iter_from(from) {
+            if tasks.len() >= AT_ONCE {
+                return (tasks, Some(au), waits);
+            }
+            match Task::of(au, &slot, &out, orders) {
+                Need::Nothing => {}
+                Need::Copies(t) if !holes.contains(&au) => tasks.push(t),
+                Need::Copies(_) | Need::Disk => waits = true,
+            }
+        }
+        (tasks, None, waits)
+    }
+
+    /// Claims, copies, flushes, says so; not faster than is allowed.
+    async fn copy_some(&self, tasks: Vec<Task>, orders: &RecoveryOrders) -> Result<()> {
+        let began = self.engine.lease.now();
+        let before = self.copying.bytes();
+        let done = self.copy_claimed(tasks, orders).await;
+        if orders.limit > 0 {
+            let due = Duration::from_secs_f64((self.copying.bytes() - before) as f64 / orders.limit as f64);
+            self.engine.control.sleep(due.saturating_sub(self.engine.lease.now().since(began))).await;
+        }
+        done
+    }
+}
