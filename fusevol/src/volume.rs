@@ -25,8 +25,8 @@
 mod attach;
 #[doc(hidden)]
 pub mod bench;
-mod counters;
 mod copier;
+mod counters;
 mod discard;
 mod elsewhere;
 mod flush;
@@ -58,6 +58,7 @@ use crate::slot::Slot;
 use crate::stale::Stale;
 pub(crate) use attach::fetch_map;
 pub use counters::Counters;
+pub(crate) use elsewhere::{Copies, read_any};
 use flush::Rounds;
 use fusevol_shared::change::WhenFull;
 use fusevol_shared::disk::Disk;
@@ -70,7 +71,6 @@ pub(crate) use io::{Pieces, middle, read_pieces_into};
 use ledger::Ledger;
 use legs::Legs;
 use moved::Late;
-pub(crate) use elsewhere::{Copies, read_any};
 pub(crate) use read::{plan_au, whole_pages};
 use regions::Regions;
 use reserve::Reserve;

@@ -62,7 +62,15 @@ impl Halves {
         Ok(())
     }
 
-    async fn on_every_copy<D: Disk>(&mut self, disks: &Disks<D>, size: AuSize, id: &JournalId, turn: u64, pos: u64, body: &Body) -> Result<()> {
+    async fn on_every_copy<D: Disk>(
+        &mut self,
+        disks: &Disks<D>,
+        size: AuSize,
+        id: &JournalId,
+        turn: u64,
+        pos: u64,
+        body: &Body,
+    ) -> Result<()> {
         let places: Vec<DiskAu> = self.journal.copies.iter().map(|c| c.halves()[half_of(turn)]).collect();
         let writes = places.iter().map(|place| async move {
             let disk = disks.get(place.disk).map_err(|e| (place.disk, e))?;

@@ -192,7 +192,9 @@ impl LogReader {
 
     /// The first look at a segment: one read of all of it. Errors are left to the page-by-page way, which tries every leg.
     async fn read_whole<D: Disk>(&mut self, disks: &Disks<D>, c: &mut Cursor) -> Result<()> {
-        let Some(leg) = usable(&self.out, &c.legs).first().copied() else { return Err(Error::new(Kind::Damaged, "a preserve segment without a leg")) };
+        let Some(leg) = usable(&self.out, &c.legs).first().copied() else {
+            return Err(Error::new(Kind::Damaged, "a preserve segment without a leg"));
+        };
         let Ok(disk) = disks.get(leg.disk) else { return Ok(()) };
         let start = leg.au.start(self.size);
         let buf = IoBuf::zeroed(usize::try_from(self.size.bytes()).expect("an AU is at most 64 MiB"));

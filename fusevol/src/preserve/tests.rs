@@ -39,7 +39,12 @@ impl Bench {
         let lease = Lease::new(Arc::new(SystemClock), Duration::from_secs(1));
         lease.extend(BootTime(u64::MAX));
         let first = segment(1, 1, legs);
-        let log = PreserveLog::new(Whose { pool: POOL, volume: VOLUME, session: SessionNo(1), token: FenceToken(1) }, size, Some(first), Arc::default());
+        let log = PreserveLog::new(
+            Whose { pool: POOL, volume: VOLUME, session: SessionNo(1), token: FenceToken(1) },
+            size,
+            Some(first),
+            Arc::default(),
+        );
         Self { size, disks, lease, log, granted: Cell::new(1), legs }
     }
 

@@ -23,11 +23,11 @@ use fusevol_shared::map::LegState;
 use fusevol_shared::units::{DiskNo, VolAu};
 use fusevol_shared::wire::data::Claim;
 use fusevol_shared::wire::messages::{GetMap, Recovery, RecoveryOrders};
-use task::{Need, Task};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
+use task::{Need, Task};
 
 /// How often it is looked whether there is something to copy, or a disk is back.
 const LOOK: Duration = Duration::from_secs(1);
@@ -128,6 +128,7 @@ impl<D: Disk, C: Control> Volume<D, C> {
         let says = self.copying.says();
         let orders = self.engine.control.call(Recovery { volume: self.id, token: self.token, says }).await?;
         self.copying.todo.store(orders.todo, Ordering::Relaxed);
+        self.give_up(&orders).await?;
         self.look_for_returns(&orders, well).await?;
         self.copying.say("");
         if orders.paused {
@@ -172,6 +173,17 @@ impl<D: Disk, C: Control> Volume<D, C> {
             stale.into_iter().for_each(|(au, disk)| self.view.miss(au, &[disk]));
         }
         Ok(false)
+    }
+
+    /// What is given up is not written any more, whether it answers or not.
+    async fn give_up(&self, orders: &RecoveryOrders) -> Result<()> {
+        for no in orders.given_up.iter().copied().filter(|no| !self.legs.out.has(*no)) {
+            let there = |s: &super::view::Slot<'_>| s.legs().any(|l| l.at.disk == no && l.state != LegState::Gone);
+            if self.view.iter_from(VolAu(0)).any(|(_, s)| there(&s)) {
+                self.lose_leg(no, "it was given up").await?;
+            }
+        }
+        Ok(())
     }
 
     /// Disks that are out, not given up, and answer again.

@@ -77,7 +77,9 @@ impl<D: Disk, C: Control> Volume<D, C> {
             let copies = self.copies(pin.slot());
             let (read, failed) = read_any(&self.engine.disks, self.engine.au_size, &copies, pin.written(), claim, within.clone()).await;
             drop(pin);
-            if self.mode == Mode::Read && let Some(first) = failed.first() {
+            if self.mode == Mode::Read
+                && let Some(first) = failed.first()
+            {
                 // It is out from now on, or the writer alone may say so.
                 self.reader_goes_over(first.disk).await.map_err(|e| read.err().unwrap_or(e))?;
                 continue;

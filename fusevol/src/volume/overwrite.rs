@@ -48,7 +48,8 @@ impl<D: Disk, C: Control> Volume<D, C> {
 
     /// One record or more; a leg of the log that fails is given up as any other, and they are appended again without it.
     async fn preserve_old(&self, old: Vec<Old>) -> Result<()> {
-        let append = async |old| self.preserved.preserve(&self.engine.disks, &self.engine.lease, old, async || self.next_segment().await).await;
+        let append =
+            async |old| self.preserved.preserve(&self.engine.disks, &self.engine.lease, old, async || self.next_segment().await).await;
         let again = if self.legs.is_mirrored() { old.clone() } else { Vec::new() };
         let first = append(old).await;
         let bad = self.preserved.take_bad();

@@ -18,9 +18,9 @@
 mod chunk;
 mod readers;
 
+use crate::out::OutSet;
 use chunk::{CHUNK, Chunk, Word};
 use fusevol_shared::error::{Error, Kind, Result};
-use crate::out::OutSet;
 use fusevol_shared::map::{LEGS_MAX, Leg, LegState, MapEntry, MapRun};
 use fusevol_shared::mask::BlockMask;
 use fusevol_shared::units::{DiskAu, DiskNo, VolAu};

@@ -139,6 +139,10 @@ impl<D: Disk> Host<D> {
                 Some(v) => v.detach().await,
                 None => Ok(()),
             },
+            Push::LegFailed(m) => {
+                self.engine.outs.failed(m.volume, m.disk);
+                Ok(())
+            }
             Push::Hold(_) | Push::Release(_) | Push::VolumesChanged(_) | Push::LocksFreed(_) => Ok(()),
         }
     }

@@ -8,7 +8,8 @@ use fusevol_mgr::store::{Door, Store};
 use fusevol_shared::clock::BootTime;
 use fusevol_shared::disk::Disk;
 use fusevol_shared::error::{Error, Result, WireError};
-use fusevol_shared::ids::{BootId, DiskId, Generation, KeyPrint, PoolId};
+use fusevol_shared::ids::{BootId, DiskId, Generation, KeyPrint, PoolId, VolumeId};
+use fusevol_shared::map::VolumeMap;
 use fusevol_shared::name::Name;
 use fusevol_shared::random::SeededRandom;
 use fusevol_shared::units::{AuNo, AuSize};
@@ -209,6 +210,15 @@ impl Manager {
     #[must_use]
     pub fn quarantined(&self) -> usize {
         self.inner().core.catalog().quarantine().map(|q| q.places.len()).sum()
+    }
+
+    /// The maps of a volume: the live one, and those of its snapshots.
+    #[must_use]
+    pub fn maps(&self, id: VolumeId) -> Vec<VolumeMap> {
+        let m = self.inner();
+        let c = m.core.catalog();
+        let live = c.volume(id).map(|v| v.map.clone());
+        live.into_iter().chain(c.snapshots_of(id).into_iter().map(|s| s.map.clone())).collect()
     }
 
     /// What is wrong with the catalog: as it stands, and folded anew from its records and from its checkpoint.

@@ -4,6 +4,7 @@
 //! - [`host`]: one client process: its session, its pushes, its disks.
 //! - [`reference`]: what is right: bytes, written blocks, snapshots as copies, blocks touched since each.
 //! - [`run`]: random operations from a seed, compared after each.
+//! - [`copies`]: the disks of mirrored volumes, which die and come back.
 //! - [`lockers`]: processes that lock byte ranges on several hosts.
 //! - [`huge`]: a volume of millions of AUs, mapped to the last block without having been written.
 //! - [`through`]: I/O through the manager.
@@ -11,6 +12,7 @@
 //!
 //! Everything runs on one thread, in an order that the seed decides.
 
+pub mod copies;
 pub mod host;
 pub mod huge;
 pub mod lockers;

@@ -1,5 +1,6 @@
 //! Random operations from a seed, on the real thing and on the reference; compared after each.
 
+use super::copies::Disks;
 use super::host::Host;
 use super::manager::{Link, Manager};
 use super::reference::{Image, Reference};
@@ -9,6 +10,7 @@ use fusevol::volume::{Mode, Volume};
 use fusevol_mgr::core::{AdminReply, AdminRequest};
 use fusevol_shared::disk::Disk;
 use fusevol_shared::disk::buf::IoBuf;
+use fusevol_shared::disk::fault::FaultDisk;
 use fusevol_shared::disk::mem::MemDisk;
 use fusevol_shared::ids::{DiskId, KeyPrint, SnapshotId, VolumeId};
 use fusevol_shared::random::{Random, SeededRandom};
@@ -31,11 +33,20 @@ pub fn print(n: u8) -> KeyPrint {
 /// If the core refuses any of it.
 #[must_use]
 pub fn pool(seed: u64, disk_aus: u32, size: u64) -> (Arc<Manager>, VolumeId, Vec<(DiskId, MemDisk)>) {
+    pool_of(seed, disk_aus, size, 2, 1)
+}
+
+/// The same with so many disks, and so many copies of the volume.
+///
+/// # Panics
+/// If the core refuses any of it.
+#[must_use]
+pub fn pool_of(seed: u64, disk_aus: u32, size: u64, disks: u8, copies: u8) -> (Arc<Manager>, VolumeId, Vec<(DiskId, MemDisk)>) {
     let au_size = AuSize::from_log2(18).expect("256 KiB");
-    let ids = [DiskId([11; 16]), DiskId([12; 16])];
-    let manager = Manager::new(seed, au_size, &ids.map(|id| (id, disk_aus)));
-    let disks = ids.map(|id| (id, MemDisk::new(u64::from(disk_aus) * au_size.bytes()))).to_vec();
-    let made = manager.admin(AdminRequest::VolumeCreate { name: "vol".into(), size }).expect("a volume is made");
+    let ids: Vec<DiskId> = (0..disks).map(|n| DiskId([11 + n; 16])).collect();
+    let manager = Manager::new(seed, au_size, &ids.iter().map(|id| (*id, disk_aus)).collect::<Vec<_>>());
+    let disks = ids.iter().map(|id| (*id, MemDisk::new(u64::from(disk_aus) * au_size.bytes()))).collect();
+    let made = manager.admin(AdminRequest::VolumeCreate { name: "vol".into(), size, copies }).expect("a volume is made");
     let AdminReply::Volume(volume) = made else { panic!("{made:?}") };
     let rights = Right::ALL.into_iter().fold(Rights::NONE, Rights::with);
     for n in [1, 2] {
@@ -51,18 +62,22 @@ pub fn handles<D: Disk>(disks: &[(DiskId, MemDisk)], open: impl Fn(MemDisk) -> D
     disks.iter().map(|(id, d)| (*id, Arc::new(open(d.clone())))).collect()
 }
 
+/// A host's path to a disk.
+pub type Path = FaultDisk<MemDisk>;
+
 /// The real thing and the reference.
 pub struct World {
     manager: Arc<Manager>,
     id: VolumeId,
-    writer: Rc<Host<MemDisk>>,
-    other: Rc<Host<MemDisk>>,
-    volume: Arc<Volume<MemDisk, Link>>,
+    writer: Rc<Host<Path>>,
+    other: Rc<Host<Path>>,
+    volume: Arc<Volume<Path, Link>>,
     reference: Reference,
     random: SeededRandom,
-    readers: BTreeMap<SnapshotId, Arc<SnapshotReader<MemDisk, Link>>>,
-    live_reader: Option<Arc<Volume<MemDisk, Link>>>,
+    readers: BTreeMap<SnapshotId, Arc<SnapshotReader<Path, Link>>>,
+    live_reader: Option<Arc<Volume<Path, Link>>>,
     names: u32,
+    disks: Disks,
 }
 
 /// Most snapshots at once.
@@ -74,16 +89,27 @@ impl World {
     /// # Panics
     /// As all here: if the real thing differs from the reference.
     pub async fn new(seed: u64) -> Self {
+        Self::of(seed, 2, 1).await
+    }
+
+    /// The same on a pool of so many disks, with so many copies: then disks die, come back, and are given up.
+    ///
+    /// # Panics
+    /// As above.
+    pub async fn of(seed: u64, disks: u8, copies: u8) -> Self {
         let size = 21 * (256 << 10) + 5 * 4096 + 700;
-        let (manager, id, disks) = pool(seed, 300, size);
-        let writer = Host::start(&manager, print(1), handles(&disks, |d| d)).await;
-        let other = Host::start(&manager, print(2), handles(&disks, |d| d)).await;
+        let (manager, id, memory) = pool_of(seed, 300, size, disks, copies);
+        let paths = [handles(&memory, FaultDisk::new), handles(&memory, FaultDisk::new)];
+        let faults = (0..memory.len()).map(|d| paths.iter().map(|p| p[d].1.faults()).collect()).collect();
+        let writer = Host::start(&manager, print(1), paths[0].clone()).await;
+        let other = Host::start(&manager, print(2), paths[1].clone()).await;
+        let disks = Disks::new(copies, memory, faults);
         let volume = writer.attach(id, Mode::Write).await.expect("attached");
         let block = usize::try_from(volume.block_size()).expect("small");
         // The manager may round the size.
         let reference = Reference::new(usize::try_from(volume.size()).expect("small"), block);
         let random = SeededRandom(seed);
-        Self { manager, id, writer, other, volume, reference, random, readers: BTreeMap::new(), live_reader: None, names: 0 }
+        Self { manager, id, writer, other, volume, reference, random, readers: BTreeMap::new(), live_reader: None, names: 0, disks }
     }
 
     /// `ops` random operations, then everything is compared and the catalog is proved.
@@ -92,6 +118,10 @@ impl World {
             self.op().await;
         }
         self.check_all().await;
+        if self.disks.copies > 1 {
+            self.make_whole().await;
+            self.check_all().await;
+        }
         assert_eq!(self.manager.prove(), Vec::<String>::new());
     }
 
@@ -132,6 +162,7 @@ impl World {
             88..92 => self.check_modified().await,
             92..94 => self.attach_again().await,
             94..96 => self.second_reader().await,
+            96..98 if self.disks.copies > 1 => self.trouble().await,
             _ => self.check_sparse(),
         }
     }
@@ -185,7 +216,7 @@ impl World {
         self.writer.engine.control.call(RemoveSnapshot { snapshot: shot.id }).await.expect("removed");
     }
 
-    async fn reader(&mut self, id: SnapshotId) -> Arc<SnapshotReader<MemDisk, Link>> {
+    async fn reader(&mut self, id: SnapshotId) -> Arc<SnapshotReader<Path, Link>> {
         if let Some(r) = self.readers.get(&id) {
             return r.clone();
         }
@@ -264,6 +295,35 @@ impl World {
         assert_eq!(self.volume.written_bytes(), written as u64);
         let extents: u64 = self.volume.extents().iter().filter(|e| e.written).map(|e| e.len).sum();
         assert_eq!(extents, written as u64);
+    }
+
+    /// A disk dies, comes back or is given up; one is in trouble at a time.
+    async fn trouble(&mut self) {
+        match (self.disks.bad(), self.random.below(3)) {
+            (None, _) => self.disks.kill(usize::try_from(self.random.below(self.disks.len())).expect("small")),
+            (Some(_), 0) => self.disks.heal(),
+            (Some(no), 1) if self.disks.len() > u64::from(self.disks.copies) => {
+                self.manager.admin(AdminRequest::DiskFail { disk: no, clear: false }).expect("an administrator may say so");
+            }
+            (Some(_), _) => {}
+        }
+    }
+
+    /// All disks are well again: soon every AU has all its copies, and they are equal.
+    async fn make_whole(&mut self) {
+        self.disks.heal();
+        for no in self.disks.all() {
+            self.manager.admin(AdminRequest::DiskFail { disk: no, clear: true }).expect("an administrator may say so");
+        }
+        let mut well = BTreeMap::new();
+        for _ in 0..64 {
+            self.volume.look_after_copies(&mut well).await.expect("copied");
+            self.flush_and_fold().await;
+        }
+        let shown = self.volume.copying();
+        assert_eq!((shown.todo, shown.out.len(), shown.holes), (0, 0, 0), "{shown:?}");
+        let maps = self.manager.maps(self.id);
+        self.disks.check_equal(&maps, self.volume.block_size());
     }
 
     async fn check_all(&mut self) {

@@ -63,7 +63,7 @@ pub fn genesis(disks: &[DiskEntry], pool: PoolEntry, volumes: &[(&str, u64)], cl
     }
     let rights = Right::ALL.into_iter().fold(Rights::NONE, Rights::with);
     for (name, size) in volumes {
-        let made = ask(AdminRequest::VolumeCreate { name: (*name).into(), size: *size });
+        let made = ask(AdminRequest::VolumeCreate { name: (*name).into(), size: *size, copies: 1 });
         assert!(matches!(made, AdminReply::Volume(_)));
     }
     for n in 0..clients {

@@ -194,9 +194,8 @@ impl<D: Disk, C: Control> Volume<D, C> {
         let _gate = self.legs.gate().await;
         // A disk that was lost meanwhile has missed what was written since: the next look sees to it.
         let good = good.iter().filter(|c| c.targets().all(|at| !self.legs.out.has(at.disk)));
-        let new: Vec<(VolAu, Vec<DiskAu>)> = good
-            .map(|c| (c.task.au, c.task.keep.iter().copied().chain(c.places.iter().map(|(_, at)| *at)).collect()))
-            .collect();
+        let new: Vec<(VolAu, Vec<DiskAu>)> =
+            good.map(|c| (c.task.au, c.task.keep.iter().copied().chain(c.places.iter().map(|(_, at)| *at)).collect())).collect();
         let _turn = self.turn.lock().await;
         let mut entries: Vec<Entry> = new.iter().flat_map(|(au, _)| self.ledger.moved(*au)).collect();
         let placed = |(au, legs): &(VolAu, Vec<DiskAu>)| Placed { first: *au, places: Places { legs: legs.clone(), count: 1 }, named };
