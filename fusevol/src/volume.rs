@@ -57,6 +57,7 @@ use crate::preserve::PreserveLog;
 use crate::slot::Slot;
 use crate::stale::Stale;
 pub(crate) use attach::fetch_map;
+pub use copier::Progress;
 pub use counters::Counters;
 pub(crate) use elsewhere::{Copies, read_any};
 use flush::Rounds;

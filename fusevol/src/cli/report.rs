@@ -6,7 +6,7 @@ use crate::link::Phase;
 use crate::private;
 use crate::session::Session;
 use crate::session::machine::{State, Why};
-use crate::volume::{Counters, Mode};
+use crate::volume::{Counters, Mode, Progress};
 use fusevol_shared::clock::{BootTime, Clock, SystemClock};
 use fusevol_shared::error::{Error, Kind, Result};
 use fusevol_shared::name::Target;
@@ -41,6 +41,9 @@ pub(super) struct Volume {
     pub(super) writers: u32,
     /// Where it is written here.
     pub(super) writing: Option<Writing>,
+    /// How its copies are, where it is written here and has several.
+    #[serde(default)]
+    pub(super) copies: Option<Progress>,
 }
 
 /// How the writer of a volume gets on.
@@ -212,6 +215,7 @@ pub(super) fn volumes(session: &Session) -> Vec<Volume> {
             readers: here.map_or(0, |(_, u)| u.readers),
             writers: here.map_or(0, |(_, u)| u.writers),
             writing: here.filter(|(o, _)| o.mode() == Mode::Write).map(|(o, _)| o.counters().into()),
+            copies: here.filter(|(o, _)| o.mode() == Mode::Write && o.is_mirrored()).map(|(o, _)| o.copying()),
         }
     };
     list.volumes.iter().map(volume).collect()

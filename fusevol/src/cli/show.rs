@@ -2,6 +2,7 @@
 
 use super::report::{Extent, Status, Volume, Writing};
 use super::verbs::word;
+use crate::volume::Progress;
 use fusevol_shared::cli::{Cell, Column, ListArgs, Table, out, time};
 use fusevol_shared::error::{Context, Kind, Result};
 use fusevol_shared::size;
@@ -116,6 +117,9 @@ fn render(s: &Status) -> String {
         if let Some(w) = &v.writing {
             writing(w).into_iter().for_each(|(name, text)| line(name, text));
         }
+        if let Some(p) = &v.copies {
+            line("copies", copies(p));
+        }
     }
     for a in &s.action {
         line("action", a.clone());
@@ -139,6 +143,24 @@ fn writing(w: &Writing) -> Vec<(&'static str, String)> {
         lines.push(("preserved", format!("{} blocks{broken}", w.preserved_blocks)));
     }
     lines
+}
+
+/// What is said of the copies of a volume.
+fn copies(p: &Progress) -> String {
+    let mut text = match p.todo {
+        0 => "all there".to_owned(),
+        n => format!("{n} AUs without all copies, {} copied, {} were equal", size::show(p.copied), size::show(p.equal)),
+    };
+    for no in &p.out {
+        text += &format!("; disk {no} is out");
+    }
+    if p.holes > 0 {
+        text += &format!("; {} AUs CANNOT BE READ", p.holes);
+    }
+    if !p.says.is_empty() {
+        text += &format!("; {}", p.says);
+    }
+    text
 }
 
 /// `fusevol map`.
@@ -205,6 +227,14 @@ mod tests {
         let classic = Status { transport: Served::Classic { why: Some("too old".into()) }, ..s };
         assert!(render(&classic).contains("transport: classic (too old)"), "{}", render(&classic));
         assert_eq!(status_json(&classic).expect("JSON")["transport"]["classic"]["why"], "too old");
+    }
+
+    #[test]
+    fn copies_say_how_far_they_are() {
+        let well = Progress::default();
+        assert_eq!(copies(&well), "all there");
+        let ill = Progress { todo: 3, copied: 1 << 20, out: vec![1], says: "paused".into(), holes: 1, ..well };
+        assert_eq!(copies(&ill), "3 AUs without all copies, 1M copied, 0 were equal; disk 1 is out; 1 AUs CANNOT BE READ; paused");
     }
 
     #[test]

@@ -52,7 +52,7 @@ pub(super) struct Copying {
 }
 
 /// What is shown of the copier.
-#[derive(Clone, PartialEq, Eq, Debug, Default, serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, serde::Serialize, serde::Deserialize)]
 pub struct Progress {
     /// AUs without all their copies, as the manager counts.
     pub todo: u64,
@@ -92,6 +92,12 @@ impl Copying {
 }
 
 impl<D: Disk, C: Control> Volume<D, C> {
+    /// Whether its AUs should have more than one copy.
+    #[must_use]
+    pub fn is_mirrored(&self) -> bool {
+        self.legs.is_mirrored()
+    }
+
     /// What its copier does.
     #[must_use]
     pub fn copying(&self) -> Progress {
