@@ -16,6 +16,7 @@ mod task;
 use super::Volume;
 use crate::control::Control;
 use fusevol_shared::change::Entry;
+use fusevol_shared::clock::BootTime;
 use fusevol_shared::disk::Disk;
 use fusevol_shared::disk::buf::IoBuf;
 use fusevol_shared::error::Result;
@@ -23,6 +24,8 @@ use fusevol_shared::map::LegState;
 use fusevol_shared::units::{DiskNo, VolAu};
 use fusevol_shared::wire::data::Claim;
 use fusevol_shared::wire::messages::{GetMap, Recovery, RecoveryOrders};
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -35,6 +38,8 @@ const LOOK: Duration = Duration::from_secs(1);
 const WELL: u32 = 2;
 /// AUs that are claimed at once.
 const AT_ONCE: usize = 8;
+/// Such batches that are under way at once.
+const BATCHES: usize = 3;
 
 /// What is known of the copier.
 #[derive(Default)]
@@ -49,6 +54,8 @@ pub(super) struct Copying {
     says: Mutex<String>,
     /// Of no copy of these could everything be read.
     holes: Mutex<BTreeSet<VolAu>>,
+    /// When the next bytes may be copied.
+    next: Mutex<BootTime>,
 }
 
 /// What is shown of the copier.
@@ -78,8 +85,13 @@ impl Copying {
         *self.says.lock().unwrap_or_else(PoisonError::into_inner) = says.into();
     }
 
-    fn bytes(&self) -> u64 {
-        self.copied.load(Ordering::Relaxed) + self.equal.load(Ordering::Relaxed)
+    /// How long the next so many bytes wait, so that no more than `limit` a second are copied.
+    fn turn(&self, now: BootTime, bytes: u64, limit: u64) -> Duration {
+        let Some(nanos) = (bytes * 1000).checked_div(limit).map(|n| n * 1_000_000) else { return Duration::ZERO };
+        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = (*next).max(now);
+        *next = BootTime(at.0 + nanos);
+        at.since(now)
     }
 
     fn says(&self) -> String {
@@ -141,23 +153,33 @@ impl<D: Disk, C: Control> Volume<D, C> {
             self.copying.say("paused");
             return Ok(());
         }
-        let (mut from, mut left) = (VolAu(0), false);
-        loop {
-            let (tasks, next, waits) = self.lacking(from, &orders);
-            left |= waits || !tasks.is_empty();
-            if !tasks.is_empty() {
-                self.copy_some(tasks, &orders).await?;
-            }
-            match next {
-                Some(next) if !self.is_closed() => from = next,
-                _ => break,
-            }
-        }
+        let left = self.copy_all(&orders).await?;
         let out = !self.legs.out.disks().is_empty();
         if !left && !out && self.adopt(orders.todo).await? {
             self.copying.whole.store(true, Ordering::SeqCst);
         }
         Ok(())
+    }
+
+    /// Copies what lacks, some batches beside each other: one is read while another is written. Whether anything lacked.
+    async fn copy_all(&self, orders: &RecoveryOrders) -> Result<bool> {
+        let (mut from, mut left) = (Some(VolAu(0)), false);
+        let (mut under_way, mut result) = (FuturesUnordered::new(), Ok(()));
+        loop {
+            while let Some(at) = from.filter(|_| under_way.len() < BATCHES && result.is_ok() && !self.is_closed()) {
+                let (tasks, next, waits) = self.lacking(at, orders);
+                left |= waits || !tasks.is_empty();
+                if !tasks.is_empty() {
+                    under_way.push(self.copy_some(tasks, orders));
+                }
+                from = next;
+            }
+            match under_way.next().await {
+                // The first error counts; what is under way comes to its end.
+                Some(done) => result = result.and(done),
+                None => return result.map(|()| left),
+            }
+        }
     }
 
     /// Nothing is lacking as this map has it. Where the catalog counts some all the same, its map is taken over; whether there was nothing.
@@ -244,13 +266,11 @@ impl<D: Disk, C: Control> Volume<D, C> {
 
     /// Claims, copies, flushes, says so; not faster than is allowed.
     async fn copy_some(&self, tasks: Vec<Task>, orders: &RecoveryOrders) -> Result<()> {
-        let began = self.engine.lease.now();
-        let before = self.copying.bytes();
-        let done = self.copy_claimed(tasks, orders).await;
-        if orders.limit > 0 {
-            let due = Duration::from_secs_f64((self.copying.bytes() - before) as f64 / orders.limit as f64);
-            self.engine.control.sleep(due.saturating_sub(self.engine.lease.now().since(began))).await;
+        let bytes = tasks.len() as u64 * self.engine.au_size.bytes();
+        let wait = self.copying.turn(self.engine.lease.now(), bytes, orders.limit);
+        if wait > Duration::ZERO {
+            self.engine.control.sleep(wait).await;
         }
-        done
+        self.copy_claimed(tasks, orders).await
     }
 }
