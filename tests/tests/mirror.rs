@@ -4,12 +4,21 @@ use fusevol::volume::Mode;
 use fusevol_mgr::core::AdminRequest;
 use fusevol_shared::disk::Answer;
 use fusevol_shared::disk::buf::{IoBuf, IoBytes};
-use fusevol_shared::disk::fault::{Fault, FaultDisk, Ops, Rule};
-use fusevol_shared::units::DiskNo;
+use fusevol_shared::disk::fault::{Fault, FaultDisk, Faults, Ops, Rule};
+use fusevol_shared::disk::mem::MemDisk;
+use fusevol_shared::ids::{DiskId, VolumeId};
+use fusevol_shared::map::LegState;
+use fusevol_shared::sentence::{Tag, without};
+use fusevol_shared::units::{DiskAu, DiskNo, DiskOff, VolAu};
+use fusevol_tests::model::copies::Disks;
 use fusevol_tests::model::host::Host;
+use fusevol_tests::model::manager::Manager;
 use fusevol_tests::model::run::{World, handles, pool_of, print, settle};
 use fusevol_tests::model::run_local;
+use futures_util::FutureExt;
 use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
 
 const AU: u64 = 256 << 10;
 const ENODATA: i32 = 61;
@@ -32,11 +41,11 @@ fn page(n: u8) -> IoBytes {
 
 /// A volume of two copies on three disks that one host writes.
 struct Mirror {
-    manager: std::sync::Arc<fusevol_tests::model::manager::Manager>,
-    id: fusevol_shared::ids::VolumeId,
-    memory: Vec<(fusevol_shared::ids::DiskId, fusevol_shared::disk::mem::MemDisk)>,
-    faults: Vec<fusevol_shared::disk::fault::Faults>,
-    host: std::rc::Rc<Host<FaultDisk<fusevol_shared::disk::mem::MemDisk>>>,
+    manager: Arc<Manager>,
+    id: VolumeId,
+    memory: Vec<(DiskId, MemDisk)>,
+    faults: Vec<Faults>,
+    host: Rc<Host<FaultDisk<MemDisk>>>,
 }
 
 impl Mirror {
@@ -54,12 +63,19 @@ impl Mirror {
         map.iter().next().map(|(_, e)| e.legs().iter().map(|l| l.at.disk).collect()).unwrap_or_default()
     }
 
-    fn faults(&self, no: DiskNo) -> &fusevol_shared::disk::fault::Faults {
+    fn faults(&self, no: DiskNo) -> &Faults {
         &self.faults[usize::from(no.0)]
     }
 
+    /// The first byte of this place.
+    fn byte(&self, at: DiskAu) -> u8 {
+        let memory = &self.memory[usize::from(at.disk.0)].1;
+        let read = fusevol_shared::disk::Disk::read(memory, DiskOff(u64::from(at.au.0) * AU), IoBuf::zeroed(4096));
+        read.now_or_never().expect("memory does not wait").1[0]
+    }
+
     fn check_equal(&self) {
-        let disks = fusevol_tests::model::copies::Disks::new(2, self.memory.clone(), Vec::new());
+        let disks = Disks::new(2, self.memory.clone(), Vec::new());
         disks.check_equal(&self.manager.maps(self.id), AU / 64);
     }
 }
@@ -160,4 +176,145 @@ fn a_disk_that_returns_gets_its_dirty_regions_only() {
         m.host.detach(m.id).await.expect("given back");
         assert_eq!(m.manager.prove(), Vec::<String>::new());
     });
+}
+
+/// A second host that reads the volume, by paths of its own.
+async fn reader(m: &Mirror) -> (Rc<Host<FaultDisk<MemDisk>>>, Vec<Faults>) {
+    let paths = handles(&m.memory, FaultDisk::new);
+    let faults = paths.iter().map(|(_, p)| p.faults()).collect();
+    (Host::start(&m.manager, print(2), paths).await, faults)
+}
+
+/// A writer loses its path to the copy that another host reads: what that host reads after the next write was acknowledged.
+async fn read_beside_a_lost_copy() -> u8 {
+    let m = Mirror::new(3).await;
+    let volume = m.host.attach(m.id, Mode::Write).await.expect("attached");
+    volume.write(0, page(1)).await.expect("written");
+    volume.flush().await.expect("flushed");
+    settle().await;
+    let (other, _) = reader(&m).await;
+    let read = other.attach(m.id, Mode::Read).await.expect("attached for reading");
+    assert_eq!(read.read(0, 4096).await.expect("read")[0], 1);
+    m.faults(m.legs()[0]).add(Rule::on(Ops::ALL, Fault::Fail(EIO, Answer::Answered)));
+    volume.write(0, page(2)).await.expect("on the other copy");
+    volume.flush().await.expect("flushed");
+    read.read(0, 4096).await.expect("read")[0]
+}
+
+/// PROTOCOL, R2: nothing that missed a copy is acknowledged before every holder knows.
+#[test]
+fn without_r2_a_reader_sees_a_copy_that_missed_a_write() {
+    assert_eq!(run_local(read_beside_a_lost_copy()), 2);
+    assert_eq!(without(Tag::R2, || run_local(read_beside_a_lost_copy())), 1);
+}
+
+/// A write is under way on the first copy and done on the second: what a read of the second AU gives meanwhile, and what would be left of it
+/// if the writer died now.
+async fn read_in_the_midst_of_a_write() -> (u8, u8) {
+    let m = Mirror::new(2).await;
+    let volume = m.host.attach(m.id, Mode::Write).await.expect("attached");
+    for n in 0..2 {
+        volume.write(n * AU, page(1)).await.expect("written");
+    }
+    volume.flush().await.expect("flushed");
+    settle().await;
+    let first = m.legs()[0];
+    let hang = m.faults(first).add(Rule::on(Ops::WRITE, Fault::Hang));
+    let (mine, at) = (volume.clone(), AU);
+    let write = tokio::task::spawn_local(async move { mine.write(at, page(2)).await });
+    settle().await;
+    assert_eq!(m.faults(first).counts().hanging, 1, "it has not landed on the first copy");
+    let read = volume.read(at, 4096).await.expect("read")[0];
+    let map = m.manager.maps(m.id).remove(0);
+    let source = map.get(VolAu(1)).and_then(|e| e.left_by_its_writer(&[]).first_in_sync()).expect("a copy is in sync");
+    let left = m.byte(source);
+    m.faults(first).remove(hang);
+    write.await.expect("no panic").expect("written");
+    (read, left)
+}
+
+/// PROTOCOL, R3: in a region that is being written only the first copy is read.
+#[test]
+fn without_r3_a_value_is_read_that_a_crash_takes_back() {
+    let (read, left) = run_local(read_in_the_midst_of_a_write());
+    assert_eq!((read, left), (1, 1));
+    let (read, left) = without(Tag::R3, || run_local(read_in_the_midst_of_a_write()));
+    assert_eq!((read, left), (2, 1));
+}
+
+/// A reader on another host finds a bad sector on the first copy while the volume is written: what the volume holds in the end.
+async fn a_bad_sector_beside_a_writer() -> u8 {
+    let m = Mirror::new(2).await;
+    let volume = m.host.attach(m.id, Mode::Write).await.expect("attached");
+    volume.write(0, page(1)).await.expect("written");
+    volume.flush().await.expect("flushed");
+    settle().await;
+    let (other, faults) = reader(&m).await;
+    let read = other.attach(m.id, Mode::Read).await.expect("attached for reading");
+    let bad = &faults[usize::from(m.legs()[0].0)];
+    bad.add(Rule::on(Ops::READ, Fault::Fail(ENODATA, Answer::Answered)).times(1));
+    let hang = bad.add(Rule::on(Ops::WRITE, Fault::Hang));
+    let reading = tokio::task::spawn_local(async move { read.read(0, 4096).await.map(|b| b[0]) });
+    settle().await;
+    volume.write(0, page(2)).await.expect("written");
+    volume.flush().await.expect("flushed");
+    bad.remove(hang);
+    settle().await;
+    // It may see an error, since a writer lives; it must change nothing.
+    drop(reading.await.expect("no panic"));
+    volume.read(0, 4096).await.expect("read")[0]
+}
+
+/// PROTOCOL, R4: only the writer repairs.
+#[test]
+fn without_r4_a_reader_undoes_a_write() {
+    assert_eq!(run_local(a_bad_sector_beside_a_writer()), 2);
+    assert_eq!(without(Tag::R3, || without(Tag::R4, || run_local(a_bad_sector_beside_a_writer()))), 1);
+}
+
+/// A block is written while its AU is copied to a disk that has come back; whether the copies are equal afterwards.
+async fn a_write_beside_the_copier() -> bool {
+    let m = Mirror::new(2).await;
+    let volume = m.host.attach(m.id, Mode::Write).await.expect("attached");
+    volume.write(0, page(1)).await.expect("written");
+    volume.flush().await.expect("flushed");
+    let second = DiskNo(1);
+    let dead = m.faults(second).add(Rule::on(Ops::ALL, Fault::Fail(EIO, Answer::Answered)));
+    volume.write(0, page(2)).await.expect("on the other copy");
+    volume.flush().await.expect("flushed");
+    settle().await;
+    m.faults(second).remove(dead);
+    let hang = m.faults(second).add(Rule::on(Ops::WRITE, Fault::Hang));
+    let copied = volume.clone();
+    let copier = tokio::task::spawn_local(async move {
+        let mut well = BTreeMap::new();
+        for _ in 0..4 {
+            copied.look_after_copies(&mut well).await.expect("copied");
+        }
+    });
+    while m.faults(second).counts().hanging == 0 {
+        settle().await;
+    }
+    let written = volume.clone();
+    let writer = tokio::task::spawn_local(async move { written.write(0, page(3)).await });
+    settle().await;
+    m.faults(second).remove(hang);
+    writer.await.expect("no panic").expect("written");
+    copier.await.expect("no panic");
+    volume.flush().await.expect("flushed");
+    for _ in 0..4 {
+        settle().await;
+    }
+    assert_eq!(volume.copying().out, Vec::<u16>::new());
+    let map = m.manager.maps(m.id).remove(0);
+    let entry = map.get(VolAu(0)).expect("written");
+    let in_sync: Vec<u8> = entry.legs().iter().filter(|l| l.state == LegState::InSync).map(|l| m.byte(l.at)).collect();
+    in_sync.len() == 2 && in_sync.iter().all(|b| *b == 3)
+}
+
+/// PROTOCOL, B1: what is copied is what the writer has written, and from then on it writes both.
+#[test]
+fn without_b1_a_copy_misses_a_write() {
+    assert!(run_local(a_write_beside_the_copier()));
+    assert!(!without(Tag::B1, || run_local(a_write_beside_the_copier())));
 }
