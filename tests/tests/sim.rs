@@ -10,11 +10,20 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Seeds run each time.
 const SEEDS: u64 = 2_000;
+/// The same of worlds with mirrors.
+const MIRRORED: u64 = 3_000;
+/// Of them, seeds that have failed once.
+const MIRRORED_REGRESSIONS: [u64; 0] = [];
 /// Seeds that have failed once.
 const REGRESSIONS: [u64; 3] = [1100, 1505, 1613];
 
 fn template() -> Template {
-    Template::new(2, 64 << 20, &[("red", 10 * (256 << 10) + 4096), ("blue", 7 * (256 << 10))])
+    Template::new(2, 64 << 20, &[("red", 10 * (256 << 10) + 4096, 1), ("blue", 7 * (256 << 10), 1)])
+}
+
+/// Disks die in it.
+fn mirrored() -> Template {
+    Template::new(3, 64 << 20, &[("red", 10 * (256 << 10) + 4096, 2), ("blue", 7 * (256 << 10), 2)])
 }
 
 fn number(name: &str) -> Option<u64> {
@@ -32,17 +41,25 @@ fn add(all: &mut Done, d: Done) {
 
 #[test]
 fn worlds_from_seeds_keep_every_promise() {
-    let template = template();
+    keep_every_promise(&template(), SEEDS, &REGRESSIONS);
+}
+
+#[test]
+fn worlds_with_mirrors_keep_every_promise() {
+    keep_every_promise(&mirrored(), MIRRORED, &MIRRORED_REGRESSIONS);
+}
+
+fn keep_every_promise(template: &Template, seeds: u64, regressions: &[u64]) {
     if let Some(seed) = number("FUSEVOL_SEED") {
-        println!("{:?}", run(&template, seed, true));
+        println!("{:?}", run(template, seed, true));
         return;
     }
-    let seeds = SEEDS * number("FUSEVOL_LONG").unwrap_or(1);
+    let seeds = seeds * number("FUSEVOL_LONG").unwrap_or(1);
     let from = number("FUSEVOL_FROM").unwrap_or(1);
     let mut all = Done::default();
     let mut failed = Vec::new();
-    for seed in REGRESSIONS.into_iter().chain(from..from + seeds) {
-        match catch_unwind(AssertUnwindSafe(|| run(&template, seed, false))) {
+    for seed in regressions.iter().copied().chain(from..from + seeds) {
+        match catch_unwind(AssertUnwindSafe(|| run(template, seed, false))) {
             Ok(done) => add(&mut all, done),
             Err(_) => failed.push(seed),
         }

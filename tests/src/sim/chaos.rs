@@ -1,5 +1,5 @@
 //! What goes wrong in a simulated world: processes killed and frozen, hosts and everything without power, connections cut, hosts
-//! parted, disks that fail and lie. The seed says what, when, and how much of it there is in this world.
+//! parted, disks that die, fail and lie. The seed says what, when, and how much of it there is in this world.
 //!
 //! Kept to what the design promises to survive: a disk lies about the catalog and slots only, and only one does; a machine is paused (its
 //! clock stands) only while it has nothing open for reading alone; an error of a disk is its own answer.
@@ -23,10 +23,20 @@ enum Fault {
     Cut,
     Part,
     Rival,
+    DiskDies,
 }
 
-const ALL: [Fault; 8] =
-    [Fault::KillClient, Fault::KillManager, Fault::Freeze, Fault::PowerCut, Fault::Blackout, Fault::Cut, Fault::Part, Fault::Rival];
+const ALL: [Fault; 9] = [
+    Fault::KillClient,
+    Fault::KillManager,
+    Fault::Freeze,
+    Fault::PowerCut,
+    Fault::Blackout,
+    Fault::Cut,
+    Fault::Part,
+    Fault::Rival,
+    Fault::DiskDies,
+];
 
 /// A process goes on.
 pub fn thaw(shared: &Rc<Shared>, proc: ProcId) {
@@ -38,9 +48,19 @@ pub fn thaw(shared: &Rc<Shared>, proc: ProcId) {
 pub async fn run(shared: &Rc<Shared>) {
     let sched = shared.sched().clone();
     // Each world has some kinds of faults, and not others: rare combinations come up.
-    let weights: Vec<u64> = ALL.iter().map(|_| if sched.one_in(2) { 0 } else { 1 + sched.below(6) }).collect();
+    let mut weights: Vec<u64> = ALL.iter().map(|_| if sched.one_in(2) { 0 } else { 1 + sched.below(6) }).collect();
+    let dies = ALL.len() - 1;
+    if !shared.mirrored {
+        weights[dies] = 0;
+    } else if sched.one_in(2) {
+        weights[dies] = 3 + sched.below(6);
+    }
     let total: u64 = weights.iter().sum();
-    disks(shared);
+    // One disk is ill at a time: errors and lies where none dies.
+    let ill = usize::try_from(sched.below(shared.pool.media.len() as u64)).expect("few");
+    if weights[dies] == 0 {
+        disks(shared, ill);
+    }
     let n = 2 + sched.below(9);
     while shared.watch.serving().is_none() {
         shared.exec.sleep(Duration::from_millis(10)).await;
@@ -61,17 +81,16 @@ pub async fn run(shared: &Rc<Shared>) {
         if let Some((fault, _)) = which {
             shared.faults.set(shared.faults.get() + 1);
             sched.say(super::sched::WORLD, format_args!("fault: {fault:?}"));
-            strike(shared, *fault).await;
+            strike(shared, *fault, ill).await;
         }
     }
     shared.exec.sleep(Duration::from_millis(sched.below(1_000))).await;
 }
 
 /// Errors and lies of disks in this world.
-fn disks(shared: &Shared) {
+fn disks(shared: &Shared, which: usize) {
     let sched = shared.sched();
     let media = &shared.pool.media;
-    let which = usize::try_from(sched.below(media.len() as u64)).expect("few");
     let size = media[which].1.image();
     let layout = Layout::for_disk(shared.pool.au_size, fusevol_shared::disk::Disk::size(&size)).expect("large enough");
     let first = layout.first_data.start(shared.pool.au_size).0;
@@ -105,7 +124,7 @@ fn host(shared: &Shared) -> HostNo {
     HostNo(u32::try_from(shared.sched().below(2)).expect("two"))
 }
 
-async fn strike(shared: &Rc<Shared>, fault: Fault) {
+async fn strike(shared: &Rc<Shared>, fault: Fault, ill: usize) {
     let sched = shared.sched().clone();
     match fault {
         Fault::KillClient => {
@@ -119,6 +138,7 @@ async fn strike(shared: &Rc<Shared>, fault: Fault) {
             }
         }
         Fault::Freeze => freeze(shared),
+        Fault::DiskDies => disk_dies(shared, ill),
         Fault::PowerCut => shared.reboot(host(shared)),
         Fault::Blackout => shared.blackout(),
         Fault::Cut => {
@@ -144,6 +164,26 @@ async fn strike(shared: &Rc<Shared>, fault: Fault) {
             }));
         }
     }
+}
+
+/// A disk answers nothing but errors for a while; perhaps it is given up meanwhile.
+fn disk_dies(shared: &Rc<Shared>, ill: usize) {
+    let sched = shared.sched().clone();
+    let medium = shared.pool.media[ill].1.clone();
+    medium.set_faults(Faults { dead: true, ..Faults::default() });
+    let ms = if sched.one_in(2) { sched.below(12_000) } else { sched.below(1_500) };
+    let (world, give_up) = (shared.clone(), sched.one_in(2));
+    drop(shared.exec.spawn(super::sched::WORLD, async move {
+        world.exec.sleep(Duration::from_millis(ms / 2)).await;
+        if give_up {
+            world.give_up(ill, false).await;
+        }
+        world.exec.sleep(Duration::from_millis(ms / 2)).await;
+        medium.set_faults(Faults::default());
+        if give_up {
+            world.give_up(ill, true).await;
+        }
+    }));
 }
 
 /// Freezes a process for a while; a client that is being given up is left alone.

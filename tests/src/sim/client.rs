@@ -300,6 +300,10 @@ impl Client {
             Push::MapChanged(m) => m.volume,
             Push::Recall(m) => m.volume,
             Push::VolumesChanged(_) | Push::LocksFreed(_) => return self.link.ack(push.0, push.1, Ack::Done),
+            Push::LegFailed(m) => {
+                self.engine.outs.failed(m.volume, m.disk);
+                return self.link.ack(push.0, push.1, Ack::Done);
+            }
             Push::SegmentAdded(m) => {
                 let reader = match self.snapshots.borrow_mut().get_mut(&m.snapshot) {
                     Some(Place::Attaching(backlog)) => return backlog.push(push),

@@ -40,6 +40,8 @@ const MILLI: u64 = 1_000_000;
 /// What may go wrong, each in one of so many requests; 0: never.
 #[derive(Clone, Debug, Default)]
 pub struct Faults {
+    /// Everything is answered with an error.
+    pub dead: bool,
     /// Reads answered with an error.
     pub read: u64,
     /// Writes answered with an error.
@@ -405,6 +407,10 @@ impl State {
         let faults = self.faults.clone();
         let fails = |n: u64, len: usize| touches(&faults.within, f.at, len) && dice.one_in(n);
         let eio = |what: &str| Err(DiskError::answered(libc::EIO, format!("{what} at {}", f.at)));
+        // What was asked by somebody who is dead is on its way already.
+        if faults.dead && !f.dropped {
+            return eio("dead");
+        }
         match &f.kind {
             Kind::Read { len } => {
                 if fails(faults.read, *len) {

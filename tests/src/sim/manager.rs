@@ -17,7 +17,8 @@ use fusevol_shared::disk::any::Lock;
 use fusevol_shared::error::{Error, Kind, Result, WireError};
 use fusevol_shared::format::label::Instance;
 use fusevol_shared::format::layout::MANAGER_LOCK;
-use fusevol_shared::ids::{BootId, DiskId, Generation, PoolId, SessionNo};
+use fusevol_shared::ids::{BootId, DiskId, Generation, PoolId, SessionNo, VolumeId};
+use fusevol_shared::map::VolumeMap;
 use fusevol_shared::random::Random;
 use fusevol_shared::units::{AuSize, DiskNo};
 use fusevol_shared::wire::messages::{FromManager, Reply};
@@ -112,6 +113,16 @@ impl Watch {
         let serving = self.serving.borrow();
         let Some((_, core)) = serving.as_ref() else { return true };
         core.borrow().catalog().sessions().any(|s| of(&s.host))
+    }
+
+    /// The maps of a volume, its snapshots' too, as the manager that served last knows them.
+    #[must_use]
+    pub fn maps(&self, id: VolumeId) -> Vec<VolumeMap> {
+        let serving = self.serving.borrow();
+        let Some((_, core)) = serving.as_ref() else { return Vec::new() };
+        let core = core.borrow();
+        let live = core.catalog().volume(id).map(|v| v.map.clone());
+        live.into_iter().chain(core.catalog().snapshots_of(id).into_iter().map(|s| s.map.clone())).collect()
     }
 
     /// What sessions hold, as the manager that served last knows it; none where there was none. Empty: nothing.

@@ -41,11 +41,13 @@ pub struct Template {
     pub disks: Vec<(DiskId, MemDisk)>,
     /// Its volumes: identity, name, bytes.
     pub volumes: Vec<(VolumeId, String, u64)>,
+    /// Disks may die: each volume has another copy.
+    pub mirrored: bool,
 }
 
 /// The catalog of a pool with these disks, volumes and all clients with all rights: its records.
 #[must_use]
-pub fn genesis(disks: &[DiskEntry], pool: PoolEntry, volumes: &[(&str, u64)], clients: usize) -> Catalog {
+pub fn genesis(disks: &[DiskEntry], pool: PoolEntry, volumes: &[(&str, u64, u8)], clients: usize) -> Catalog {
     let lease = Duration::from_millis(u64::from(pool.lease_ms));
     let catalog = Catalog::fold(&[Record::PoolCreated(pool)]).expect("a pool can begin");
     let now = Now { boot: BootTime(1_000_000_000), wall: 1_700_000_000_000_000_000 };
@@ -62,14 +64,14 @@ pub fn genesis(disks: &[DiskEntry], pool: PoolEntry, volumes: &[(&str, u64)], cl
         ask(AdminRequest::DiskAdd { id: d.id, aus: d.aus, first_data: d.first_data, end_data: d.end_data, paths: vec![] });
     }
     let rights = Right::ALL.into_iter().fold(Rights::NONE, Rights::with);
-    for (name, size) in volumes {
-        let made = ask(AdminRequest::VolumeCreate { name: (*name).into(), size: *size, copies: 1 });
+    for (name, size, copies) in volumes {
+        let made = ask(AdminRequest::VolumeCreate { name: (*name).into(), size: *size, copies: *copies });
         assert!(matches!(made, AdminReply::Volume(_)));
     }
     for n in 0..clients {
         let client = format!("client{n}");
         ask(AdminRequest::ClientAdd { name: client.clone(), print: print(n) });
-        for (name, _) in volumes {
+        for (name, ..) in volumes {
             ask(AdminRequest::AccessGrant { volume: (*name).into(), client: client.clone(), rights });
         }
     }
@@ -77,12 +79,12 @@ pub fn genesis(disks: &[DiskEntry], pool: PoolEntry, volumes: &[(&str, u64)], cl
 }
 
 impl Template {
-    /// A pool of so many disks with AUs of 256 KiB, and two volumes.
+    /// A pool of so many disks with AUs of 256 KiB, and volumes: name, bytes, copies.
     ///
     /// # Panics
     /// If it cannot be made.
     #[must_use]
-    pub fn new(disks: usize, bytes: u64, volumes: &[(&str, u64)]) -> Self {
+    pub fn new(disks: usize, bytes: u64, volumes: &[(&str, u64, u8)]) -> Self {
         let au_size = AuSize::from_log2(18).expect("256 KiB");
         let (pool, lease) = (PoolId([7; 16]), Duration::from_secs(2));
         let disks: Vec<(DiskId, MemDisk)> =
@@ -106,7 +108,8 @@ impl Template {
         let who = Who { instance: Instance([1; 16]), boot: boot_id(Boot(1)), host: "first".into(), pid: 1 };
         let (new_pool, records) = (NewPool { pool, name, au_size, lease }, catalog.dump());
         block_on(store::create(new.collect(), &new_pool, &who, NoLocks::default(), false, &records)).expect("a pool");
+        let mirrored = volumes.iter().all(|(.., copies)| *copies > 1);
         let volumes = catalog.volumes().map(|v| (v.entry.id, v.entry.name.to_string(), v.entry.size)).collect();
-        Self { pool, au_size, lease, disks, volumes }
+        Self { pool, au_size, lease, disks, volumes, mirrored }
     }
 }

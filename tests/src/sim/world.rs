@@ -105,6 +105,8 @@ pub struct Shared {
     ops: Cell<u64>,
     /// Faults so far.
     pub faults: Cell<u64>,
+    /// A disk may die.
+    pub mirrored: bool,
 }
 
 /// Where a client's process runs.
@@ -315,6 +317,13 @@ impl Shared {
         }
     }
 
+    /// An administrator gives a disk up, or takes that back.
+    pub async fn give_up(&self, disk: usize, clear: bool) {
+        let disk = fusevol_shared::units::DiskNo(u16::try_from(disk).expect("few"));
+        // Where no manager answers it is not given up.
+        drop(self.watch.ask(&self.exec, &self.net, &ADDRESSES, AdminRequest::DiskFail { disk, clear }).await);
+    }
+
     // ---- the end ----
 
     async fn end(self: &Rc<Self>, programs: Vec<Joined<()>>) {
@@ -371,9 +380,34 @@ impl Shared {
         let (begun, bytes) = vol.begin(0..8, false);
         volume.write(0, fusevol_shared::disk::buf::IoBuf::copy_of(&bytes).freeze()).await.expect("it can be written in the end");
         vol.answered(attachment, &begun);
+        if self.mirrored {
+            self.make_whole(&volume, vol, proc).await;
+        }
         vol.leaves(proc);
         client.detach(vol.id).await.unwrap_or_else(|e| panic!("{} cannot be given back in the end: {e}", vol.name));
         vol.left(proc, true);
+    }
+
+    /// All disks are well: soon every AU has all its copies, and they are equal.
+    async fn make_whole(&self, volume: &super::client::Volume, vol: &Vol, proc: ProcId) {
+        for no in 0..self.pool.media.len() {
+            self.give_up(no, true).await;
+        }
+        let until = self.sched().now() + super::sched::nanos(PATIENCE);
+        let mut well = BTreeMap::new();
+        loop {
+            volume.flush().await.unwrap_or_else(|e| panic!("{} cannot be flushed in the end: {e}", vol.name));
+            self.sched().sleep(proc, Duration::from_millis(300)).await;
+            let looked = volume.look_after_copies(&mut well).await;
+            let shown = volume.copying();
+            if looked.is_ok() && (shown.todo, shown.out.len()) == (0, 0) && volume.counters().unfolded == 0 {
+                break;
+            }
+            assert!(self.sched().now() < until, "{} does not become whole: {looked:?}, {shown:?}", vol.name);
+        }
+        let memory = self.pool.media.iter().map(|(id, m)| (*id, m.image())).collect();
+        let disks = crate::model::copies::Disks::new(2, memory, Vec::new());
+        disks.check_equal(&self.watch.maps(vol.id), volume.block_size());
     }
 
     async fn read_shot(&self, client: &Rc<Client>, vol: &Rc<Vol>, id: SnapshotId) {
@@ -452,6 +486,7 @@ pub fn run(template: &Template, seed: u64, print: bool) -> Done {
         attachments: Cell::new(0),
         ops: Cell::new(0),
         faults: Cell::new(0),
+        mirrored: template.mirrored,
     });
     let world = shared.clone();
     let story = Story(sched.clone(), seed);
