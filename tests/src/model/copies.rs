@@ -54,7 +54,9 @@ impl Disks {
     /// It answers nothing but errors, to nobody.
     pub fn kill(&mut self, disk: usize) {
         self.bad = Some(disk);
-        self.faults[disk].iter().for_each(|f| drop(f.add(Rule::on(Ops::ALL, Fault::Fail(EIO, Answer::Answered)))));
+        for f in &self.faults[disk] {
+            f.add(Rule::on(Ops::ALL, Fault::Fail(EIO, Answer::Answered)));
+        }
     }
 
     /// All are well again; what they held is there.

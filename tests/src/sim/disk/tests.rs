@@ -179,7 +179,7 @@ fn errors_and_lies_come_by_the_dice_where_they_may() {
     let (exec, medium) = world(3);
     let m = medium.clone();
     let p = exec.sched().process("writer");
-    medium.set_faults(Faults { write: 2, read: 2, flush: 2, within: 0..SIZE / 2, lost: 3, astray: 3, lies: SIZE / 2..SIZE });
+    medium.set_faults(Faults { dead: false, write: 2, read: 2, flush: 2, within: 0..SIZE / 2, lost: 3, astray: 3, lies: SIZE / 2..SIZE });
     run(&exec, async move {
         let disk = m.open(p, Boot(1));
         let (mut failed, mut lied) = (0, 0);
