@@ -248,7 +248,7 @@ fn tell(seed: u64, disks: usize, ops: u32) -> Story {
         let (takeover, records) =
             open::<_, _, Record>(candidates(set.disks()), who(1, 2), NoLocks::default(), &options()).await.expect("won");
         let manager = Manager::over(Catalog::fold(&records).expect("it begins"), seed);
-        let made = manager.admin(AdminRequest::VolumeCreate { name: "vol".into(), size: u64::from(AUS) * au_size().bytes(), copies: 1 });
+        let made = manager.admin(AdminRequest::VolumeCreate { name: "vol".into(), size: u64::from(AUS) * au_size().bytes() });
         let AdminReply::Volume(made) = made.expect("made") else { panic!("another reply") };
         let rights = Right::ALL.into_iter().fold(Rights::NONE, Rights::with);
         manager.admin(AdminRequest::ClientAdd { name: "host1".into(), print: print(1) }).expect("added");

@@ -81,7 +81,7 @@ impl Disk for LostPath {
 
 fn volume(manager: &Manager, print: KeyPrint) -> VolumeId {
     manager.admin(AdminRequest::ClientAdd { name: "host1".into(), print }).expect("added");
-    let made = manager.admin(AdminRequest::VolumeCreate { name: "db".into(), size: 32 << 20, copies: 1 }).expect("made");
+    let made = manager.admin(AdminRequest::VolumeCreate { name: "db".into(), size: 32 << 20 }).expect("made");
     let AdminReply::Volume(v) = made else { panic!("{made:?}") };
     let rights = "read,write,snapshot,backup".parse().expect("rights");
     manager.admin(AdminRequest::AccessGrant { volume: "db".into(), client: "host1".into(), rights }).expect("granted");

@@ -66,7 +66,7 @@ async fn around_a_first_write() -> Vec<u8> {
     let disks = ids.map(|id| (id, MemDisk::new(24 * AU))).to_vec();
     let rights = Right::ALL.into_iter().fold(Rights::NONE, Rights::with);
     manager.admin(AdminRequest::ClientAdd { name: "host1".into(), print: print(1) }).expect("added");
-    let made = manager.admin(AdminRequest::VolumeCreate { name: "vol".into(), size: 8 * AU, copies: 1 }).expect("made");
+    let made = manager.admin(AdminRequest::VolumeCreate { name: "vol".into(), size: 8 * AU }).expect("made");
     let AdminReply::Volume(made) = made else { panic!("another reply") };
     manager.admin(AdminRequest::AccessGrant { volume: "vol".into(), client: "host1".into(), rights }).expect("granted");
     // The disk is full of somebody's data, wherever the next volume's space comes from.

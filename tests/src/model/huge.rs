@@ -63,7 +63,7 @@ pub fn mapped(aus: u32, layout: Layout) -> (Arc<Manager>, VolumeId, Vec<(DiskId,
     let disks = [(DiskId([11; 16]), aus + 2 * FREE), (DiskId([12; 16]), FREE)];
     let manager = Manager::new(1, au_size, &disks);
     let size = u64::from(aus) * au_size.bytes();
-    let made = manager.admin(AdminRequest::VolumeCreate { name: "vol".into(), size, copies: 1 }).expect("a volume is made");
+    let made = manager.admin(AdminRequest::VolumeCreate { name: "vol".into(), size }).expect("a volume is made");
     let AdminReply::Volume(volume) = made else { panic!("{made:?}") };
     let rights = Right::ALL.into_iter().fold(Rights::NONE, Rights::with);
     for n in [1, 2] {

