@@ -38,6 +38,14 @@ pub enum Tag {
     P1,
     /// A path opens only after the manager has found the client's nonce over its own.
     P2,
+    /// A leg is stale in the catalog, and every holder has answered that, before a write that missed it is acknowledged.
+    R2,
+    /// All but the writer read the first replica in sync, which is the source of every resync; only the writer repairs.
+    R3,
+    /// A mark is durable before what it marks is written, also for the legs of a mirror.
+    R4,
+    /// A copy counts only after its flush, and once the writer writes it, too.
+    B1,
 }
 
 #[cfg(debug_assertions)]
