@@ -185,7 +185,7 @@ fn growth_is_refused_in_time_and_the_rest_goes_on() {
         pool.ask(Fold { volume, token, prev: Seq(n), appends }).expect("folds go through");
     }
     assert_eq!(pool.core.catalog().free_aus(), free + 1, "what was discarded is free");
-    let more = pool.ask(Grant { volume, token, no: 1, want: 1, back: vec![] }).expect_err("no grant");
+    let more = pool.ask(Grant { volume, token, no: 1, want: 1, back: vec![], apart: vec![] }).expect_err("no grant");
     assert_eq!(more.kind, Kind::NoSpace);
 
     // Deletes go through until there is room again.

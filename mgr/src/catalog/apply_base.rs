@@ -31,13 +31,17 @@ impl Catalog {
                 self.counters = Counters { session: *session, token: *token, limbo: *limbo, quarantine: *quarantine };
                 Ok(())
             }
+            Base::Out { volume, disks } => self.out_loaded(*volume, disks),
+            Base::Husks { volume, no, places } => self.husks_loaded(*volume, *no, places),
+            Base::Bound { token, regions } => self.bound_loaded(*token, regions),
         }
     }
 
-    /// Whether the volume has this AU at this place already, in its live map or a snapshot's.
-    fn has_there(&self, volume: VolumeId, au: VolAu, entry: &MapEntry) -> bool {
-        let live = self.volume(volume).and_then(|v| v.map.get(au)).is_some_and(|e| e.legs() == entry.legs());
-        live || Self::shared(&self.snapshots_of(volume), au, entry)
+    /// What the volume has of this name at this AU already, in its live map or a snapshot's.
+    fn there(&self, volume: VolumeId, au: VolAu, entry: &MapEntry) -> Option<MapEntry> {
+        let live = self.volume(volume).and_then(|v| v.map.get(au));
+        let frozen = self.snapshots.values().filter(|s| s.entry.volume == volume).filter_map(|s| s.map.get(au));
+        live.into_iter().chain(frozen).find(|e| e.name() == entry.name())
     }
 
     fn map_loaded(&mut self, of: MapOf, runs: &[MapRun]) -> Result<()> {
@@ -53,7 +57,10 @@ impl Catalog {
             MapOf::Snapshot(id) => &self.snapshot(id).ok_or_else(missing)?.map,
         };
         must(entries.iter().all(|(au, _)| map.get(*au).is_none()), "a part of a map comes twice")?;
-        let new: Vec<DiskAu> = Self::places(entries.iter().filter(|(au, e)| !self.has_there(id, *au, e)).map(|(_, e)| e));
+        let known: Vec<Option<MapEntry>> = entries.iter().map(|(au, e)| self.there(id, *au, e)).collect();
+        let alike = |((_, e), k): (&(VolAu, MapEntry), &Option<MapEntry>)| k.is_none_or(|k| k.legs() == e.legs());
+        must(entries.iter().zip(&known).all(alike), "an AU has other replicas in a snapshot than in the live map")?;
+        let new: Vec<DiskAu> = Self::places(entries.iter().zip(&known).filter(|(_, k)| k.is_none()).map(|((_, e), _)| e));
         must(self.all_free(&new), "an AU gets a second owner")?;
         self.take(new);
         let map = match of {

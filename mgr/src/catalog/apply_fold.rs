@@ -4,16 +4,16 @@
 //! record that does not fit changes nothing, and what one entry needs of those before it (an AU that is bound, discarded and
 //! bound again; a snapshot that is taken between two writes) it finds in the draft.
 
-use super::fits::{entries_fit, entries_of};
+use super::fits::{Left, all_of, entries_fit, entries_of, legs_fit};
 use super::record::SnapshotEntry;
 use super::{Attachment, Catalog, Snapshot, Volume, must, unfit};
-use fusevol_shared::change::{Append, Entry, Region};
+use fusevol_shared::change::{Append, Entry, Placed, Region};
 use fusevol_shared::error::Result;
 use fusevol_shared::ids::{FenceToken, Seq, SessionNo, SnapshotId, VolumeEpoch};
 use fusevol_shared::map::{AuMask, Leg, LegState, MapEntry, MapRun};
 use fusevol_shared::mask::BlockMask;
 use fusevol_shared::sentence::{Tag, holds};
-use fusevol_shared::units::{DiskAu, VolAu};
+use fusevol_shared::units::{DiskAu, DiskNo, VolAu};
 use fusevol_shared::wire::messages::Segment;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -38,10 +38,18 @@ struct Done {
     map: BTreeMap<VolAu, Option<MapEntry>>,
     /// Out of the reserve.
     taken: BTreeSet<Vec<DiskAu>>,
-    /// AUs that left every map.
-    left: Vec<(VolAu, MapEntry)>,
+    /// What the snapshots have of these AUs of these names from now on: the same legs as the live map.
+    frozen: BTreeMap<(VolAu, DiskAu), MapEntry>,
+    /// Disks whose legs of the volume miss writes.
+    out: Vec<DiskNo>,
+    /// Regions of AUs that were bound since the last flip.
+    bound: BTreeSet<Region>,
+    /// Places that left every map.
+    left: Vec<Left>,
     /// Places that the session may still write.
     late: BTreeSet<DiskAu>,
+    /// Of segments that are begun without some of their legs.
+    husks: BTreeMap<u32, Vec<DiskAu>>,
     segments: Vec<Segment>,
     snapshot: Option<Snapshot>,
     broken: BTreeSet<SnapshotId>,
@@ -63,6 +71,10 @@ impl<'a> Draft<'a> {
             flipped: a.flipped,
             map: BTreeMap::new(),
             taken: BTreeSet::new(),
+            frozen: BTreeMap::new(),
+            out: volume.out.clone(),
+            bound: a.bound.clone(),
+            husks: BTreeMap::new(),
             left: Vec::new(),
             late: BTreeSet::new(),
             segments: Vec::new(),
@@ -98,7 +110,14 @@ impl<'a> Draft<'a> {
             Entry::Segment(segment) => self.segment(segment),
             Entry::Flipped { epoch, segment, dirty } => self.flipped(*epoch, segment, dirty),
             Entry::Broken { epoch } => self.broken(*epoch),
-            Entry::Marked { epoch, regions } => self.current(*epoch).and_then(|()| self.regions(regions)),
+            Entry::Marked { epoch, regions } => {
+                self.current(*epoch)?;
+                self.regions(regions)?;
+                self.marked(regions);
+                Ok(())
+            }
+            Entry::Placed { runs } => self.placed(runs),
+            Entry::Returned { disk } => self.returned(*disk),
             Entry::Cleared { epoch, regions, changed } => {
                 self.current(*epoch)?;
                 self.regions(regions)?;
@@ -125,8 +144,82 @@ impl<'a> Draft<'a> {
         for (au, e) in entries {
             must(self.get(au).is_none(), "an AU gets space twice")?;
             self.take(e.legs().iter().map(|l| l.at).collect())?;
-            self.done.map.insert(au, Some(e));
+            self.begins(au, &e);
         }
+        Ok(())
+    }
+
+    /// An AU lies in new places. What is written there the legs that are out miss, from the first block on.
+    fn begins(&mut self, au: VolAu, e: &MapEntry) {
+        self.done.map.insert(au, Some(e.missed_by(&self.done.out)));
+        if self.volume.entry.legs > 1 {
+            self.done.bound.insert(au.region());
+        }
+    }
+
+    /// What is about to be written the legs that are out miss.
+    fn marked(&mut self, regions: &[Region]) {
+        if self.done.out.is_empty() {
+            return;
+        }
+        let end = self.aus;
+        for au in regions.iter().flat_map(|r| r.aus()).filter(|au| *au < end).map(VolAu) {
+            if let Some(e) = self.get(au) {
+                let now = e.missed_by(&self.done.out);
+                self.relegged(au, &e, now);
+            }
+        }
+    }
+
+    /// An AU has other legs, or in other states: in the snapshots that share it, too, the one of this fold among them.
+    fn relegged(&mut self, au: VolAu, former: &MapEntry, e: MapEntry) {
+        if e.legs() == former.legs() {
+            return;
+        }
+        self.done.map.insert(au, Some(e));
+        if Catalog::shared(&self.snapshots, au, former) {
+            self.done.frozen.insert((au, former.name()), e);
+        }
+        if let Some(s) = &mut self.done.snapshot
+            && let Some(f) = s.map.get(au).filter(|f| f.name() == former.name())
+        {
+            s.map.set(au, MapEntry::new(e.legs(), f.written));
+        }
+    }
+
+    fn placed(&mut self, runs: &[Placed]) -> Result<()> {
+        for run in runs {
+            let each = run.each().filter(|e| !e.is_empty()).ok_or_else(|| unfit("copies of AUs do not fit together"))?;
+            each.into_iter().try_for_each(|(au, legs)| self.place(au, &legs))?;
+        }
+        Ok(())
+    }
+
+    /// An AU has exactly these copies from now on. What the writer gives up on a disk that is out it may still write there.
+    fn place(&mut self, au: VolAu, legs: &[DiskAu]) -> Result<()> {
+        must(legs_fit(legs, self.volume.entry.legs), "the replicas of an AU do not fit its volume")?;
+        let former = self.get(au).ok_or_else(|| unfit("an AU gets copies that has no space"))?;
+        for place in legs {
+            if !former.legs().iter().any(|l| l.at == *place && l.state != LegState::Gone) {
+                self.take(vec![*place])?;
+            }
+        }
+        let fresh = self.done.snapshot.iter().collect::<Vec<_>>();
+        let named = Catalog::shared(&self.snapshots, au, &former) || Catalog::shared(&fresh, au, &former);
+        let e = former.placed(legs, named).ok_or_else(|| unfit("an AU gets too many copies"))?;
+        let given_up: Vec<DiskAu> = former.legs().iter().map(|l| l.at).filter(|at| !legs.contains(at)).collect();
+        self.done.late.extend(given_up.iter().filter(|at| self.done.out.contains(&at.disk)));
+        let left: Vec<DiskAu> = given_up.into_iter().filter(|at| e.legs().iter().all(|l| l.at != *at)).collect();
+        self.relegged(au, &former, e);
+        if !left.is_empty() {
+            self.done.left.push((au, left));
+        }
+        Ok(())
+    }
+
+    fn returned(&mut self, disk: DiskNo) -> Result<()> {
+        must(self.done.out.contains(&disk), "a disk returns that was not out")?;
+        self.done.out.retain(|d| *d != disk);
         Ok(())
     }
 
@@ -138,7 +231,7 @@ impl<'a> Draft<'a> {
         for (au, e) in entries {
             let former = self.get(au).ok_or_else(|| unfit("an AU is moved that has no space"))?;
             self.take(e.legs().iter().map(|l| l.at).collect())?;
-            self.done.map.insert(au, Some(e));
+            self.begins(au, &e);
             self.done.late.extend(former.legs().iter().map(|l| l.at));
             self.leaves(au, former);
         }
@@ -147,7 +240,9 @@ impl<'a> Draft<'a> {
 
     fn late(&mut self, places: &[DiskAu]) -> Result<()> {
         let of = |s: &Segment, p: &DiskAu| s.session == self.a.session && s.legs.contains(p);
-        let own = |p: &DiskAu| self.a.reserve.holds(*p) || self.volume.segments.values().chain(&self.done.segments).any(|s| of(s, p));
+        let segment = |p: &DiskAu| self.volume.segments.values().chain(&self.done.segments).any(|s| of(s, p));
+        let husk = |p: &DiskAu| self.volume.husks.values().chain(self.done.husks.values()).flatten().any(|h| h == p);
+        let own = |p: &DiskAu| self.a.reserve.holds(*p) || segment(p) || husk(p);
         must(places.iter().all(own), "a place is late that is not the writer's")?;
         self.done.late.extend(places);
         Ok(())
@@ -157,7 +252,7 @@ impl<'a> Draft<'a> {
     fn leaves(&mut self, au: VolAu, e: MapEntry) {
         let fresh = self.done.snapshot.iter().collect::<Vec<_>>();
         if !Catalog::shared(&self.snapshots, au, &e) && !Catalog::shared(&fresh, au, &e) {
-            self.done.left.push((au, e));
+            self.done.left.push(all_of(au, &e));
         }
     }
 
@@ -199,7 +294,15 @@ impl<'a> Draft<'a> {
         must(segment.epoch == self.done.flipped, "a preserve segment is not of the epoch before the writer's")?;
         must(segment.token == self.a.token && segment.session == self.a.session, "a preserve segment of another attachment")?;
         self.take(segment.legs.clone())?;
-        self.done.segments.push(segment.clone());
+        // What is preserved the legs that are out miss: they do not belong to it, where others do.
+        let (lost, left): (Vec<DiskAu>, Vec<DiskAu>) = segment.legs.iter().partition(|l| self.done.out.contains(&l.disk));
+        let mut segment = segment.clone();
+        if !left.is_empty() && !lost.is_empty() {
+            segment.legs = left;
+            self.done.late.extend(&lost);
+            self.done.husks.insert(segment.no, lost);
+        }
+        self.done.segments.push(segment);
         Ok(())
     }
 
@@ -208,6 +311,7 @@ impl<'a> Draft<'a> {
         // A flip may come late, when its hold was dropped and another one began a further epoch.
         must(epoch > self.epoch() && epoch <= self.volume.entry.epoch, "a flip to an epoch that did not begin")?;
         self.done.flipped = VolumeEpoch(epoch.0 - 1);
+        self.done.bound.clear();
         self.segment(segment)?;
         let due = self.volume.entry.pending.as_ref().filter(|_| epoch == self.volume.entry.epoch);
         if let Some(p) = due {
@@ -251,7 +355,10 @@ impl Catalog {
         self.limbo_entered(limbo, volume, &done.left, waits);
         self.late.extend(done.late.into_iter().map(|p| (p, session)));
         done.segments.into_iter().for_each(|s| self.segment_begun(volume, s));
+        done.frozen.into_iter().for_each(|((au, name), e)| self.freeze_legs(volume, au, name, &e));
         if let Some(v) = self.volumes.get_mut(&volume) {
+            v.out = done.out;
+            v.husks.extend(done.husks);
             done.map.into_iter().for_each(|(au, e)| v.map.set(au, e));
             for (epoch, masks) in done.changed {
                 change(&mut v.changed, epoch, masks.into_iter().map(|(au, blocks)| AuMask { au, blocks }));
@@ -266,13 +373,15 @@ impl Catalog {
         if let Some(a) = self.attachments.get_mut(&token) {
             a.reserve.remove(&done.taken);
             a.flipped = done.flipped;
+            a.bound = done.bound;
             a.folded = last;
         }
         self.forget_changes(volume);
         Ok(())
     }
 
-    /// Everything that the regions hold, in the live map or a snapshot's, counts as changed in the writer's epoch.
+    /// Everything that the regions hold, in the live map or a snapshot's, counts as changed in the writer's epoch; and of the copies in them, and
+    /// in those that the writer had bound, one is right.
     pub(super) fn left_dirty(&mut self, token: FenceToken, regions: &[Region]) -> Result<()> {
         let (a, v) = self.writing(token)?;
         let (volume, epoch, aus) = (a.volume, a.epoch(), self.aus_of(v.entry.size)?);
@@ -290,6 +399,7 @@ impl Catalog {
             change(&mut v.changed, epoch, all);
         }
         self.forget_changes(volume);
+        self.legs_left(token, regions);
         Ok(())
     }
 }
@@ -305,9 +415,11 @@ pub fn touched(appends: &[Append]) -> BTreeSet<VolAu> {
             }
             Entry::Written { masks } => aus.extend(masks.iter().map(|m| m.au)),
             Entry::Discarded { cleared } => aus.extend(cleared.iter().map(|m| m.au)),
+            Entry::Placed { runs } => aus.extend(runs.iter().flat_map(|r| (r.first.0..).take(r.places.count as usize).map(VolAu))),
             Entry::Segment(_)
             | Entry::Flipped { .. }
             | Entry::Broken { .. }
+            | Entry::Returned { .. }
             | Entry::Marked { .. }
             | Entry::Cleared { .. }
             | Entry::Late { .. } => {}

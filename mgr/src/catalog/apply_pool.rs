@@ -6,7 +6,7 @@ use super::{Catalog, Disk, Volume, must, unfit};
 use fusevol_shared::change::WhenFull;
 use fusevol_shared::error::Result;
 use fusevol_shared::ids::{ClientId, MapVersion, VolumeEpoch, VolumeId};
-use fusevol_shared::map::{LEGS_MAX, VolumeMap};
+use fusevol_shared::map::{COPIES_MAX, VolumeMap};
 use fusevol_shared::name::Name;
 use fusevol_shared::units::{AuSize, DiskNo, SECTOR};
 use fusevol_shared::wire::rights::Rights;
@@ -54,7 +54,10 @@ impl Catalog {
         must(self.disks.values().all(|d| d.entry.id != entry.id), "a disk joins twice")?;
         must(entry.first_data < entry.end_data && entry.end_data.0 <= entry.aus, "a disk's data range is none")?;
         texts_fit(&entry.paths)?;
-        self.disks.insert(entry.no, Disk { entry: entry.clone(), space: Space::new(entry.first_data, entry.end_data) });
+        self.disks.insert(
+            entry.no,
+            Disk { entry: entry.clone(), space: Space::new(entry.first_data, entry.end_data), spare: false, domain: None, failed: false },
+        );
         Ok(())
     }
 
@@ -87,11 +90,12 @@ impl Catalog {
         must(self.volume_named(entry.name.as_str()).is_none(), "two volumes have one name")?;
         must(entry.size > 0 && entry.size.is_multiple_of(SECTOR as u64), "a volume's size is none")?;
         must(self.au_size().aus_for(entry.size).is_some(), "a volume has more AUs than can be")?;
-        must((1..=LEGS_MAX).contains(&usize::from(entry.legs)), "a volume has no legs, or too many")?;
+        must((1..=COPIES_MAX).contains(&usize::from(entry.legs)), "a volume has no legs, or too many")?;
         must(entry.epoch.0 > 0 && entry.next_segment > 0, "a volume's counters are none")?;
         must(entry.pending.as_ref().is_none_or(|p| self.pending_of(p.id).is_none()), "a snapshot is taken twice")?;
-        let (segments, changed) = (BTreeMap::new(), BTreeMap::new());
-        self.volumes.insert(entry.id, Volume { entry: entry.clone(), map: VolumeMap::default(), segments, changed });
+        let (segments, changed, husks) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        let (entry, map) = (entry.clone(), VolumeMap::default());
+        self.volumes.insert(entry.id, Volume { entry, map, segments, changed, out: Vec::new(), husks });
         Ok(())
     }
 
@@ -107,6 +111,7 @@ impl Catalog {
         let volume = self.volumes.remove(&id).ok_or_else(|| unfit("a volume that is not there ends"))?;
         self.release(Self::places(volume.map.iter().map(|(_, e)| e).collect::<Vec<_>>().iter()));
         self.release(volume.segments.values().flat_map(|s| s.legs.clone()));
+        self.release(volume.husks.into_values().flatten());
         self.access.retain(|(v, _), _| *v != id);
         Ok(())
     }

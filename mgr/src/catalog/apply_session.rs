@@ -155,9 +155,7 @@ impl Catalog {
 
     pub(super) fn detached(&mut self, token: FenceToken) -> Result<()> {
         let gone = self.attachment_over(token).ok_or_else(|| unfit("an attachment that is not there ends"))?;
-        for l in self.limbo.values_mut().filter(|l| l.volume == gone.volume) {
-            l.waits.retain(|s| *s != gone.session);
-        }
+        self.waits_no_more(gone.volume, gone.session);
         Ok(())
     }
 

@@ -1,6 +1,7 @@
 //! Records of snapshots and of the preserve segments that they need.
 
 use super::apply_pool::name_fits;
+use super::fits::all_of;
 use super::record::{SnapshotEntry, SnapshotToBe};
 use super::{Catalog, Snapshot, must, unfit};
 use fusevol_shared::error::Result;
@@ -76,7 +77,8 @@ impl Catalog {
         let left: Vec<_> = gone
             .map
             .iter()
-            .filter(|(au, e)| live.map.get(*au).is_none_or(|l| l.legs() != e.legs()) && !Self::shared(&others, *au, e))
+            .filter(|(au, e)| live.map.get(*au).is_none_or(|l| l.name() != e.name()) && !Self::shared(&others, *au, e))
+            .map(|(au, e)| all_of(au, &e))
             .collect();
         self.limbo_fits(limbo, &left)?;
         self.snapshots.remove(&id);
@@ -91,7 +93,11 @@ impl Catalog {
     }
 
     pub(super) fn snapshot_closed(&mut self, id: SnapshotId, session: SessionNo) -> Result<()> {
-        must(self.opens.remove(&(id, session)), "a snapshot is closed that is not open")
+        must(self.opens.remove(&(id, session)), "a snapshot is closed that is not open")?;
+        if let Some(volume) = self.snapshot(id).map(|s| s.entry.volume) {
+            self.waits_no_more(volume, session);
+        }
+        Ok(())
     }
 
     pub(super) fn segments_dropped(&mut self, id: VolumeId, nos: &[u32]) -> Result<()> {
@@ -100,9 +106,9 @@ impl Catalog {
         let spent = |no: &u32| volume.segments.get(no).is_some_and(|s| self.is_spent(id, s));
         must(nos.iter().all(spent), "a preserve segment is dropped that is needed")?;
         for no in nos {
-            if let Some(s) = self.volumes.get_mut(&id).and_then(|v| v.segments.remove(no)) {
-                self.release(s.legs);
-            }
+            let Some(v) = self.volumes.get_mut(&id) else { continue };
+            let (segment, husks) = (v.segments.remove(no), v.husks.remove(no));
+            self.release(segment.into_iter().flat_map(|s| s.legs).chain(husks.into_iter().flatten()));
         }
         Ok(())
     }

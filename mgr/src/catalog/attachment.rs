@@ -2,8 +2,9 @@
 
 use super::record::{AttachmentEntry, Mode};
 use super::reserve::Reserve;
-use fusevol_shared::change::{Journal, Places};
+use fusevol_shared::change::{Journal, Places, Region};
 use fusevol_shared::ids::{FenceToken, Seq, SessionNo, VolumeEpoch, VolumeId};
+use std::collections::BTreeSet;
 
 /// An attachment; [`AttachmentEntry`] is the same in a checkpoint.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -30,6 +31,9 @@ pub struct Attachment {
     pub granted: Vec<Places>,
     /// Granted and not bound yet, as far as is folded.
     pub reserve: Reserve,
+    /// Regions of AUs that were bound since the last flip, of a volume with several copies: a binding is a mark, so where the
+    /// writer dies their copies may differ.
+    pub bound: BTreeSet<Region>,
 }
 
 impl Attachment {
@@ -46,6 +50,7 @@ impl Attachment {
             grant: e.grant,
             granted: e.granted.clone(),
             reserve,
+            bound: BTreeSet::new(),
         }
     }
 

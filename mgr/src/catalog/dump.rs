@@ -2,6 +2,7 @@
 
 use super::record::{Base, Fencing, MapOf, Record};
 use super::{Catalog, Volume};
+use fusevol_shared::change::Region;
 use fusevol_shared::map::{AuMask, VolumeMap};
 use fusevol_shared::units::VolAu;
 
@@ -55,6 +56,18 @@ impl Catalog {
             dump_map(MapOf::Volume(v.entry.id), &v.map, &mut out);
             out.extend(v.segments.values().map(|s| Record::Base(Base::Segment { volume: v.entry.id, segment: s.clone() })));
             dump_changes(v, &mut out);
+            if !v.out.is_empty() {
+                out.push(Record::Base(Base::Out { volume: v.entry.id, disks: v.out.clone() }));
+            }
+            out.extend(v.husks.iter().map(|(no, places)| {
+                let (volume, no, places) = (v.entry.id, *no, places.clone());
+                Record::Base(Base::Husks { volume, no, places })
+            }));
+        }
+        for a in self.attachments.values() {
+            let regions: Vec<Region> = a.bound.iter().copied().collect();
+            let part = |r: &[Region]| Record::Base(Base::Bound { token: a.token, regions: r.to_vec() });
+            out.extend(regions.chunks(CHANGES_PER_RECORD).map(part));
         }
         for s in self.snapshots.values() {
             out.push(Record::Base(Base::Snapshot(s.entry.clone())));

@@ -17,6 +17,7 @@ pub mod alloc;
 mod apply_base;
 mod apply_fold;
 mod apply_grant;
+mod apply_mirror;
 mod apply_pool;
 mod apply_session;
 mod apply_snapshot;
@@ -42,6 +43,7 @@ use fusevol_shared::error::{Error, Kind, Result};
 use fusevol_shared::ids::{ClientId, FenceToken, SessionNo, SnapshotId, VolumeEpoch, VolumeId};
 use fusevol_shared::map::VolumeMap;
 use fusevol_shared::mask::BlockMask;
+use fusevol_shared::name::Name;
 use fusevol_shared::units::{DiskAu, DiskNo, VolAu};
 use fusevol_shared::wire::messages::Segment;
 use fusevol_shared::wire::rights::Rights;
@@ -56,6 +58,12 @@ pub struct Disk {
     pub entry: DiskEntry,
     /// Which of its AUs are taken.
     pub space: Space,
+    /// Holds copies only in place of those that are given up.
+    pub spare: bool,
+    /// What fails together has one name.
+    pub domain: Option<Name>,
+    /// The administrator's word that what it holds is lost.
+    pub failed: bool,
 }
 
 /// A volume.
@@ -69,6 +77,10 @@ pub struct Volume {
     pub segments: BTreeMap<u32, Segment>,
     /// What changed in each epoch after the oldest snapshot's: a superset.
     pub changed: BTreeMap<VolumeEpoch, BTreeMap<VolAu, BlockMask>>,
+    /// Disks whose legs of this volume miss writes, ascending: not read, not written.
+    pub out: Vec<DiskNo>,
+    /// Places that were legs of a preserve segment: its own until it is dropped, and nobody reads them.
+    pub husks: BTreeMap<u32, Vec<DiskAu>>,
 }
 
 /// A snapshot.
@@ -193,6 +205,8 @@ impl Catalog {
                 self.fencing = *fencing;
                 Ok(())
             }
+            Record::LegsOut { volume, disk, dirty } => self.legs_out(*volume, *disk, dirty),
+            Record::LegsBack { volume, disk } => self.legs_back(*volume, *disk),
         }
     }
 

@@ -1,12 +1,12 @@
 //! Everything that must hold of a catalog, proven from the state alone. Used by the offline check and after each step in tests.
 
-use super::fits::{journal_fits, legs_fit};
+use super::fits::{entry_fits, journal_fits, legs_fit};
 use super::record::Mode;
 use super::{Catalog, RESERVE_MAX};
 use fusevol_shared::format::layout::SESSION_SLOTS;
 use fusevol_shared::format::slot::SLOT_DISKS;
 use fusevol_shared::ids::{FenceToken, SessionNo, VolumeId};
-use fusevol_shared::map::VolumeMap;
+use fusevol_shared::map::{MapEntry, VolumeMap};
 use fusevol_shared::name::Name;
 use fusevol_shared::units::{AuNo, DiskAu, VolAu};
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,9 +17,10 @@ pub struct Violation(pub String);
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Owner {
-    /// At one place of one volume only: its live map and its snapshots may share it.
-    Volume(VolumeId, VolAu),
+    /// At one place of one volume only, under one name: its live map and its snapshots may share it.
+    Volume(VolumeId, VolAu, DiskAu),
     Segment(VolumeId, u32),
+    Husk(VolumeId, u32),
     Limbo(u64),
     Reserve(FenceToken),
     Journal(FenceToken),
@@ -29,13 +30,15 @@ enum Owner {
 struct Proof<'a> {
     catalog: &'a Catalog,
     owners: BTreeMap<DiskAu, Owner>,
+    /// The entry of each AU by its name.
+    named: BTreeMap<(VolumeId, VolAu, DiskAu), MapEntry>,
     found: Vec<Violation>,
 }
 
 /// Everything that is wrong with a catalog; nothing where all is well.
 #[must_use]
 pub fn prove(catalog: &Catalog) -> Vec<Violation> {
-    let mut p = Proof { catalog, owners: BTreeMap::new(), found: Vec::new() };
+    let mut p = Proof { catalog, owners: BTreeMap::new(), named: BTreeMap::new(), found: Vec::new() };
     p.maps();
     p.segments_and_limbo();
     p.writers();
@@ -78,11 +81,11 @@ impl Proof<'_> {
         let entries: Vec<_> = map.iter().collect();
         for (au, e) in entries {
             self.check(au.0 < aus, || format!("a map of volume {volume} goes beyond its end: AU {au}"));
-            let disks: BTreeSet<_> = e.legs().iter().map(|l| l.at.disk).collect();
-            let fits = e.legs().len() == usize::from(legs) && disks.len() == e.legs().len();
-            self.check(fits, || format!("the replicas of AU {au} of volume {volume} do not fit it"));
+            self.check(entry_fits(&e, legs), || format!("the replicas of AU {au} of volume {volume} do not fit it"));
+            let alike = self.named.entry((volume, au, e.name())).or_insert(e).legs() == e.legs();
+            self.check(alike, || format!("AU {au} of volume {volume} has other replicas in one map than in another"));
             for l in e.legs() {
-                self.own(l.at, Owner::Volume(volume, au));
+                self.own(l.at, Owner::Volume(volume, au, e.name()));
             }
         }
     }
@@ -114,6 +117,14 @@ impl Proof<'_> {
                 }
             }
         }
+        for v in catalog.volumes.values() {
+            for (no, husks) in &v.husks {
+                self.check(v.segments.contains_key(no), || format!("preserve segment {no} of volume {} is gone, its legs not", v.entry.id));
+                husks.iter().for_each(|at| self.own(*at, Owner::Husk(v.entry.id, *no)));
+            }
+            let fits = v.out.is_sorted_by(|a, b| a < b) && v.out.iter().all(|d| catalog.disk(*d).is_some());
+            self.check(fits, || format!("the disks that volume {} misses do not fit together", v.entry.id));
+        }
         for (no, l) in &catalog.limbo {
             self.check(l.no == *no && !l.places.is_empty(), || format!("limbo {no} does not fit together"));
             for at in &l.places {
@@ -121,9 +132,7 @@ impl Proof<'_> {
             }
             self.check(l.waits.is_sorted_by(|a, b| a < b), || format!("limbo {no} waits in no order"));
             for s in &l.waits {
-                self.check(catalog.attachment_of(l.volume, *s).is_some(), || {
-                    format!("limbo {no} waits for session {s}, which holds nothing")
-                });
+                self.check(catalog.holds(l.volume, *s), || format!("limbo {no} waits for session {s}, which holds nothing"));
             }
         }
     }

@@ -8,6 +8,7 @@ use fusevol_shared::map::MapEntry;
 use fusevol_shared::units::{AuSize, DiskAu, DiskNo, VolAu};
 use fusevol_shared::wire::messages::Segment;
 use fusevol_shared::wire::rights::Rights;
+use std::collections::BTreeSet;
 
 impl Catalog {
     /// The pool; none before its first record.
@@ -220,6 +221,18 @@ impl Catalog {
         self.opens.contains(&(id, session))
     }
 
+    /// Whether a session reads a snapshot of this volume.
+    #[must_use]
+    pub fn reads_frozen(&self, volume: VolumeId, session: SessionNo) -> bool {
+        self.opens().any(|(id, s)| s == session && self.snapshot(id).is_some_and(|n| n.entry.volume == volume))
+    }
+
+    /// Sessions that read snapshots of this volume.
+    #[must_use]
+    pub fn frozen_readers(&self, volume: VolumeId) -> BTreeSet<SessionNo> {
+        self.opens().filter(|(id, _)| self.snapshot(*id).is_some_and(|n| n.entry.volume == volume)).map(|(_, s)| s).collect()
+    }
+
     /// AUs in limbo, by number.
     pub fn limbo(&self) -> impl Iterator<Item = &LimboEntry> {
         self.limbo.values()
@@ -230,10 +243,10 @@ impl Catalog {
         self.quarantine.values()
     }
 
-    /// Whether a snapshot of the volume has this AU at the same place as `entry`.
+    /// Whether a snapshot of the volume shares this AU: it has it under the same name.
     #[must_use]
     pub(super) fn shared(snapshots: &[&Snapshot], au: VolAu, entry: &MapEntry) -> bool {
-        snapshots.iter().any(|s| s.map.get(au).is_some_and(|e| e.legs() == entry.legs()))
+        snapshots.iter().any(|s| s.map.get(au).is_some_and(|e| e.name() == entry.name()))
     }
 
     /// Places of `au -> entry` pairs.

@@ -6,7 +6,7 @@
 
 #![allow(missing_docs)] // of the twins that rkyv derives; what is written here has its docs
 
-use fusevol_shared::change::{Append, Journal, Places, Region, WhenFull};
+use fusevol_shared::change::{Append, Journal, Places, Region, RegionRun, WhenFull};
 use fusevol_shared::ids::{
     BootId, ClientId, DiskId, FenceToken, Generation, KeyPrint, MapVersion, PoolId, Seq, SessionId, SessionNo, SnapshotId, VolumeEpoch,
     VolumeId,
@@ -322,6 +322,10 @@ pub enum Record {
     Base(Base),
     /// What must be before a lost client is succeeded.
     FencingSet { fencing: Fencing },
+    /// The legs of a volume on this disk miss writes from now on; in these regions they may have missed some already.
+    LegsOut { volume: VolumeId, disk: DiskNo, dirty: Vec<RegionRun> },
+    /// They do not any more. What they missed is said by their states. Nobody writes the volume: a writer says it in its journal.
+    LegsBack { volume: VolumeId, disk: DiskNo },
 }
 
 /// What a checkpoint says beside the records that serve it unchanged.
@@ -352,4 +356,10 @@ pub enum Base {
     Late { session: SessionNo, places: Vec<DiskAu> },
     /// The counters; the last part.
     Counters { session: SessionNo, token: FenceToken, limbo: u64, quarantine: u64 },
+    /// Disks whose legs of a volume miss writes, ascending.
+    Out { volume: VolumeId, disks: Vec<DiskNo> },
+    /// Places that were legs of a preserve segment, and are given to nobody before it is dropped.
+    Husks { volume: VolumeId, no: u32, places: Vec<DiskAu> },
+    /// Regions of AUs that were bound under an attachment since its last flip; a part of them.
+    Bound { token: FenceToken, regions: Vec<Region> },
 }

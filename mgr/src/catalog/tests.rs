@@ -1,6 +1,6 @@
 //! The fold: what fits, what does not, and that a wrong record changes nothing.
 
-use super::alloc::Allocator;
+use super::alloc::{Allocator, Wish};
 use super::record::{ClientEntry, DiskEntry, Fencing, Mode, PoolEntry, Record, SessionEntry, SnapshotToBe};
 use super::{Catalog, prove};
 use fusevol_shared::change::{Append, Entry, Journal, JournalCopy, Places, Region, WhenFull};
@@ -360,21 +360,22 @@ fn places_are_neighbours_spread_and_apart() {
     let story = story();
     let c = Catalog::fold(&story[..5]).expect("folds");
     let mut a = Allocator::default();
-    let eight = a.choose(&c, 1, 8, 0).expect("room");
+    let of = |legs| Wish::of(legs, &[]);
+    let eight = a.choose(&c, of(1), 8, 0).expect("room");
     assert!(eight.windows(2).all(|w| w[0][0].disk == w[1][0].disk && w[0][0].au.0 + 1 == w[1][0].au.0), "{eight:?}");
-    for legs in a.choose(&c, 2, 40, 0).expect("room on both") {
+    for legs in a.choose(&c, of(2), 40, 0).expect("room on both") {
         assert_ne!(legs[0].disk, legs[1].disk);
     }
-    let all = a.choose(&c, 1, 80, 0).expect("all of it");
+    let all = a.choose(&c, of(1), 80, 0).expect("all of it");
     assert_eq!(all.iter().flatten().collect::<BTreeSet<_>>().len(), 80);
-    assert!(a.choose(&c, 1, 81, 0).is_none() && a.choose(&c, 1, 77, 4).is_none() && a.choose(&c, 3, 1, 0).is_none());
+    assert!(a.choose(&c, of(1), 81, 0).is_none() && a.choose(&c, of(1), 77, 4).is_none() && a.choose(&c, of(0), 1, 0).is_none());
     // A grant takes what there is; a journal lies on two disks where it can.
-    let runs = a.grant(&c, 1, 100, 4);
+    let runs = a.grant(&c, of(1), 100, 4);
     assert!(runs.len() <= 3 && runs.iter().map(|p| p.count).sum::<u32>() == 76, "{runs:?}");
-    assert!(a.grant(&c, 1, 100, 80).is_empty() && a.grant(&c, 3, 1, 0).is_empty() && a.grant(&c, 1, 0, 0).is_empty());
-    assert_eq!(a.grant(&c, 2, 100, 0).iter().map(|p| p.count).sum::<u32>(), 40);
+    assert!(a.grant(&c, of(1), 100, 80).is_empty() && a.grant(&c, of(0), 1, 0).is_empty() && a.grant(&c, of(1), 0, 0).is_empty());
+    assert_eq!(a.grant(&c, of(2), 100, 0).iter().map(|p| p.count).sum::<u32>(), 40);
     let disks = |copies: Vec<JournalCopy>| copies.iter().map(|c| c.first.disk.0).collect::<Vec<_>>();
-    assert_eq!(disks(a.journal(&c, &[DiskNo(0)])), [1, 0]);
+    assert_eq!(disks(a.journal(&c, &[DiskNo(0)], &[])), [1, 0]);
     let mut full = c.clone();
-    full.as_if_taken(&(10..49).map(|au| at(0, au)).collect::<Vec<_>>(), |c| assert_eq!(disks(a.journal(c, &[])), [1]));
+    full.as_if_taken(&(10..49).map(|au| at(0, au)).collect::<Vec<_>>(), |c| assert_eq!(disks(a.journal(c, &[], &[])), [1]));
 }

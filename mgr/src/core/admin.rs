@@ -4,10 +4,12 @@ use super::admin_api::Level;
 use super::attach::AUS_PER_PART;
 use super::view::{new_name, snapshot_view};
 use super::{AdminId, AdminReply, AdminRequest, Asker, Core};
+use crate::catalog::alloc::Wish;
 use crate::catalog::record::{DiskEntry, Fencing, Record};
 use fusevol_shared::change::WhenFull;
 use fusevol_shared::error::{Error, Kind, Result};
 use fusevol_shared::ids::{DiskId, SnapshotId, VolumeId};
+use fusevol_shared::map::COPIES_MAX;
 use fusevol_shared::size;
 use fusevol_shared::units::{AuNo, DiskNo, PAGE_U64, VolAu};
 
@@ -20,7 +22,8 @@ impl Core {
             AdminRequest::DiskAdd { id, aus, first_data, end_data, paths } => self.disk_add(id, aus, first_data, end_data, paths),
             AdminRequest::DiskPaths { id, paths } => self.disk_paths(id, paths),
             AdminRequest::DiskList => Ok(AdminReply::Disks(self.disk_views())),
-            AdminRequest::VolumeCreate { name, size } => self.volume_create(&name, size),
+            AdminRequest::VolumeCreate { name, size } => self.volume_create(&name, size, 1),
+            AdminRequest::VolumeCreateMirrored { name, size, copies } => self.volume_create(&name, size, copies),
             AdminRequest::VolumeList => Ok(AdminReply::Volumes(self.volume_views())),
             AdminRequest::VolumeSet { name, when_full } => self.volume_set(&name, when_full),
             AdminRequest::VolumeShow { name } => self.named_volume(&name).map(|v| AdminReply::Volume(self.volume_view(v))),
@@ -86,7 +89,7 @@ impl Core {
         Ok(AdminReply::Disk(self.disk_view(d)))
     }
 
-    fn volume_create(&mut self, name: &str, asked: u64) -> Result<AdminReply> {
+    fn volume_create(&mut self, name: &str, asked: u64, copies: u8) -> Result<AdminReply> {
         let name = new_name(name)?;
         if self.catalog.volume_named(name.as_str()).is_some() {
             return Err(Error::new(Kind::Exists, format!("a volume is named '{name}' already")).hint("choose another name"));
@@ -108,13 +111,21 @@ impl Core {
                 size::show(most)
             ))
         })?;
+        if !(1..=COPIES_MAX).contains(&usize::from(copies)) {
+            return Err(Error::new(Kind::Refused, format!("a volume has 1 to {COPIES_MAX} copies, not {copies}")));
+        }
         let id = VolumeId::from_random(self.random.id());
-        self.commit(Record::VolumeCreated { id, name: name.clone(), size, legs: 1, created: self.now.seconds() })?;
+        self.commit(Record::VolumeCreated { id, name: name.clone(), size, legs: copies, created: self.now.seconds() })?;
         self.tell(Level::Ok, "volume-created", format!("volume '{name}' of {} was created", size::show(size)));
         let v = self.named_volume(name.as_str())?;
         let mut view = self.volume_view(v);
         if size != asked {
             view.notes.push(format!("the size was rounded up from {asked} to {size} bytes, a multiple of 4 KiB"));
+        }
+        let now = Wish::of(copies, &[]).legs_now(&self.catalog);
+        if now < copies {
+            view.notes
+                .push(format!("the pool has room for {now} of {copies} copies on different disks; the rest is made when disks are added"));
         }
         let (total, promised) = (self.bytes(self.catalog.total_aus()), self.space_view().promised);
         if promised > total {

@@ -57,6 +57,15 @@ pub enum AdminRequest {
         /// Bytes.
         size: u64,
     },
+    /// A new volume with several copies of all that it holds.
+    VolumeCreateMirrored {
+        /// Its name.
+        name: String,
+        /// Bytes.
+        size: u64,
+        /// Copies of each AU, on different disks: 1 to 3.
+        copies: u8,
+    },
     /// All volumes.
     VolumeList,
     /// Settings of a volume.

@@ -7,6 +7,7 @@ use super::admin_api::SessionState;
 use super::reader::Reader;
 use super::rights::no_volume;
 use super::{Asker, ConnId, Core};
+use crate::catalog::alloc::Wish;
 use crate::catalog::record::{Mode, Record};
 use crate::catalog::{Attachment, Catalog};
 use fusevol_shared::change::{Journal, Places};
@@ -65,6 +66,8 @@ impl Core {
             reserve: a.reserve.runs(),
             next_segment: v.entry.next_segment,
             when_full: v.entry.when_full,
+            copies: v.entry.legs,
+            out: v.out.clone(),
         }))
     }
 
@@ -191,26 +194,28 @@ impl Core {
             return Ok(None);
         }
         let v = self.catalog.volume(volume).ok_or_else(no_volume)?;
-        let places = self.allocator.choose(&self.catalog, v.entry.legs, 1, 0);
+        let places = self.allocator.choose(&self.catalog, Wish::of(v.entry.legs, &v.out), 1, 0);
         let legs = places.and_then(|mut p| p.pop()).ok_or_else(|| no_space("no room to preserve blocks of snapshots"))?;
         Ok(Some(Segment { no: v.entry.next_segment, epoch: Catalog::preserve_epoch(v), token, session, legs }))
     }
 
     /// Journal and first reserve of a writer whose first segment lies at these places.
     fn first_places(&mut self, volume: VolumeId, segment: &[DiskAu]) -> Result<(Journal, Vec<Places>)> {
-        let legs = self.catalog.volume(volume).ok_or_else(no_volume)?.entry.legs;
+        let v = self.catalog.volume(volume).ok_or_else(no_volume)?;
+        let (legs, out) = (v.entry.legs, v.out.clone());
+        let wish = Wish::of(legs, &out);
         let keep = self.reserve();
         let allocator = &mut self.allocator;
-        let copies = self.catalog.as_if_taken(segment, |c| allocator.journal(c, &[]));
+        let copies = self.catalog.as_if_taken(segment, |c| allocator.journal(c, &[], &out));
         if copies.is_empty() {
             return Err(no_space("no room for the journal of a writer"));
         }
         let journal = Journal { no: 1, copies };
         let taken: Vec<DiskAu> = segment.iter().copied().chain(journal.places()).collect();
         let reserve = self.catalog.as_if_taken(&taken, |c| {
-            let room = c.free_aus().saturating_sub(keep) / u64::from(legs.max(1));
+            let room = wish.room(c).saturating_sub(keep) / u64::from(wish.legs_now(c).max(1));
             let want = (room / GRANT_SHARE).clamp(FIRST_LEAST, FIRST_MOST);
-            allocator.grant(c, legs, u32::try_from(want).unwrap_or(0), keep)
+            allocator.grant(c, wish, u32::try_from(want).unwrap_or(0), keep)
         });
         Ok((journal, reserve))
     }
@@ -285,6 +290,7 @@ impl Core {
             }
         }
         self.readers_wait_over(|(s, _)| *s == no);
+        self.leg_waits_over(|_, (s, _)| *s == no);
         self.tail_is_known(no);
         let freed: Vec<_> = self.pending.iter().filter(|(_, p)| matches!(p.wait, Wait::Holder(h) if h == no)).map(|(k, _)| *k).collect();
         for (volume, session) in freed {
@@ -365,13 +371,9 @@ impl Core {
         a.ok_or_else(|| Error::new(Kind::Refused, "the session has not attached this volume"))
     }
 
-    fn reads_snapshot_of(&self, session: SessionNo, volume: VolumeId) -> bool {
-        self.catalog.opens().any(|(id, s)| s == session && self.catalog.snapshot(id).is_some_and(|n| n.entry.volume == volume))
-    }
-
     pub(super) fn get_map(&self, session: SessionNo, volume: VolumeId, from: VolAu) -> Result<Reply> {
         // A reader of a snapshot compares the live map with the frozen one; it reads nothing under it.
-        if !self.reads_snapshot_of(session, volume) {
+        if !self.catalog.reads_frozen(volume, session) {
             self.attachment(session, volume)?;
         }
         let v = self.catalog.volume(volume).ok_or_else(no_volume)?;
@@ -385,7 +387,7 @@ impl Core {
         let v = self.catalog.volume(volume).ok_or_else(no_volume)?;
         let snapshots = self.catalog.snapshots_of(volume);
         let need = |au: VolAu, live: &MapEntry| {
-            let shared = snapshots.iter().filter(|s| !s.entry.broken).filter_map(|s| s.map.get(au)).filter(|e| e.legs() == live.legs());
+            let shared = snapshots.iter().filter(|s| !s.entry.broken).filter_map(|s| s.map.get(au)).filter(|e| e.name() == live.name());
             shared.fold(BlockMask::NONE, |m, e| m.or(e.written))
         };
         let needed = v

@@ -9,6 +9,7 @@
 use super::Core;
 use super::attach::{GRANT_SHARE, no_space};
 use super::rights::no_volume;
+use crate::catalog::alloc::Wish;
 use crate::catalog::record::Record;
 use crate::catalog::{Attachment, RESERVE_MAX};
 use fusevol_shared::change::{Journal, Places};
@@ -25,6 +26,9 @@ const KEPT_SHARE: u64 = 100;
 const SMALL: u64 = 16;
 /// AUs up to which a reserve is filled from what is kept.
 const PRESERVE_LOW: u64 = 4;
+
+/// Most disks that a grant is to lie apart from.
+const APART_MAX: usize = 16;
 
 pub(super) fn refused(what: &str) -> Error {
     Error::new(Kind::Refused, what)
@@ -64,13 +68,17 @@ impl Core {
         let given = given.ok_or_else(|| refused("places are given back that are not in the reserve"))?.len();
         let held = a.reserve.len() - given;
         self.check_room_in_catalog()?;
-        let places = self.grantable(m.volume, m.want, held)?;
+        let unknown = m.apart.iter().any(|d| self.catalog.disk(*d).is_none());
+        if unknown || m.apart.len() > APART_MAX {
+            return Err(refused("copies apart from disks that are not there"));
+        }
+        let places = self.grantable(m.volume, m.want, held, &m.apart)?;
         self.commit(Record::Granted { token: m.token, no: m.no, places: places.clone(), back: m.back.clone() })?;
         Ok(Reply::Granted(Granted { places }))
     }
 
     /// Places for a reserve that holds so many.
-    fn grantable(&mut self, volume: VolumeId, want: u32, held: usize) -> Result<Vec<Places>> {
+    fn grantable(&mut self, volume: VolumeId, want: u32, held: usize, apart: &[DiskNo]) -> Result<Vec<Places>> {
         let want = u64::from(want.min(AUS_PER_GRANT));
         if want == 0 {
             return Ok(Vec::new());
@@ -80,17 +88,21 @@ impl Core {
             return Err(Error::new(Kind::Busy, "the reserve is as large as it can be").hint("fold what was bound out of it first"));
         }
         let v = self.catalog.volume(volume).ok_or_else(no_volume)?;
-        let (legs, keep) = (v.entry.legs, self.reserve());
-        let free = |keep: u64| self.catalog.free_aus().saturating_sub(keep) / u64::from(legs.max(1));
+        let (out, keep) = (v.out.clone(), self.reserve());
+        let wish = Wish { legs: if apart.is_empty() { v.entry.legs } else { 1 }, but: &out, apart };
+        let free = |keep: u64| wish.room(&self.catalog).saturating_sub(keep) / u64::from(wish.legs_now(&self.catalog).max(1));
         let most = free(keep).min((free(keep) / GRANT_SHARE).max(SMALL));
         let count = want.min(most).min(room);
-        let places = self.allocator.grant(&self.catalog, legs, u32::try_from(count).unwrap_or(0), keep);
+        let places = self.allocator.grant(&self.catalog, wish, u32::try_from(count).unwrap_or(0), keep);
         if !places.is_empty() {
             return Ok(places);
         }
+        if !apart.is_empty() {
+            return Err(no_space("no other disk has room for copies"));
+        }
         let preserves = self.catalog.snapshots_of(volume).iter().any(|s| !s.entry.broken);
         let low = if preserves { PRESERVE_LOW.saturating_sub(held as u64).min(want) } else { 0 };
-        let places = self.allocator.grant(&self.catalog, legs, u32::try_from(low).unwrap_or(0), 0);
+        let places = self.allocator.grant(&self.catalog, wish, u32::try_from(low).unwrap_or(0), 0);
         if places.is_empty() { Err(no_space("the pool is full")) } else { Ok(places) }
     }
 
@@ -107,8 +119,11 @@ impl Core {
         if m.closing != a.folded && holds(Tag::F1) {
             return Err(refused("the journal is not folded up to its closing number").hint("fold what counts first"));
         }
-        let failed: Vec<DiskNo> = journal.copies.iter().map(|c| c.first.disk).collect();
-        let copies = self.allocator.journal(&self.catalog, &failed);
+        let former: Vec<DiskNo> = journal.copies.iter().map(|c| c.first.disk).collect();
+        let out = self.catalog.volume(m.volume).map(|v| v.out.clone()).unwrap_or_default();
+        let never: Vec<DiskNo> = m.avoid.iter().copied().chain(out).collect();
+        let former = if m.avoid.is_empty() { former } else { Vec::new() };
+        let copies = self.allocator.journal(&self.catalog, &former, &never);
         if copies.is_empty() {
             return Err(no_space("no room for the journal of a writer"));
         }

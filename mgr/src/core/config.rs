@@ -12,6 +12,8 @@ pub struct Config {
     pub hold: Duration,
     /// How long a recall, or a reader's answer to a new preserve log, is waited for.
     pub patience: Duration,
+    /// How long legs may be out before their copies are made elsewhere.
+    pub rebuild_after: Duration,
     /// Boot of this host: byte locks speak for sessions of the same boot only.
     pub boot: BootId,
     /// Nothing is in flight that an earlier manager did for its clients: their byte locks were free, or they ended in order.
@@ -24,7 +26,15 @@ impl Config {
     /// The usual settings with this lease.
     #[must_use]
     pub fn new(lease: Duration, boot: BootId) -> Self {
-        Self { lease, hold: Duration::from_secs(5), patience: lease * 2, boot, drained: false, limits: Limits::default() }
+        Self {
+            lease,
+            hold: Duration::from_secs(5),
+            patience: lease * 2,
+            rebuild_after: Duration::from_secs(60),
+            boot,
+            drained: false,
+            limits: Limits::default(),
+        }
     }
 
     /// What the manager waits beyond the lease: a quarter.

@@ -8,7 +8,7 @@ use super::{Core, Effect};
 use crate::catalog::Attachment;
 use fusevol_shared::error::{Error, Kind, Result, WireError};
 use fusevol_shared::ids::{Generation, KeyPrint, SessionId, SessionNo, VolumeId};
-use fusevol_shared::map::MapEntry;
+use fusevol_shared::map::{LegState, MapEntry};
 use fusevol_shared::units::{AuNo, DiskAu, VolAu};
 use fusevol_shared::wire::data::{Claim, Io, Verb};
 
@@ -83,12 +83,13 @@ impl Core {
         match io.claim {
             _ if io.verb == Verb::Flush => self.holds_any(session),
             Claim::Live { volume, au } => {
+                // Only the writer reads what is stale: it brings it up to date.
                 let a = self.attached_for(session, volume, write)?;
                 places.into_iter().zip(au.0..).try_for_each(|(place, au)| self.is_live(a, VolAu(au), place, write))
             }
             Claim::Frozen { snapshot, au } if !write => {
                 let s = self.catalog.snapshot(snapshot).filter(|_| self.catalog.is_open(snapshot, session)).ok_or_else(not_yours)?;
-                let lies = |(place, au)| s.map.get(VolAu(au)).is_some_and(|e| lies_at(&e, place));
+                let lies = |(place, au)| s.map.get(VolAu(au)).is_some_and(|e| lies_at(&e, place, false));
                 must(places.into_iter().zip(au.0..).all(lies))
             }
             Claim::Segment { volume } => self.is_segment(session, volume, &places, write),
@@ -121,7 +122,7 @@ impl Core {
     }
 
     fn is_live(&self, a: &Attachment, au: VolAu, place: DiskAu, write: bool) -> Result<()> {
-        let mapped = self.catalog.volume(a.volume).and_then(|v| v.map.get(au)).is_some_and(|e| lies_at(&e, place));
+        let mapped = self.catalog.volume(a.volume).and_then(|v| v.map.get(au)).is_some_and(|e| lies_at(&e, place, a.writes()));
         must(mapped || a.reserve.holds(place) || !write && self.may_still_read(a, place))
     }
 
@@ -160,6 +161,7 @@ fn writes(io: &Io) -> bool {
     matches!(io.verb, Verb::Write | Verb::WriteDurable)
 }
 
-fn lies_at(e: &MapEntry, place: DiskAu) -> bool {
-    e.legs().iter().any(|l| l.at == place)
+/// Whether a leg that may be used lies there: one in sync; for the writer, a stale one too.
+fn lies_at(e: &MapEntry, place: DiskAu, writer: bool) -> bool {
+    e.legs().iter().any(|l| l.at == place && (l.state == LegState::InSync || writer && l.state == LegState::Stale))
 }

@@ -169,7 +169,7 @@ impl Core {
             let Some(weight) = self.fold_tail(token, &tail, room)? else { return Ok(Closed::Part) };
             room = room.saturating_sub(weight);
             let regions = self.left_dirty(token, &tail);
-            if !regions.is_empty() {
+            if !regions.is_empty() || self.catalog.attachment(token).is_some_and(|a| !a.bound.is_empty()) {
                 self.commit(Record::LeftDirty { token, regions })?;
             }
         }

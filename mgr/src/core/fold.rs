@@ -52,7 +52,8 @@ impl Core {
         let (volume, session) = self.catalog.attachment(token).map(|a| (a.volume, a.session)).ok_or_else(no_volume)?;
         let seq = appends.last().map_or(prev, |a| a.seq);
         let limbo = self.catalog.counters().limbo;
-        let waits = self.users(volume, Some(session));
+        let places = appends.iter().flat_map(|a| &a.entries).any(|e| matches!(e, Entry::Placed { .. }));
+        let waits = if places { self.all_users(volume, Some(session)) } else { self.users(volume, Some(session)) };
         let pending = self.pending_snapshot(volume);
         let broken = self.broken_snapshots(volume);
         let aus = touched(&appends);
@@ -61,7 +62,11 @@ impl Core {
         let record = Record::Folded { token, prev, appends, limbo, waits: waits.clone() };
         self.catalog.apply(&record)?;
         self.out.records.push(record);
+        if places {
+            self.places_changed(volume, &aus);
+        }
         self.map_changed(volume, Some(session), aus);
+        self.out_changed(volume);
         if self.catalog.counters().limbo != limbo {
             self.limbo_entered(volume, &waits);
         }

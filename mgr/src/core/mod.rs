@@ -9,6 +9,7 @@
 //! - [`rights`]: who may ask what. - `session`: sessions, leases, lapse, proof of drain. - `death`: journals of the drained. - `seal`, `confirm`:
 //!   the ladder for those of whom no proof comes. - `fence`: its agents. - `attach`: attachments. - `change`: space ahead of writes. - `fold`: the writer's changes.
 //! - `data`: I/O through the manager. `paths`: whether a path leads to the pool's disk.
+//! - `mirror`: legs that fail. `recovery`: how far the copies are.
 //! - `reader`: what readers are told, limbo. - `locks`: byte-range locks. - `hold`: snapshots taken. - `snapshot`: snapshots read and removed. - `admin*`: the verbs.
 //!
 //! Invariants: each record that is put out has been applied here; each request is answered once; nothing leaves limbo that a
@@ -30,11 +31,13 @@ mod hold;
 mod life;
 mod list;
 mod locks;
+mod mirror;
 mod notice;
 mod paths;
 mod push;
 mod reader;
 mod recall;
+mod recovery;
 mod rights;
 mod seal;
 mod session;
@@ -61,6 +64,7 @@ use fusevol_shared::clock::BootTime;
 use fusevol_shared::error::{Error, Kind, Result, WireError};
 use fusevol_shared::ids::{Generation, KeyPrint, SessionNo, SnapshotId, VolumeId};
 use fusevol_shared::random::Random;
+use fusevol_shared::units::DiskNo;
 use fusevol_shared::wire::messages::{Reply, Request};
 use hold::Holding;
 use life::Life;
@@ -108,6 +112,12 @@ pub struct Core {
     unfencing: BTreeMap<AdminId, String>,
     /// Clients that wait for a look at a disk.
     waiting: Vec<paths::Waiting>,
+    /// Legs that failed, and who waits until nobody reads them.
+    leg_waits: Vec<mirror::LegWait>,
+    /// Since when the legs of a volume on a disk are out; a new manager counts anew.
+    out_since: BTreeMap<(VolumeId, DiskNo), BootTime>,
+    /// What volumes lack.
+    counted: BTreeMap<VolumeId, recovery::Counted>,
     /// The catalog is nearly full.
     tight: bool,
     /// Every disk knows byte locks.
@@ -129,6 +139,14 @@ impl Core {
                 life.readers.insert(a.volume, Reader::unknown(a.mode, asked));
             }
         }
+        for l in catalog.limbo() {
+            for session in l.waits.iter().filter(|s| catalog.attachment_of(l.volume, **s).is_none()) {
+                if let Some(life) = lives.get_mut(session) {
+                    life.readers.insert(l.volume, Reader::unknown(Mode::Read, true));
+                }
+            }
+        }
+        let out_since = catalog.volumes().flat_map(|v| v.out.iter().map(|d| ((v.entry.id, *d), now.boot))).collect();
         let locks = Locks::of_unknown(catalog.attachments().map(|a| (a.volume, a.session)));
         let spent = catalog.volumes().map(|v| v.entry.id).collect();
         let notices = Notices::new(config.limits.notices);
@@ -152,6 +170,9 @@ impl Core {
             confirms: Vec::new(),
             unfencing: BTreeMap::new(),
             waiting: Vec::new(),
+            leg_waits: Vec::new(),
+            out_since,
+            counted: BTreeMap::new(),
             tight: false,
             has_locks: true,
             fresh: true,
@@ -172,6 +193,7 @@ impl Core {
     fn begin(&mut self) {
         self.drop_old_holds();
         self.sealed_before();
+        self.say_legs_again();
         let clients: Vec<_> = self.catalog.clients().map(|c| (c.id, c.revoked)).collect();
         for (client, revoked) in clients {
             self.recall_beyond_rights(client, None, "the right to it was taken away");
@@ -290,6 +312,8 @@ impl Core {
             Request::SetLock(m) => self.set_lock(session, m).map(Some),
             Request::GetLock(m) => self.get_lock(session, m).map(Some),
             Request::RetakeLocks(m) => self.retake_locks(session, m).map(Some),
+            Request::LegOut(m) => self.leg_out(session, m, asker),
+            Request::Recovery(m) => self.recovery(session, m).map(Some),
             Request::CheckPath(m) => self.check_path(session, m, asker).map(|()| None),
         }
     }

@@ -37,6 +37,14 @@ impl Reader {
     pub fn unknown(mode: Mode, asked: bool) -> Self {
         Self { sweep: (mode == Mode::Read).then_some(VolAu(0)), asked, ..Self::default() }
     }
+
+    fn dirtied(&mut self, aus: impl IntoIterator<Item = VolAu>) {
+        self.dirty.extend(aus);
+        if self.dirty.len() > DIRTY_MAX {
+            self.dirty.clear();
+            self.sweep = Some(VolAu(0));
+        }
+    }
 }
 
 /// Entries as runs.
@@ -47,18 +55,30 @@ pub(super) fn runs_of(entries: impl IntoIterator<Item = (VolAu, MapEntry)>) -> V
 }
 
 impl Core {
+    /// A session reads snapshots of a volume, and the volume itself no more.
+    pub(super) fn reads_frozen_only(&mut self, no: SessionNo, volume: VolumeId) {
+        if let Some(l) = self.lives.get_mut(&no) {
+            l.recalled.remove(&volume);
+        }
+        self.unpush(no, |p| matches!(p, Push::Recall(m) if m.volume == volume) || matches!(p, Push::Hold(m) if m.volume == volume));
+    }
+
+    /// AUs of a volume have other places, in the snapshots that share them too: those who read only snapshots are told as well.
+    pub(super) fn places_changed(&mut self, volume: VolumeId, aus: &BTreeSet<VolAu>) {
+        for s in self.catalog.frozen_readers(volume) {
+            if let Some(life) = self.lives.get_mut(&s) {
+                life.readers.entry(volume).or_default().dirtied(aus.iter().copied());
+            }
+        }
+    }
+
     /// AUs of a volume changed; `but` made the change and knows.
     pub(super) fn map_changed(&mut self, volume: VolumeId, but: Option<SessionNo>, aus: impl IntoIterator<Item = VolAu> + Clone) {
         let readers: Vec<_> =
             self.catalog.attached(volume).filter(|a| a.mode == Mode::Read && Some(a.session) != but).map(|a| a.session).collect();
         for s in readers {
             let Some(life) = self.lives.get_mut(&s) else { continue };
-            let r = life.readers.entry(volume).or_default();
-            r.dirty.extend(aus.clone());
-            if r.dirty.len() > DIRTY_MAX {
-                r.dirty.clear();
-                r.sweep = Some(VolAu(0));
-            }
+            life.readers.entry(volume).or_default().dirtied(aus.clone());
         }
     }
 
@@ -70,6 +90,15 @@ impl Core {
         let uses = |a: &&Attachment| Some(a.session) != but && a.mode == Mode::Read;
         let users: BTreeSet<_> = self.catalog.attached(volume).filter(uses).map(|a| a.session).collect();
         users.into_iter().collect()
+    }
+
+    /// The same where AUs of its snapshots get other places, too: all who read.
+    pub(super) fn all_users(&self, volume: VolumeId, but: Option<SessionNo>) -> Vec<SessionNo> {
+        if !holds(Tag::R1) {
+            return Vec::new();
+        }
+        let all: BTreeSet<_> = self.users(volume, but).into_iter().chain(self.catalog.frozen_readers(volume)).collect();
+        all.into_iter().collect()
     }
 
     /// Something went to limbo: those who are waited for are asked.
@@ -115,9 +144,20 @@ impl Core {
         let all = r.sweep.is_none() && r.dirty.is_empty();
         let covers = if all { self.catalog.counters().limbo } else { 0 };
         r.asked &= !all;
-        let entries = aus.iter().filter_map(|au| Some((*au, volume.map.get(*au)?)));
+        // A writer knows its map better, and is asked only to drain what it reads of snapshots.
+        let writes = self.catalog.attachment_of(id, no).is_some_and(Attachment::writes);
+        let aus = if writes { Vec::new() } else { aus };
+        // What its snapshots have at another place than the live map comes first: the last word on an AU is the live map's.
+        let open = self.catalog.snapshots_of(id).into_iter().filter(|s| self.catalog.is_open(s.entry.id, no));
+        let mut runs: Vec<MapRun> = open
+            .flat_map(|s| {
+                let alone = |au: VolAu| s.map.get(au).filter(|e| volume.map.get(au).is_none_or(|l| l.name() != e.name()));
+                runs_of(aus.iter().filter_map(|au| Some((*au, alone(*au)?))))
+            })
+            .collect();
+        runs.extend(runs_of(aus.iter().filter_map(|au| Some((*au, volume.map.get(*au)?)))));
         let unmapped = aus.iter().copied().filter(|au| volume.map.get(*au).is_none()).collect();
-        let body = MapChanged { volume: id, version: volume.entry.version, runs: runs_of(entries), unmapped };
+        let body = MapChanged { volume: id, version: volume.entry.version, runs, unmapped };
         let push = self.push(no, Push::MapChanged(body));
         if let (Some(push), Some(r)) = (push, self.lives.get_mut(&no).and_then(|l| l.readers.get_mut(&id))) {
             r.sent = Some((push, covers));

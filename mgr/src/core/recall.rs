@@ -58,7 +58,12 @@ impl Core {
         self.commit(Record::Detached { token })?;
         self.limbo_moved = true;
         self.spent.insert(volume);
-        self.reader_gone(session, volume);
+        if self.catalog.reads_frozen(volume, session) {
+            self.reads_frozen_only(session, volume);
+        } else {
+            self.reader_gone(session, volume);
+        }
+        self.legs_not_read(session, volume);
         self.pending.remove(&(volume, session));
         if writes {
             self.writer_gone(volume);

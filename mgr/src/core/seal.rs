@@ -116,7 +116,7 @@ impl Core {
         self.lives.get(&no).is_some_and(free)
             && !self.is_probed(no)
             && !self.must_be_fenced()
-            && !self.catalog.attachments().any(|a| a.session == no && a.writes())
+            && (self.legs_wait_for(no) || !self.catalog.attachments().any(|a| a.session == no && a.writes()))
             && (self.lives.get(&no).is_some_and(|l| l.wanted) || self.catalog.limbo().any(|l| l.waits.binary_search(&no).is_ok()))
     }
 
@@ -217,6 +217,7 @@ impl Core {
             return;
         }
         self.readers_wait_over(|(s, _)| *s == no);
+        self.leg_waits_over(|_, (s, _)| *s == no);
         let reads: Vec<_> = self.catalog.attachments().filter(|a| a.session == no && !a.writes()).map(|a| (a.token, a.volume)).collect();
         let opens: Vec<SnapshotId> = self.catalog.opens().filter(|(_, s)| *s == no).map(|(id, _)| id).collect();
         let given = reads.into_iter().try_for_each(|(token, volume)| {

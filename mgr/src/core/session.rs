@@ -232,6 +232,9 @@ impl Core {
             self.out.effects.push(Effect::Close { conn });
         }
         self.drop_holds_of(no);
+        if self.legs_wait_for(no) {
+            self.holder_is_wanted(no);
+        }
         let who = self.who(no);
         self.tell(
             Level::Warning,

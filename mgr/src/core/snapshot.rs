@@ -19,7 +19,7 @@ impl Core {
         let volume = self.catalog.volume(s.entry.volume).ok_or_else(no_snapshot)?;
         // A segment that is not folded yet is named on disk by the one before it.
         let segments = volume.segments.values().filter(|g| g.epoch >= s.entry.epoch).cloned().collect();
-        Ok(Reply::SnapshotOpened(SnapshotOpened { volume: s.entry.volume, info: self.snapshot_info(s), segments }))
+        Ok(Reply::SnapshotOpened(SnapshotOpened { volume: s.entry.volume, info: self.snapshot_info(s), segments, out: volume.out.clone() }))
     }
 
     pub(super) fn get_snapshot_map(&self, session: SessionNo, id: SnapshotId, from: VolAu) -> Result<Reply> {
@@ -43,6 +43,13 @@ impl Core {
         });
         self.unpush(session, |p| matches!(p, Push::SegmentAdded(a) if a.snapshot == id));
         self.readers_wait_over(|(s, n)| *s == session && gone.contains(n));
+        if let Some(volume) = self.catalog.snapshot(id).map(|s| s.entry.volume) {
+            self.legs_not_read(session, volume);
+            if self.catalog.attachment_of(volume, session).is_none() && !self.catalog.reads_frozen(volume, session) {
+                self.reader_gone(session, volume);
+                self.limbo_moved = true;
+            }
+        }
         Ok(())
     }
 

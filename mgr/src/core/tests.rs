@@ -9,6 +9,8 @@ mod harness;
 mod hold;
 mod locks;
 mod matrix;
+mod mirror;
+mod mirror_places;
 mod people;
 mod random;
 mod seal;

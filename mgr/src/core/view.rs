@@ -12,7 +12,7 @@ pub(super) fn snapshot_view(core: &Core, s: &Snapshot) -> SnapshotView {
     let live = catalog.volume(s.entry.volume);
     let others: Vec<_> = catalog.snapshots_of(s.entry.volume).into_iter().filter(|o| o.entry.id != s.entry.id).collect();
     let alone = s.map.iter().filter(|(au, e)| {
-        let there = |m: &fusevol_shared::map::VolumeMap| m.get(*au).is_some_and(|x| x.legs() == e.legs());
+        let there = |m: &fusevol_shared::map::VolumeMap| m.get(*au).is_some_and(|x| x.name() == e.name());
         !live.is_some_and(|v| there(&v.map)) && !others.iter().any(|o| there(&o.map))
     });
     SnapshotView {
@@ -59,7 +59,8 @@ impl Core {
     pub(super) fn space_view(&self) -> SpaceView {
         let c = &self.catalog;
         let limbo: u64 = c.limbo().map(|l| l.places.len() as u64).sum();
-        let preserve: u64 = c.volumes().flat_map(|v| v.segments.values()).map(|s| s.legs.len() as u64).sum();
+        let preserve: u64 = c.volumes().flat_map(|v| v.segments.values()).map(|s| s.legs.len() as u64).sum::<u64>()
+            + c.volumes().flat_map(|v| v.husks.values()).map(|h| h.len() as u64).sum::<u64>();
         let reserve: u64 = c.attachments().map(|a| a.reserve.places().count() as u64).sum();
         let journals: u64 = c.attachments().filter_map(|a| a.journal.as_ref()).map(|j| j.places().len() as u64).sum();
         let quarantine: u64 = c.quarantine().map(|q| q.places.len() as u64).sum();
@@ -115,7 +116,7 @@ impl Core {
             id: v.entry.id,
             name: v.entry.name.clone(),
             size: v.entry.size,
-            allocated: self.bytes(v.map.aus() * u64::from(v.entry.legs)),
+            allocated: self.bytes(self.mapped_places(v)),
             written: self.written(v.map.written_blocks()),
             epoch: v.entry.epoch,
             legs: v.entry.legs,
@@ -126,6 +127,14 @@ impl Core {
             when_full: v.entry.when_full,
             notes: Vec::new(),
         }
+    }
+
+    /// Places of the live map.
+    fn mapped_places(&self, v: &Volume) -> u64 {
+        if v.entry.legs == 1 {
+            return v.map.aus();
+        }
+        v.map.iter().map(|(_, e)| e.legs().len() as u64).sum()
     }
 
     pub(super) fn volume_views(&self) -> Vec<VolumeView> {

@@ -419,6 +419,8 @@ fn append_says(a: &Append) -> String {
         Entry::Segment(s) => format!("segment {}", s.no),
         Entry::Flipped { epoch, segment, dirty } => format!("flipped to epoch {epoch}, segment {}, {} dirty", segment.no, dirty.len()),
         Entry::Moved { runs } => format!("moved {} AUs", runs.iter().map(|r| r.written.len()).sum::<usize>()),
+        Entry::Placed { runs } => format!("copies of {} AUs", runs.iter().map(|r| u64::from(r.places.count)).sum::<u64>()),
+        Entry::Returned { disk } => format!("disk {disk} is written again"),
         Entry::Late { places } => format!("{} places may be written late", places.len()),
         Entry::Broken { epoch } => format!("snapshots to epoch {epoch} are broken"),
         Entry::Marked { epoch, regions } => format!("marked {} regions in epoch {epoch}", regions.len()),

@@ -45,7 +45,7 @@ fn a_new_preserve_log_is_known_to_every_reader_before_the_writer_may_begin() {
     let (id, answer) = w.send(a, AttachWrite { volume: v });
     assert_eq!(answer, None);
     assert_eq!(
-        w.refused(a, Grant { volume: v, token: w.shadow.writer(v).expect("stands").token, no: 1, want: 1, back: vec![] }),
+        w.refused(a, Grant { volume: v, token: w.shadow.writer(v).expect("stands").token, no: 1, want: 1, back: vec![], apart: vec![] }),
         Kind::Refused
     );
     // A reader that opens meanwhile learns of it in its answer.

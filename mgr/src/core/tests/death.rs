@@ -254,7 +254,7 @@ fn a_fresh_journal_that_was_never_begun_may_have_lost_its_marks() {
     w.snapshot(b, v, 9).1.expect("at once").expect("taken");
     let mut wr = w.attach(a, v);
     wr.change(&mut w, vec![Entry::Marked { epoch: wr.epoch, regions: vec![VolAu(0).region()] }]);
-    let m = fusevol_shared::wire::messages::NewJournal { volume: v, token: wr.token, failed: 1, closing: Seq(1) };
+    let m = fusevol_shared::wire::messages::NewJournal { volume: v, token: wr.token, failed: 1, closing: Seq(1), avoid: vec![] };
     w.ok(wr.conn, m);
     die(&mut w, &wr);
     assert!(w.shadow.session(S).is_none() && w.shadow.quarantine().count() == 0);

@@ -149,7 +149,7 @@ fn a_journal_that_failed_is_closed_where_it_is_folded_and_its_places_are_in_quar
     let former = a.journal.clone().expect("a journal");
     wr.bind(&mut w, 0..1);
     wr.append(&mut w, vec![Entry::Written { masks: vec![super::writer::mask(0, 1)] }]);
-    let m = NewJournal { volume: v, token: wr.token, failed: 1, closing: Seq(wr.last) };
+    let m = NewJournal { volume: v, token: wr.token, failed: 1, closing: Seq(wr.last), avoid: vec![] };
     assert_eq!(w.refused(wr.conn, m.clone()), Kind::Refused, "it is to be folded first");
     wr.fold(&mut w);
     let fresh = w.ok(wr.conn, m.clone()).journal;
@@ -179,7 +179,7 @@ fn a_switch_shows_that_a_journal_closed_above_what_is_folded_loses_what_counts()
         let (mut w, v, mut wr) = one(2, 100);
         wr.bind(&mut w, 0..1);
         wr.append(&mut w, vec![Entry::Written { masks: vec![super::writer::mask(0, 1)] }]);
-        let m = NewJournal { volume: v, token: wr.token, failed: 1, closing: Seq(wr.last) };
+        let m = NewJournal { volume: v, token: wr.token, failed: 1, closing: Seq(wr.last), avoid: vec![] };
         let closed = w.ask(wr.conn, m);
         if closed.is_ok() {
             let disk = w.disks.journals.get_mut(&wr.token).expect("a journal");

@@ -355,6 +355,19 @@ impl World {
         }
     }
 
+    /// A volume with so many copies.
+    pub fn mirror(&mut self, n: &str, copies: u8) -> VolumeId {
+        match self.admin(AdminRequest::VolumeCreateMirrored { name: n.into(), size: 1 << 30, copies }) {
+            AdminReply::Volume(v) => v.id,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// A checkpoint of what is known gives the same state.
+    pub fn checkpoint(&self) {
+        assert!(Catalog::fold(&self.shadow.dump()).expect("folds") == self.shadow, "a checkpoint is another state");
+    }
+
     /// A client with this key and these rights on a volume.
     pub fn client(&mut self, key: u8, volume: &str, rights: &str) {
         let n = format!("host{key}");

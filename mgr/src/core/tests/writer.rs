@@ -178,7 +178,7 @@ impl Writer {
     }
 
     pub fn grant_request(&self, want: u32) -> Grant {
-        Grant { volume: self.volume, token: self.token, no: self.grants + 1, want, back: vec![] }
+        Grant { volume: self.volume, token: self.token, no: self.grants + 1, want, back: vec![], apart: vec![] }
     }
 
     /// Asks for space; how much came.
@@ -208,7 +208,7 @@ impl Writer {
     pub fn replace_journal(&mut self, w: &mut World) -> Result<(), WireError> {
         self.try_fold(w)?;
         let no = w.disks.journals[&self.token].no;
-        let m = NewJournal { volume: self.volume, token: self.token, failed: no, closing: Seq(self.last) };
+        let m = NewJournal { volume: self.volume, token: self.token, failed: no, closing: Seq(self.last), avoid: vec![] };
         let fresh = w.ask(self.conn, m)?.journal;
         let disk = w.disks.journals.get_mut(&self.token).expect("a journal");
         let tail = Tail { last: Seq(0), appends: vec![], ..disk.tail.clone() };
