@@ -56,6 +56,8 @@ pub(super) struct Copying {
     holes: Mutex<BTreeSet<VolAu>>,
     /// When the next bytes may be copied.
     next: Mutex<BootTime>,
+    /// One looks at a time.
+    looking: tokio::sync::Mutex<()>,
 }
 
 /// What is shown of the copier.
@@ -142,6 +144,7 @@ impl<D: Disk, C: Control> Volume<D, C> {
     /// # Errors
     /// What the manager answers; those of the disks and of the journal. What is left is done by the next one.
     pub async fn look_after_copies(&self, well: &mut BTreeMap<DiskNo, u32>) -> Result<()> {
+        let _one = self.copying.looking.lock().await;
         self.engine.lease.wait().await?;
         let says = self.copying.says();
         let orders = self.engine.control.call(Recovery { volume: self.id, token: self.token, says }).await?;
@@ -240,6 +243,9 @@ impl<D: Disk, C: Control> Volume<D, C> {
     /// The disk is written again: the map says of each leg there whether it misses something.
     async fn take_back(&self, no: DiskNo) -> Result<()> {
         let _gate = self.legs.close().await;
+        if !self.legs.out.has(no) {
+            return Ok(());
+        }
         self.log()?.append(vec![Entry::Returned { disk: no }]).await?.clear()?;
         self.legs.returned(no);
         tracing::warn!("volume {}: disk {no} answers again: what its copies missed is copied", self.id);

@@ -221,6 +221,13 @@ impl Manager {
         live.into_iter().chain(c.snapshots_of(id).into_iter().map(|s| s.map.clone())).collect()
     }
 
+    /// Whether a preserve segment of the volume has fewer copies than the volume.
+    #[must_use]
+    pub fn has_thin_segments(&self, id: VolumeId, copies: u8) -> bool {
+        let m = self.inner();
+        m.core.catalog().volume(id).is_some_and(|v| v.segments.values().any(|s| s.legs.len() < usize::from(copies)))
+    }
+
     /// What is wrong with the catalog: as it stands, and folded anew from its records and from its checkpoint.
     ///
     /// # Panics

@@ -25,7 +25,7 @@ fn places(w: &World, v: VolumeId, au: u32) -> Vec<DiskAu> {
 }
 
 fn placed(au: u32, legs: Vec<DiskAu>) -> Entry {
-    Entry::Placed { runs: vec![Placed { first: VolAu(au), places: Places { legs, count: 1 } }] }
+    Entry::Placed { runs: vec![Placed { first: VolAu(au), places: Places { legs, count: 1 }, named: true }] }
 }
 
 fn changed(w: &World, c: ConnId) -> Option<(u64, MapChanged)> {
