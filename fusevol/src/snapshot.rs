@@ -20,12 +20,12 @@ use fusevol_shared::disk::Disk;
 use fusevol_shared::disk::buf::IoBuf;
 use fusevol_shared::error::{Error, Kind, Result};
 use fusevol_shared::ids::{SnapshotId, VolumeId};
-use fusevol_shared::map::{LegState, MapEntry, VolumeMap};
+use fusevol_shared::map::{LegState, MapEntry, MapRun, VolumeMap};
 use fusevol_shared::mask::BlockMask;
 use fusevol_shared::sentence::{self, Tag};
 use fusevol_shared::units::{DiskAu, VolAu};
 use fusevol_shared::wire::data::Claim;
-use fusevol_shared::wire::messages::{CloseSnapshot, GetSnapshotMap, OpenSnapshot, Segment, SnapshotInfo};
+use fusevol_shared::wire::messages::{CloseSnapshot, GetSnapshotMap, MapChanged, OpenSnapshot, Segment, SnapshotInfo};
 pub use modified::Modified;
 use std::ops::Range;
 use std::sync::Arc;
@@ -215,7 +215,11 @@ impl<D: Disk, C: Control> SnapshotReader<D, C> {
             if !sentence::holds(Tag::S1) {
                 self.refresh().await?;
             }
-            self.plan(outer.clone())
+            match self.plan(outer.clone()) {
+                // All copies that this map knows of are out: some may be well by now.
+                Err(e) if e.kind() == Kind::Io => self.renew().await.and_then(|()| self.plan(outer.clone())),
+                plan => plan,
+            }
         };
         let version = self.out.version();
         let (pieces, wanted) = match plan.await {
@@ -303,6 +307,25 @@ impl<D: Disk, C: Control> SnapshotReader<D, C> {
             }
         }
         Ok(())
+    }
+
+    /// AUs of the volume have their copies elsewhere: of those that the snapshot shares it has, too.
+    pub fn places_changed(&self, change: &MapChanged) {
+        let entries = || change.runs.iter().filter_map(MapRun::entries).flatten();
+        let known = self.map.load();
+        let shares = |(au, e): &(VolAu, MapEntry)| known.get(*au).is_some_and(|old| old.name() == e.name() && old.legs() != e.legs());
+        if !entries().any(|e| shares(&e)) {
+            return;
+        }
+        self.map.rcu(|map| {
+            let mut map = VolumeMap::clone(map);
+            for (au, e) in entries() {
+                if let Some(old) = map.get(au).filter(|old| old.name() == e.name()) {
+                    map.set(au, MapEntry::new(e.legs(), old.written));
+                }
+            }
+            map
+        });
     }
 
     /// Gets the map again, and what is out.

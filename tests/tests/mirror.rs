@@ -76,7 +76,7 @@ impl Mirror {
 
     fn check_equal(&self) {
         let disks = Disks::new(2, self.memory.clone(), Vec::new());
-        disks.check_equal(&self.manager.maps(self.id), AU / 64);
+        disks.check_equal(&self.manager.maps(self.id)[0], AU / 64);
     }
 }
 

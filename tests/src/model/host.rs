@@ -124,10 +124,14 @@ impl<D: Disk> Host<D> {
 
     async fn handle(&self, body: &Push) -> Result<()> {
         match body {
-            Push::MapChanged(m) => match self.volume(m.volume).await {
-                Some(v) => v.map_changed(m).await,
-                None => Ok(()),
-            },
+            Push::MapChanged(m) => {
+                let readers: Vec<_> = self.snapshots.borrow().values().cloned().collect();
+                readers.iter().filter(|r| r.volume() == m.volume).for_each(|r| r.places_changed(m));
+                match self.volume(m.volume).await {
+                    Some(v) => v.map_changed(m).await,
+                    None => Ok(()),
+                }
+            }
             Push::SegmentAdded(m) => {
                 let reader = self.snapshots.borrow().get(&m.snapshot).cloned();
                 if let Some(r) = reader {

@@ -339,7 +339,7 @@ impl World {
         let in_sync = |e: &MapEntry| e.legs().iter().filter(|l| l.state == LegState::InSync).count();
         let lacks = maps[0].iter().find(|(_, e)| in_sync(e) < usize::from(self.disks.copies));
         assert_eq!(lacks, None, "{shown:?}");
-        self.disks.check_equal(&maps, self.volume.block_size());
+        self.disks.check_equal(&maps[0], self.volume.block_size());
     }
 
     async fn check_all(&mut self) {

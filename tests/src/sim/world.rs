@@ -407,7 +407,7 @@ impl Shared {
         }
         let memory = self.pool.media.iter().map(|(id, m)| (*id, m.image())).collect();
         let disks = crate::model::copies::Disks::new(2, memory, Vec::new());
-        disks.check_equal(&self.watch.maps(vol.id), volume.block_size());
+        disks.check_equal(&self.watch.maps(vol.id)[0], volume.block_size());
     }
 
     async fn read_shot(&self, client: &Rc<Client>, vol: &Rc<Vol>, id: SnapshotId) {
