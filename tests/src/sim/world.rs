@@ -22,6 +22,7 @@ use fusevol::volume::Mode;
 use fusevol_mgr::core::AdminRequest;
 use fusevol_shared::error::Kind;
 use fusevol_shared::ids::{SnapshotId, VolumeId};
+use fusevol_shared::map::LegState;
 use fusevol_shared::wire::messages::Hold;
 use futures_util::future::{Either, join_all, select};
 use std::cell::{Cell, RefCell};
@@ -400,7 +401,13 @@ impl Shared {
             self.sched().sleep(proc, Duration::from_millis(300)).await;
             let looked = volume.look_after_copies(&mut well).await;
             let shown = volume.copying();
-            if looked.is_ok() && (shown.todo, shown.out.len()) == (0, 0) && volume.counters().unfolded == 0 {
+            // What only snapshots have is the manager's to copy.
+            let whole = self
+                .watch
+                .maps(vol.id)
+                .first()
+                .is_some_and(|live| live.iter().all(|(_, e)| e.legs().iter().filter(|l| l.state == LegState::InSync).count() >= 2));
+            if looked.is_ok() && whole && shown.out.is_empty() && volume.counters().unfolded == 0 {
                 break;
             }
             assert!(self.sched().now() < until, "{} does not become whole: {looked:?}, {shown:?}", vol.name);
