@@ -246,6 +246,16 @@ impl<D: Disk, C: Control> Volume<D, C> {
         if !self.legs.out.has(no) {
             return Ok(());
         }
+        // What was bound without its copies there must stand before the return: after it a binding has all its copies.
+        let _turn = self.turn.lock().await;
+        loop {
+            let page = self.ledger.bindings(super::flush::AUS_PER_PAGE);
+            if page.is_empty() {
+                break;
+            }
+            let appended = self.log()?.append(page.entries()).await;
+            appended.inspect_err(|_| self.ledger.put_back_bindings(page))?.clear()?;
+        }
         self.log()?.append(vec![Entry::Returned { disk: no }]).await?.clear()?;
         self.legs.returned(no);
         tracing::warn!("volume {}: disk {no} answers again: what its copies missed is copied", self.id);

@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Appends of one round; the bits of a volume of 64 TiB at once are far below.
 const PAGES: usize = 16 * 1024;
 /// AUs in one append: each weighs two at most, its binding and its bits.
-const AUS_PER_PAGE: usize = APPEND_WEIGHT / 16;
+pub(super) const AUS_PER_PAGE: usize = APPEND_WEIGHT / 16;
 
 struct Last {
     round: u64,
