@@ -190,13 +190,13 @@ impl<'a> Draft<'a> {
     fn placed(&mut self, runs: &[Placed]) -> Result<()> {
         for run in runs {
             let each = run.each().filter(|e| !e.is_empty()).ok_or_else(|| unfit("copies of AUs do not fit together"))?;
-            each.into_iter().try_for_each(|(au, legs)| self.place(au, &legs))?;
+            each.into_iter().try_for_each(|(au, legs)| self.place(au, &legs, run.named))?;
         }
         Ok(())
     }
 
     /// An AU has exactly these copies from now on. What the writer gives up on a disk that is out it may still write there.
-    fn place(&mut self, au: VolAu, legs: &[DiskAu]) -> Result<()> {
+    fn place(&mut self, au: VolAu, legs: &[DiskAu], named: bool) -> Result<()> {
         must(legs_fit(legs, self.volume.entry.legs), "the replicas of an AU do not fit its volume")?;
         let former = self.get(au).ok_or_else(|| unfit("an AU gets copies that has no space"))?;
         for place in legs {
@@ -205,7 +205,9 @@ impl<'a> Draft<'a> {
             }
         }
         let fresh = self.done.snapshot.iter().collect::<Vec<_>>();
-        let named = Catalog::shared(&self.snapshots, au, &former) || Catalog::shared(&fresh, au, &former);
+        // A snapshot may be gone of which the writer has not heard: its word counts, so that both have one name.
+        let shared = Catalog::shared(&self.snapshots, au, &former) || Catalog::shared(&fresh, au, &former);
+        must(named || !shared, "an AU loses its name that a snapshot shares")?;
         let e = former.placed(legs, named).ok_or_else(|| unfit("an AU gets too many copies"))?;
         let given_up: Vec<DiskAu> = former.legs().iter().map(|l| l.at).filter(|at| !legs.contains(at)).collect();
         self.done.late.extend(given_up.iter().filter(|at| self.done.out.contains(&at.disk)));
