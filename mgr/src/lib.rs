@@ -3,6 +3,7 @@
 //! - [`admin`]: the administrator's side: folder, socket, making and taking over a pool. [`cli`]: the command line.
 //! - [`authority`]: the pool's own authority, its certificates, its recovery key.
 //! - [`catalog`]: what the manager knows, as the fold of a log of records.
+//! - [`copies`]: copies of AUs, made as the core decides.
 //! - [`core`]: the state machine that answers clients and administrators.
 //! - [`data`]: I/O that clients cannot do by themselves.
 //! - [`driver`]: joins core, store, listener and admin socket.
@@ -15,6 +16,7 @@ pub mod admin;
 pub mod authority;
 pub mod catalog;
 pub mod cli;
+pub mod copies;
 pub mod core;
 pub mod data;
 pub mod driver;

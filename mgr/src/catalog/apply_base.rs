@@ -33,6 +33,7 @@ impl Catalog {
             }
             Base::Out { volume, disks } => self.out_loaded(*volume, disks),
             Base::Husks { volume, no, places } => self.husks_loaded(*volume, *no, places),
+            Base::Copying { generation, own, targets } => self.copying_loaded(*generation, own, targets),
             Base::Bound { token, regions } => self.bound_loaded(*token, regions),
         }
     }

@@ -205,8 +205,9 @@ impl<'a> Draft<'a> {
             }
         }
         let fresh = self.done.snapshot.iter().collect::<Vec<_>>();
+        // A snapshot may be gone of which the writer has not heard: its word counts, so that both have one name.
         let shared = Catalog::shared(&self.snapshots, au, &former) || Catalog::shared(&fresh, au, &former);
-        must(named || !shared, "an AU that a snapshot shares loses its name")?;
+        must(named || !shared, "an AU loses its name that a snapshot shares")?;
         let e = former.placed(legs, named).ok_or_else(|| unfit("an AU gets too many copies"))?;
         let given_up: Vec<DiskAu> = former.legs().iter().map(|l| l.at).filter(|at| !legs.contains(at)).collect();
         self.done.late.extend(given_up.iter().filter(|at| self.done.out.contains(&at.disk)));

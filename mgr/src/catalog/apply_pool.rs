@@ -68,6 +68,26 @@ impl Catalog {
         Ok(())
     }
 
+    pub(super) fn disk_set(&mut self, no: DiskNo, spare: bool, domain: Option<&Name>) -> Result<()> {
+        domain.map_or(Ok(()), name_fits)?;
+        let disk = self.disks.get_mut(&no).ok_or_else(|| unfit("a setting of a disk that is not there"))?;
+        (disk.spare, disk.domain) = (spare, domain.cloned());
+        Ok(())
+    }
+
+    pub(super) fn disk_failed(&mut self, no: DiskNo, failed: bool) -> Result<()> {
+        let disk = self.disks.get_mut(&no).ok_or_else(|| unfit("a disk fails that is not there"))?;
+        must(disk.failed != failed, "a disk fails twice, or is well twice")?;
+        disk.failed = failed;
+        Ok(())
+    }
+
+    pub(super) fn job_set(&mut self, id: VolumeId, paused: bool, limit: u64) -> Result<()> {
+        let v = self.volumes.get_mut(&id).ok_or_else(|| unfit("a setting of no volume"))?;
+        (v.paused, v.limit) = (paused, limit);
+        Ok(())
+    }
+
     pub(super) fn volume_created(&mut self, id: VolumeId, name: &Name, size: u64, legs: u8, created: u64) -> Result<()> {
         let entry = VolumeEntry {
             id,
@@ -95,7 +115,7 @@ impl Catalog {
         must(entry.pending.as_ref().is_none_or(|p| self.pending_of(p.id).is_none()), "a snapshot is taken twice")?;
         let (segments, changed, husks) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         let (entry, map) = (entry.clone(), VolumeMap::default());
-        self.volumes.insert(entry.id, Volume { entry, map, segments, changed, out: Vec::new(), husks });
+        self.volumes.insert(entry.id, Volume { entry, map, segments, changed, out: Vec::new(), husks, paused: false, limit: 0 });
         Ok(())
     }
 

@@ -42,7 +42,16 @@ impl Catalog {
         if self.fencing != Fencing::default() {
             out.push(Record::FencingSet { fencing: self.fencing });
         }
+        out.extend(self.rebuild_after.map(|ms| Record::RebuildAfterSet { ms }));
         out.extend(self.disks.values().map(|d| Record::DiskAdded(d.entry.clone())));
+        for d in self.disks.values() {
+            if d.spare || d.domain.is_some() {
+                out.push(Record::DiskSet { disk: d.entry.no, spare: d.spare, domain: d.domain.clone() });
+            }
+            if d.failed {
+                out.push(Record::DiskFailed { disk: d.entry.no, failed: true });
+            }
+        }
         out.extend(self.clients.values().map(|c| Record::Base(Base::Client(c.clone()))));
         out.extend(self.volumes.values().map(|v| Record::Base(Base::Volume(v.entry.clone()))));
         out.extend(self.access.iter().map(|((volume, client), rights)| Record::AccessSet {
@@ -56,6 +65,9 @@ impl Catalog {
             dump_map(MapOf::Volume(v.entry.id), &v.map, &mut out);
             out.extend(v.segments.values().map(|s| Record::Base(Base::Segment { volume: v.entry.id, segment: s.clone() })));
             dump_changes(v, &mut out);
+            if v.paused || v.limit > 0 {
+                out.push(Record::JobSet { volume: v.entry.id, paused: v.paused, limit: v.limit });
+            }
             if !v.out.is_empty() {
                 out.push(Record::Base(Base::Out { volume: v.entry.id, disks: v.out.clone() }));
             }
@@ -80,6 +92,7 @@ impl Catalog {
             let places = self.late.iter().filter(|(_, s)| **s == session).map(|(p, _)| *p).collect();
             out.push(Record::Base(Base::Late { session, places }));
         }
+        self.dump_copying(&mut out);
         let c = self.counters;
         out.push(Record::Base(Base::Counters { session: c.session, token: c.token, limbo: c.limbo, quarantine: c.quarantine }));
         out

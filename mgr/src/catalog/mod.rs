@@ -8,6 +8,7 @@
 //! free -> reserve of a writer -> a volume (its live map and its snapshots share it) -> limbo -> free
 //!                  '-----------> a preserve segment of a volume -----------------------------> free
 //! free -> journal of a writer -> quarantine of its session (where the journal failed) -------> free
+//! free -> the manager's copier -> a volume; a leg that a preserve segment has lost stays its own (a husk) until it is dropped
 //! ```
 //! An AU to which something was written that was not answered (*late*) goes to the quarantine of that session where it would be free.
 //! An AU that left every map stays in limbo until each session that may still read it has answered. What a session may still write (reserves,
@@ -15,6 +16,7 @@
 
 pub mod alloc;
 mod apply_base;
+mod apply_copy;
 mod apply_fold;
 mod apply_grant;
 mod apply_mirror;
@@ -32,6 +34,7 @@ pub mod space;
 #[cfg(test)]
 mod tests;
 
+pub use apply_copy::Copying;
 pub use apply_fold::touched;
 pub use apply_grant::RESERVE_MAX;
 pub use attachment::Attachment;
@@ -81,6 +84,10 @@ pub struct Volume {
     pub out: Vec<DiskNo>,
     /// Places that were legs of a preserve segment: its own until it is dropped, and nobody reads them.
     pub husks: BTreeMap<u32, Vec<DiskAu>>,
+    /// Its copies are not made now.
+    pub paused: bool,
+    /// Bytes a second at most when they are; 0: no limit.
+    pub limit: u64,
 }
 
 /// A snapshot.
@@ -125,6 +132,10 @@ pub struct Catalog {
     late: BTreeMap<DiskAu, SessionNo>,
     counters: Counters,
     fencing: Fencing,
+    /// Where a manager's copier may still write.
+    copying: BTreeMap<DiskAu, Copying>,
+    /// How long legs may be out before their copies are made elsewhere, milliseconds, if that was set.
+    rebuild_after: Option<u64>,
 }
 
 /// A record that does not fit.
@@ -207,6 +218,17 @@ impl Catalog {
             }
             Record::LegsOut { volume, disk, dirty } => self.legs_out(*volume, *disk, dirty),
             Record::LegsBack { volume, disk } => self.legs_back(*volume, *disk),
+            Record::DiskSet { disk, spare, domain } => self.disk_set(*disk, *spare, domain.as_ref()),
+            Record::DiskFailed { disk, failed } => self.disk_failed(*disk, *failed),
+            Record::RebuildAfterSet { ms } => {
+                self.rebuild_after = Some(*ms);
+                Ok(())
+            }
+            Record::JobSet { volume, paused, limit } => self.job_set(*volume, *paused, *limit),
+            Record::CopyBegun { generation, fresh, targets } => self.copy_begun(*generation, fresh, targets),
+            Record::Copied { volume, copies, limbo, waits } => self.copied(*volume, copies, *limbo, waits),
+            Record::CopyEnded { places } => self.copy_ended(places),
+            Record::TargetsLost { places } => self.targets_lost(places),
         }
     }
 
@@ -230,6 +252,11 @@ impl Catalog {
     fn release(&mut self, places: impl IntoIterator<Item = DiskAu>) {
         let mut late: BTreeMap<SessionNo, Vec<DiskAu>> = BTreeMap::new();
         for p in places {
+            if let Some(c) = self.copying.get_mut(&p) {
+                // The manager's copier has something under way there: free when that has ended.
+                c.target = None;
+                continue;
+            }
             if let Some(session) = self.late.remove(&p) {
                 late.entry(session).or_default().push(p);
                 continue;

@@ -25,6 +25,7 @@ enum Owner {
     Reserve(FenceToken),
     Journal(FenceToken),
     Quarantine(SessionNo),
+    Copier,
 }
 
 struct Proof<'a> {
@@ -154,6 +155,13 @@ impl Proof<'_> {
         for (at, session) in &catalog.late {
             let taken = catalog.disk(at.disk).is_some_and(|d| d.space.holds(at.au) && !d.space.is_free(at.au));
             self.check(taken && catalog.sessions.contains_key(session), || format!("{at} may be written late, but is free or by nobody"));
+        }
+        for (at, c) in &catalog.copying {
+            let taken = catalog.disk(at.disk).is_some_and(|d| d.space.holds(at.au) && !d.space.is_free(at.au));
+            self.check(taken, || format!("{at} may be written by the copier, but is free"));
+            if c.target.is_none() {
+                self.own(*at, Owner::Copier);
+            }
         }
         for (no, q) in &catalog.quarantine {
             let fits = q.no == *no && catalog.sessions.contains_key(&q.session) && !q.places.is_empty();

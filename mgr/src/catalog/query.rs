@@ -1,7 +1,7 @@
 //! Questions to the catalog.
 
 use super::record::{ClientEntry, Fencing, LimboEntry, Mode, PoolEntry, QuarantineEntry, SessionEntry};
-use super::{Attachment, Catalog, Counters, Disk, Snapshot, Volume};
+use super::{Attachment, Catalog, Copying, Counters, Disk, Snapshot, Volume};
 use fusevol_shared::format::slot::SLOT_DISKS;
 use fusevol_shared::ids::{ClientId, FenceToken, KeyPrint, SessionId, SessionNo, SnapshotId, VolumeEpoch, VolumeId};
 use fusevol_shared::map::MapEntry;
@@ -33,6 +33,17 @@ impl Catalog {
     #[must_use]
     pub fn fencing(&self) -> Fencing {
         self.fencing
+    }
+
+    /// How long legs may be out before their copies are made elsewhere, milliseconds, if that was set.
+    #[must_use]
+    pub fn rebuild_after(&self) -> Option<u64> {
+        self.rebuild_after
+    }
+
+    /// Where a manager's copier may still write.
+    pub fn copying(&self) -> impl Iterator<Item = (DiskAu, &Copying)> {
+        self.copying.iter().map(|(at, c)| (*at, c))
     }
 
     /// Addresses of managers.

@@ -326,6 +326,46 @@ pub enum Record {
     LegsOut { volume: VolumeId, disk: DiskNo, dirty: Vec<RegionRun> },
     /// They do not any more. What they missed is said by their states. Nobody writes the volume: a writer says it in its journal.
     LegsBack { volume: VolumeId, disk: DiskNo },
+    /// What a disk is there for, and with what it fails together.
+    DiskSet { disk: DiskNo, spare: bool, domain: Option<Name> },
+    /// The administrator's word that what a disk holds is lost, or that it is not.
+    DiskFailed { disk: DiskNo, failed: bool },
+    /// How long legs may be out before their copies are made elsewhere, milliseconds.
+    RebuildAfterSet { ms: u64 },
+    /// How the copies of a volume are made: not now; bytes a second at most, 0 for no limit.
+    JobSet { volume: VolumeId, paused: bool, limit: u64 },
+    /// The manager of this generation is about to write to these places: `fresh` ones that were free, and stale legs in their places.
+    CopyBegun { generation: Generation, fresh: Vec<DiskAu>, targets: Vec<CopyTarget> },
+    /// AUs of a volume that nobody writes have these copies from now on, all equal. Places that they have no more wait in limbo number `limbo`.
+    Copied { volume: VolumeId, copies: Vec<Copied>, limbo: u64, waits: Vec<SessionNo> },
+    /// Nothing is under way to these places any more; those that nobody has are free.
+    CopyEnded { places: Vec<DiskAu> },
+    /// A former manager may still write to these stale legs: they belong to nothing any more, and are given to nobody.
+    TargetsLost { places: Vec<DiskAu> },
+}
+
+/// A stale leg that is brought up to date in its place.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Archive, Serialize, Deserialize)]
+#[rkyv(derive(Debug))]
+pub struct CopyTarget {
+    /// Of which volume.
+    pub volume: VolumeId,
+    /// Of which AU.
+    pub au: VolAu,
+    /// The leg.
+    pub at: DiskAu,
+}
+
+/// Copies of an AU.
+#[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+#[rkyv(derive(Debug))]
+pub struct Copied {
+    /// Which.
+    pub au: VolAu,
+    /// Its name: the live map and the snapshots may have others there.
+    pub name: DiskAu,
+    /// All of them.
+    pub legs: Vec<DiskAu>,
 }
 
 /// What a checkpoint says beside the records that serve it unchanged.
@@ -362,4 +402,6 @@ pub enum Base {
     Husks { volume: VolumeId, no: u32, places: Vec<DiskAu> },
     /// Regions of AUs that were bound under an attachment since its last flip; a part of them.
     Bound { token: FenceToken, regions: Vec<Region> },
+    /// Places to which a manager may still write, that nobody else has; and legs that it is bringing up to date.
+    Copying { generation: Generation, own: Vec<DiskAu>, targets: Vec<CopyTarget> },
 }

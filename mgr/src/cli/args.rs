@@ -64,6 +64,9 @@ pub enum Verb {
     /// Snapshots
     #[command(subcommand, arg_required_else_help = true)]
     Snapshot(Snapshot),
+    /// Jobs: volumes that lack copies, and how far they are
+    #[command(subcommand, arg_required_else_help = true)]
+    Job(Job),
     /// Clients: each is one key
     #[command(subcommand, arg_required_else_help = true)]
     Client(Client),
@@ -128,8 +131,11 @@ pub enum Pool {
     /// Change a setting of the pool
     Set {
         /// What must be before somebody else gets what a lost client could still write
-        #[arg(long, value_enum, value_name = "POLICY")]
-        fencing: FencingArg,
+        #[arg(long, value_enum, value_name = "POLICY", required_unless_present = "rebuild_after")]
+        fencing: Option<FencingArg>,
+        /// How long copies on a disk that failed may be missing before they are made elsewhere
+        #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(0..=31_536_000))]
+        rebuild_after: Option<u64>,
     },
 }
 
@@ -168,12 +174,76 @@ pub enum Disk {
     Add {
         /// A block device, NBD export or plain file without foreign data
         disk: Address,
+        /// Holds copies only in place of those that are given up
+        #[arg(long)]
+        spare: bool,
+        /// What fails together has one name: two copies are not put there
+        #[arg(long, value_name = "NAME")]
+        domain: Option<Name>,
+    },
+    /// Give a disk up: what it holds is copied elsewhere at once
+    Fail {
+        /// Its number, identity or path
+        disk: String,
+        /// It is well after all
+        #[arg(long)]
+        clear: bool,
     },
     /// List the pool's disks
     Ls {
         #[command(flatten)]
         list: ListArgs,
     },
+}
+
+/// `job ...`
+#[derive(Subcommand, Debug)]
+pub enum Job {
+    /// List the volumes that lack copies
+    Ls {
+        #[command(flatten)]
+        list: ListArgs,
+    },
+    /// How far one is
+    Show {
+        /// VOL or POOL/VOL
+        volume: Target,
+    },
+    /// Wait until a volume (all of them, where none is said) has all its copies
+    Wait {
+        /// VOL or POOL/VOL
+        volume: Option<Target>,
+        /// At most so long
+        #[arg(long, value_name = "SECONDS", default_value_t = 3600)]
+        timeout: u64,
+    },
+    /// Copy nothing for now
+    Pause {
+        /// VOL or POOL/VOL
+        volume: Target,
+    },
+    /// Go on
+    Resume {
+        /// VOL or POOL/VOL
+        volume: Target,
+    },
+    /// Copy no faster
+    Limit {
+        /// VOL or POOL/VOL
+        volume: Target,
+        /// Bytes a second, as 50M; 0: no limit
+        #[arg(value_parser = parse_rate, value_name = "RATE")]
+        rate: u64,
+    },
+    /// What else can be done about one: a volume that lacks copies is not left so
+    Cancel {
+        /// VOL or POOL/VOL
+        volume: Target,
+    },
+}
+
+fn parse_rate(text: &str) -> Result<u64, String> {
+    if text == "0" { Ok(0) } else { parse_size(text) }
 }
 
 /// `volume ...`
@@ -186,6 +256,9 @@ pub enum Volume {
         /// Its size, as 20G
         #[arg(long, value_parser = parse_size, value_name = "SIZE")]
         size: u64,
+        /// Copies of all that it holds, on different disks
+        #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=3))]
+        mirror: u8,
     },
     /// List volumes
     Ls {

@@ -1,4 +1,4 @@
-//! `disk scan | add | ls`
+//! `disk scan | add | fail | ls`
 
 use super::args::Disk;
 use super::context::{Ctx, pick};
@@ -24,10 +24,22 @@ pub fn run(ctx: &Ctx, verb: Disk) -> Result<()> {
                 scan_table(&looks).print(&list)
             }
         }
-        Disk::Add { disk } => {
+        Disk::Add { disk, spare, domain } => {
             let path = disk.absolute().unwrap_or(disk);
-            let added = pick!(ctx.question(&Question::DiskAdd { path: path.clone() })?, Disk)?;
+            let mut added = pick!(ctx.question(&Question::DiskAdd { path: path.clone() })?, Disk)?;
+            if spare || domain.is_some() {
+                let request = AdminRequest::DiskSet {
+                    disk: added.no.to_string(),
+                    spare: spare.then_some(true),
+                    domain: domain.map(|d| d.to_string()),
+                };
+                added = pick!(ctx.ask(request)?, Disk)?;
+            }
             ctx.say(&json!({ "disk": added }), &format!("disk {}: {} ({})", added.no, path, added.id))
+        }
+        Disk::Fail { disk, clear } => {
+            let disk = pick!(ctx.ask(AdminRequest::DiskFail { disk, failed: !clear })?, Disk)?;
+            ctx.say(&json!({ "disk": disk }), "")
         }
         Disk::Ls { list } => {
             let disks = pick!(ctx.ask(AdminRequest::DiskList)?, Disks)?;
@@ -41,6 +53,8 @@ pub fn table(disks: &[DiskView]) -> Table {
         Column::number("no"),
         Column::number("size"),
         Column::number("free"),
+        Column::text("use"),
+        Column::text("domain"),
         Column::text("path"),
         Column::text("id"),
         Column::number("data").extra(),
@@ -51,6 +65,8 @@ pub fn table(disks: &[DiskView]) -> Table {
             Cell::Count(d.no.0.into()),
             Cell::Size(d.size),
             Cell::Size(d.free),
+            Cell::Text(used_for(d).to_owned()),
+            d.domain.as_ref().map_or(Cell::None, Cell::of),
             Cell::Text(d.paths.join(",")),
             Cell::of(d.id),
             Cell::Size(d.data),
@@ -58,6 +74,14 @@ pub fn table(disks: &[DiskView]) -> Table {
         ]);
     }
     t
+}
+
+fn used_for(d: &DiskView) -> &'static str {
+    match (d.failed, d.spare) {
+        (true, _) => "failed",
+        (false, true) => "spare",
+        (false, false) => "data",
+    }
 }
 
 fn scanned((path, look): &(Address, Look)) -> serde_json::Value {

@@ -8,6 +8,7 @@ mod context;
 mod disk;
 mod dump;
 mod events;
+mod job;
 mod lifecycle;
 mod pool;
 mod show;
@@ -38,7 +39,8 @@ fn run(cli: Cli) -> Result<u8> {
         Verb::Check(args) => return lifecycle::check(&ctx, &args),
         Verb::Dump(args) => dump::run(&ctx, &args)?,
         Verb::Pool(args::Pool::Show) => pool::show(&ctx)?,
-        Verb::Pool(args::Pool::Set { fencing }) => pool::set(&ctx, fencing.into())?,
+        Verb::Pool(args::Pool::Set { fencing, rebuild_after }) => pool::set(&ctx, fencing.map(Into::into), rebuild_after)?,
+        Verb::Job(verb) => job::run(&ctx, verb)?,
         Verb::Disk(verb) => disk::run(&ctx, verb)?,
         Verb::Volume(verb) => volume::run(&ctx, verb)?,
         Verb::Snapshot(verb) => snapshot::run(&ctx, verb)?,

@@ -14,8 +14,9 @@ use serde_json::json;
 
 pub fn run(ctx: &Ctx, verb: Volume) -> Result<()> {
     match verb {
-        Volume::Create { name, size } => {
-            let volume = pick!(ctx.ask(AdminRequest::VolumeCreate { name: name.to_string(), size })?, Volume)?;
+        Volume::Create { name, size, mirror } => {
+            let request = AdminRequest::VolumeCreateMirrored { name: name.to_string(), size, copies: mirror };
+            let volume = pick!(ctx.ask(request)?, Volume)?;
             let notes: String = volume.notes.iter().map(|n| format!("\nnote: {n}")).collect();
             ctx.say(&json!({ "volume": volume }), &format!("volume {}: {}{notes}", volume.name, size::show(volume.size)))
         }
@@ -121,7 +122,9 @@ fn properties(v: &VolumeView) -> String {
         ("preserve", size::show(v.preserve)),
         ("when-full", word(v.when_full)),
         ("epoch", v.epoch.to_string()),
-        ("legs", v.legs.to_string()),
+        ("copies", v.legs.to_string()),
+        ("out", v.out.iter().map(|d| format!("disk {d}")).collect::<Vec<_>>().join(" ")),
+        ("lacking", format!("{} AUs", v.lacking)),
         ("created", time::rfc3339(v.created)),
         ("snapshots", v.snapshots.iter().map(|s| s.name.to_string()).collect::<Vec<_>>().join(" ")),
     ];

@@ -21,6 +21,11 @@ impl Core {
             AdminRequest::PoolSet { fencing } => self.pool_set(fencing),
             AdminRequest::DiskAdd { id, aus, first_data, end_data, paths } => self.disk_add(id, aus, first_data, end_data, paths),
             AdminRequest::DiskPaths { id, paths } => self.disk_paths(id, paths),
+            AdminRequest::PoolRebuildAfter { ms } => self.pool_rebuild_after(ms),
+            AdminRequest::DiskSet { disk, spare, domain } => self.disk_set(&disk, spare, domain.as_deref()),
+            AdminRequest::DiskFail { disk, failed } => self.disk_fail(&disk, failed),
+            AdminRequest::JobList => Ok(self.job_list()),
+            AdminRequest::JobSet { volume, paused, limit } => self.job_set(&volume, paused, limit),
             AdminRequest::DiskList => Ok(AdminReply::Disks(self.disk_views())),
             AdminRequest::VolumeCreate { name, size } => self.volume_create(&name, size, 1),
             AdminRequest::VolumeCreateMirrored { name, size, copies } => self.volume_create(&name, size, copies),
@@ -54,6 +59,13 @@ impl Core {
     fn pool_set(&mut self, fencing: Fencing) -> Result<AdminReply> {
         if self.catalog.fencing() != fencing {
             self.commit(Record::FencingSet { fencing })?;
+        }
+        self.pool_view().map(AdminReply::Pool)
+    }
+
+    fn pool_rebuild_after(&mut self, ms: u64) -> Result<AdminReply> {
+        if self.catalog.rebuild_after() != Some(ms) {
+            self.commit(Record::RebuildAfterSet { ms })?;
         }
         self.pool_view().map(AdminReply::Pool)
     }
@@ -162,6 +174,10 @@ impl Core {
             }
             let e = Error::new(Kind::Busy, format!("volume '{name}' is attached by {}", self.who(s)));
             return Err(e.hint("unmount it there first"));
+        }
+        if self.is_copied(id) {
+            let e = Error::new(Kind::Busy, format!("volume '{name}' is being copied"));
+            return Err(e.hint("try again in a moment"));
         }
         let snapshots = self.catalog.snapshots_of(id).len();
         if snapshots > 0 {

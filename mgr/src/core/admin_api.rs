@@ -5,8 +5,8 @@
 mod views;
 
 pub use views::{
-    AccessView, AttachmentView, ClientView, DiskView, Finding, Level, Notice, PoolView, SessionState, SessionView, SnapshotView, SpaceView,
-    StatusView, VolumeView,
+    AccessView, AttachmentView, ClientView, DiskView, Finding, JobState, JobView, Level, Notice, PoolView, SessionState, SessionView,
+    SnapshotView, SpaceView, StatusView, VolumeView,
 };
 
 use crate::catalog::record::Fencing;
@@ -178,6 +178,38 @@ pub enum AdminRequest {
     },
     /// The opaque sealed key of the authority and the addresses, for key files.
     AuthorityShow,
+    /// How long legs may be out before their copies are made elsewhere.
+    PoolRebuildAfter {
+        /// Milliseconds.
+        ms: u64,
+    },
+    /// What a disk is there for; what is not said stays.
+    DiskSet {
+        /// Its number, identity or path.
+        disk: String,
+        /// It holds copies only in place of those that are given up.
+        spare: Option<bool>,
+        /// What fails together has one name; an empty one is none.
+        domain: Option<String>,
+    },
+    /// The administrator's word that what a disk holds is lost, or that it is not.
+    DiskFail {
+        /// Its number, identity or path.
+        disk: String,
+        /// Lost.
+        failed: bool,
+    },
+    /// The volumes that lack copies.
+    JobList,
+    /// Steers one; what is not said stays. Answered by the job, if it is there.
+    JobSet {
+        /// Volume's name.
+        volume: String,
+        /// Nothing is copied now.
+        paused: Option<bool>,
+        /// Bytes a second at most; 0: no limit.
+        limit: Option<u64>,
+    },
     /// Replaces the addresses that key files carry.
     ListenSet {
         /// All of them.
@@ -218,6 +250,8 @@ pub enum AdminReply {
     Clients(Vec<ClientView>),
     /// To `AccessList`, `AccessGrant`, `AccessRevoke`.
     Access(Vec<AccessView>),
+    /// To `JobList`, by volume; to `JobSet`.
+    Jobs(Vec<JobView>),
     /// To `Status`.
     Status(StatusView),
     /// To `Events`, oldest first.

@@ -17,6 +17,7 @@ use fusevol_shared::ids::{FenceToken, SessionNo, VolumeId};
 use fusevol_shared::map::MapEntry;
 use fusevol_shared::map::packed::pack;
 use fusevol_shared::mask::BlockMask;
+use fusevol_shared::sentence::{Tag, holds};
 use fusevol_shared::units::{DiskAu, VolAu};
 use fusevol_shared::wire::messages::{Attached, MapPart, Push, Reply, Segment, SegmentAdded};
 use std::collections::BTreeSet;
@@ -39,6 +40,8 @@ pub(super) enum Wait {
     Tail(SessionNo),
     /// These pushes to readers of snapshots.
     Readers(BTreeSet<(SessionNo, u64)>),
+    /// What the manager copies of the volume now.
+    Copies,
 }
 
 /// An attachment that waits.
@@ -138,7 +141,33 @@ impl Core {
             self.wait_for_holder(session, volume, holder, asker)?;
             return Ok(None);
         }
-        self.begin_write(session, volume, asker)
+        self.begin_write_alone(session, volume, asker)
+    }
+
+    /// What the manager copies of the volume comes to its end first (PROTOCOL.md, B1).
+    fn begin_write_alone(&mut self, session: SessionNo, volume: VolumeId, asker: Asker) -> Result<Option<Reply>> {
+        if !self.is_copied(volume) || !holds(Tag::B1) {
+            return self.begin_write(session, volume, asker);
+        }
+        let deadline = self.now.boot.plus(self.config.patience);
+        self.pending.insert((volume, session), Pending { asker, wait: Wait::Copies, deadline });
+        Ok(None)
+    }
+
+    /// The manager copies nothing of this volume now: who waits to write it begins.
+    pub(super) fn copy_is_over(&mut self, volume: VolumeId) {
+        let of = |(k, p): (&(VolumeId, SessionNo), &Pending)| (k.0 == volume && matches!(p.wait, Wait::Copies)).then_some(*k);
+        let ready: Vec<_> = self.pending.iter().filter_map(of).collect();
+        for key in ready {
+            let Some(p) = self.pending.remove(&key) else { continue };
+            let result = match self.catalog.writer(volume).map(|a| a.session) {
+                Some(other) => Err(self.busy_with(volume, other)),
+                None => self.begin_write(key.1, volume, p.asker),
+            };
+            if let Some(result) = result.transpose() {
+                self.reply(p.asker, result);
+            }
+        }
     }
 
     /// The holder is asked for by its locks, if it may be dead; `Busy` if not.
@@ -229,7 +258,12 @@ impl Core {
         self.commit(Record::Attached { volume, session, token, mode, segment: segment.clone(), journal, reserve })?;
         self.spent.insert(volume);
         self.list_changed(volume);
-        let waits = segment.map(|s| self.announce(volume, &s)).unwrap_or_default();
+        let mut waits = segment.map(|s| self.announce(volume, &s)).unwrap_or_default();
+        // Nobody may read what this writer's writes will miss, whoever said it before (R2).
+        if holds(Tag::R2) {
+            let out = self.catalog.volume(volume).map(|v| v.out.clone()).unwrap_or_default();
+            out.into_iter().for_each(|d| waits.extend(self.say_leg_failed(volume, d, Some(session))));
+        }
         if waits.is_empty() {
             return self.attached_reply(token).map(Some);
         }
@@ -254,6 +288,18 @@ impl Core {
     /// A reader knows of a new preserve log.
     pub(super) fn segment_answered(&mut self, session: SessionNo, push: u64) {
         self.readers_wait_over(|w| *w == (session, push));
+    }
+
+    /// A session reads nothing of this volume any more: who waits to write it does not wait for that session.
+    pub(super) fn volume_not_read(&mut self, no: SessionNo, volume: VolumeId) {
+        let mut ready = Vec::new();
+        for (key, p) in self.pending.iter_mut().filter(|((v, _), _)| *v == volume) {
+            if let Wait::Readers(waits) = &mut p.wait {
+                waits.retain(|(s, _)| *s != no);
+                ready.extend(waits.is_empty().then_some(*key));
+            }
+        }
+        ready.into_iter().for_each(|key| self.finish_pending(key));
     }
 
     /// Takes waits away; those with none left are answered.
@@ -297,7 +343,7 @@ impl Core {
             let Some(p) = self.pending.remove(&(volume, session)) else { continue };
             let result = match self.catalog.writer(volume).map(|a| a.session) {
                 Some(other) => Err(self.busy_with(volume, other)),
-                None => self.begin_write(session, volume, p.asker),
+                None => self.begin_write_alone(session, volume, p.asker),
             };
             if let Some(result) = result.transpose() {
                 self.reply(p.asker, result);
@@ -337,6 +383,9 @@ impl Core {
                     let result = self.begin_read(session, volume);
                     self.reply(p.asker, result);
                     continue;
+                }
+                Wait::Copies => {
+                    Error::new(Kind::Busy, "a disk does not answer to which the volume is being copied").hint("try again in a moment")
                 }
                 Wait::Holder(h) => self.busy_with(volume, h),
                 Wait::Readers(waits) => {

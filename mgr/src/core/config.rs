@@ -12,12 +12,12 @@ pub struct Config {
     pub hold: Duration,
     /// How long a recall, or a reader's answer to a new preserve log, is waited for.
     pub patience: Duration,
-    /// How long legs may be out before their copies are made elsewhere.
-    pub rebuild_after: Duration,
     /// Boot of this host: byte locks speak for sessions of the same boot only.
     pub boot: BootId,
     /// Nothing is in flight that an earlier manager did for its clients: their byte locks were free, or they ended in order.
     pub drained: bool,
+    /// The same of what an earlier manager copied by itself.
+    pub copies_drained: bool,
     /// Limits.
     pub limits: Limits,
 }
@@ -30,9 +30,9 @@ impl Config {
             lease,
             hold: Duration::from_secs(5),
             patience: lease * 2,
-            rebuild_after: Duration::from_secs(60),
             boot,
             drained: false,
+            copies_drained: false,
             limits: Limits::default(),
         }
     }

@@ -2,7 +2,7 @@
 
 use super::admin_api::{AdminReply, AdminRequest, Notice};
 use super::fence::{FenceFor, Fenced};
-use super::{Ticket, Verdict};
+use super::{CopyEnd, CopyJob, Ticket, Verdict};
 use crate::catalog::record::Record;
 use fusevol_shared::change::Journal;
 use fusevol_shared::clock::{BootTime, Clock};
@@ -167,6 +167,20 @@ pub enum Event {
         /// What stands there; none where it cannot be read.
         found: Option<(SessionId, u64)>,
     },
+    /// Answer to `Effect::Copy`.
+    BlocksCopied {
+        /// Which.
+        batch: u64,
+        /// One for each job, in their order.
+        ends: Vec<CopyEnd>,
+    },
+    /// Answer to `Effect::LookAtDisk`.
+    DiskLooked {
+        /// Which.
+        disk: DiskNo,
+        /// It answered, with the label that it should have.
+        well: bool,
+    },
     /// `Core::deadline` has come.
     Tick,
 }
@@ -257,6 +271,18 @@ pub enum Effect {
         /// In whose slot.
         session: SessionNo,
         /// On which disk.
+        disk: DiskNo,
+    },
+    /// Makes copies; answered by `Event::BlocksCopied`, when nothing of it is under way any more.
+    Copy {
+        /// The question.
+        batch: u64,
+        /// What.
+        jobs: Vec<CopyJob>,
+    },
+    /// Reads the label of a disk; answered by `Event::DiskLooked`.
+    LookAtDisk {
+        /// Which.
         disk: DiskNo,
     },
     /// Answers a question about data.

@@ -22,6 +22,10 @@ use fusevol_shared::units::{DiskNo, VolAu};
 use fusevol_shared::wire::messages::{Done, Push, Reply};
 use fusevol_shared::wire::recovery::{DIRTY_RUNS, LegFailed, LegOut, SAYS_MAX};
 use std::collections::BTreeSet;
+use std::time::Duration;
+
+/// How long legs may be out before their copies are made elsewhere, where the pool does not say.
+const REBUILD_AFTER: Duration = Duration::from_secs(60);
 
 /// Who asked for the legs of a volume on a disk to be given up, and whom they wait for.
 #[derive(Debug)]
@@ -124,6 +128,15 @@ impl Core {
         let out: Vec<(VolumeId, DiskNo)> = self.catalog.volumes().flat_map(|v| v.out.iter().map(|d| (v.entry.id, *d))).collect();
         for (volume, disk) in out {
             self.say_leg_failed(volume, disk, None);
+            // A writer may have taken it back since: its own word comes with its journal.
+            self.unsay_to_writer(volume, disk);
+        }
+    }
+
+    /// The writer of a volume knows better which of its disks are out.
+    fn unsay_to_writer(&mut self, volume: VolumeId, disk: DiskNo) {
+        if let Some(writer) = self.catalog.writer(volume).map(|a| a.session) {
+            self.unpush(writer, |p| matches!(p, Push::LegFailed(m) if (m.volume, m.disk) == (volume, disk)));
         }
     }
 
@@ -153,11 +166,16 @@ impl Core {
         if !reads {
             self.unpush(no, |p| matches!(p, Push::LegFailed(m) if m.volume == volume));
             self.leg_waits_over(|v, (s, _)| v == volume && *s == no);
+            self.volume_not_read(no, volume);
         }
     }
 
     /// The legs of a volume that are out may have become others.
     pub(super) fn out_changed(&mut self, volume: VolumeId) {
+        let known: Vec<DiskNo> = self.out_since.keys().filter(|(v, _)| *v == volume).map(|(_, d)| *d).collect();
+        let back = |d: &DiskNo| self.catalog.volume(volume).is_none_or(|v| !v.out.contains(d));
+        let back: Vec<DiskNo> = known.into_iter().filter(back).collect();
+        back.into_iter().for_each(|d| self.unsay_to_writer(volume, d));
         let (catalog, now) = (&self.catalog, self.now.boot);
         self.out_since.retain(|(v, d), _| *v != volume || catalog.volume(volume).is_some_and(|v| v.out.contains(d)));
         for d in catalog.volume(volume).into_iter().flat_map(|v| &v.out) {
@@ -173,6 +191,11 @@ impl Core {
     }
 
     fn is_long(&self, since: BootTime) -> bool {
-        since.plus(self.config.rebuild_after) <= self.now.boot
+        since.plus(self.rebuild_after()) <= self.now.boot
+    }
+
+    /// How long legs may be out before their copies are made elsewhere.
+    pub(super) fn rebuild_after(&self) -> Duration {
+        self.catalog.rebuild_after().map_or(REBUILD_AFTER, Duration::from_millis)
     }
 }

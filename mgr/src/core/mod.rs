@@ -9,7 +9,7 @@
 //! - [`rights`]: who may ask what. - `session`: sessions, leases, lapse, proof of drain. - `death`: journals of the drained. - `seal`, `confirm`:
 //!   the ladder for those of whom no proof comes. - `fence`: its agents. - `attach`: attachments. - `change`: space ahead of writes. - `fold`: the writer's changes.
 //! - `data`: I/O through the manager. `paths`: whether a path leads to the pool's disk.
-//! - `mirror`: legs that fail. `recovery`: how far the copies are.
+//! - `mirror`: legs that fail. `returns`: and come back. `recovery`: how far the copies are. `jobs`: the same for people. `copier`: the manager's own.
 //! - `reader`: what readers are told, limbo. - `locks`: byte-range locks. - `hold`: snapshots taken. - `snapshot`: snapshots read and removed. - `admin*`: the verbs.
 //!
 //! Invariants: each record that is put out has been applied here; each request is answered once; nothing leaves limbo that a
@@ -22,12 +22,14 @@ mod attach;
 mod change;
 mod config;
 mod confirm;
+mod copier;
 mod data;
 mod death;
 mod event;
 mod fence;
 mod fold;
 mod hold;
+mod jobs;
 mod life;
 mod list;
 mod locks;
@@ -38,6 +40,7 @@ mod push;
 mod reader;
 mod recall;
 mod recovery;
+mod returns;
 mod rights;
 mod seal;
 mod session;
@@ -51,6 +54,7 @@ mod view;
 
 pub use admin_api::{AdminReply, AdminRequest, Notice};
 pub use config::{Config, Limits};
+pub use copier::{CopyEnd, CopyJob};
 pub use data::{Ticket, Verdict};
 pub use event::{AdminId, ConnId, Effect, Event, JournalRef, Now, Output, Tails};
 pub use fence::{FenceFor, Fenced};
@@ -118,6 +122,18 @@ pub struct Core {
     out_since: BTreeMap<(VolumeId, DiskNo), BootTime>,
     /// What volumes lack.
     counted: BTreeMap<VolumeId, recovery::Counted>,
+    /// How fast that becomes less.
+    meters: BTreeMap<VolumeId, jobs::Meter>,
+    /// When that is looked at next.
+    jobs_at: BootTime,
+    /// The manager's own copier, for each volume that lacks copies.
+    copiers: BTreeMap<VolumeId, copier::Copier>,
+    /// Batches of it that were begun.
+    batches: u64,
+    /// Disks that failed as targets, and until when they are none.
+    bad_targets: BTreeMap<DiskNo, BootTime>,
+    /// Disks that are out and may be back.
+    looks: BTreeMap<DiskNo, returns::Look>,
     /// The catalog is nearly full.
     tight: bool,
     /// Every disk knows byte locks.
@@ -173,6 +189,12 @@ impl Core {
             leg_waits: Vec::new(),
             out_since,
             counted: BTreeMap::new(),
+            meters: BTreeMap::new(),
+            jobs_at: now.boot,
+            copiers: BTreeMap::new(),
+            batches: 0,
+            bad_targets: BTreeMap::new(),
+            looks: BTreeMap::new(),
             tight: false,
             has_locks: true,
             fresh: true,
@@ -194,6 +216,7 @@ impl Core {
         self.drop_old_holds();
         self.sealed_before();
         self.say_legs_again();
+        self.settle_copies();
         let clients: Vec<_> = self.catalog.clients().map(|c| (c.id, c.revoked)).collect();
         for (client, revoked) in clients {
             self.recall_beyond_rights(client, None, "the right to it was taken away");
@@ -238,6 +261,8 @@ impl Core {
             Event::DataIo { ticket, session, io } => self.data_io(ticket, session, &io),
             Event::DataDone { session } => self.data_done(session),
             Event::NonceRead { session, disk, found } => self.nonce_read(session, disk, found),
+            Event::BlocksCopied { batch, ends } => self.blocks_copied(batch, ends),
+            Event::DiskLooked { disk, well } => self.disk_looked(disk, well),
             Event::Tick => {}
         }
         self.settle();

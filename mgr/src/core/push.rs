@@ -59,7 +59,10 @@ impl Core {
             Push::MapChanged(m) => self.reader_answered(session, m.volume, push),
             Push::SegmentAdded(_) => self.segment_answered(session, push),
             Push::Recall(m) => self.recall_answered(session, m.volume),
-            Push::LegFailed(_) => self.leg_waits_over(|_, w| *w == (session, push)),
+            Push::LegFailed(_) => {
+                self.leg_waits_over(|_, w| *w == (session, push));
+                self.segment_answered(session, push);
+            }
             Push::Release(_) | Push::VolumesChanged(_) | Push::LocksFreed(_) => {}
         }
     }

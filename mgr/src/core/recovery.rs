@@ -7,12 +7,15 @@ use super::Core;
 use super::change::refused;
 use super::rights::no_volume;
 use crate::catalog::Catalog;
+use fusevol_shared::clock::BootTime;
 use fusevol_shared::error::Result;
 use fusevol_shared::ids::{MapVersion, SessionNo, SnapshotId, VolumeId};
 use fusevol_shared::map::{LegState, MapEntry};
 use fusevol_shared::units::DiskNo;
 use fusevol_shared::wire::messages::Reply;
 use fusevol_shared::wire::recovery::{Recovery, RecoveryOrders, SAYS_MAX};
+use std::collections::BTreeSet;
+use std::time::Duration;
 
 /// Counted for this state of the volume's maps.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -20,7 +23,20 @@ pub(super) struct Counted {
     version: MapVersion,
     out: Vec<DiskNo>,
     snapshots: Vec<SnapshotId>,
-    todo: u64,
+    /// AUs of the live map that lack copies.
+    live: u64,
+    /// AUs that only snapshots have, and that lack copies.
+    pub frozen: u64,
+    /// AUs in all.
+    pub total: u64,
+    at: BootTime,
+}
+
+impl Counted {
+    /// AUs that lack copies.
+    pub fn todo(&self) -> u64 {
+        self.live + self.frozen
+    }
 }
 
 /// Whether an AU has fewer copies than it should.
@@ -28,22 +44,30 @@ pub(super) fn lacks(e: &MapEntry, copies: u8, out: &[DiskNo]) -> bool {
     e.legs().iter().filter(|l| l.state == LegState::InSync && !out.contains(&l.at.disk)).count() < usize::from(copies)
 }
 
-/// AUs of a volume that lack copies: of its live map, and those that only snapshots have.
-pub(super) fn count(catalog: &Catalog, volume: VolumeId) -> u64 {
-    let Some(v) = catalog.volume(volume) else { return 0 };
-    let (copies, out) = (v.entry.legs, &v.out);
+/// AUs of a volume that lack copies, of its live map, and of those that only snapshots have; and AUs in all.
+fn count(catalog: &Catalog, volume: VolumeId, out: &[DiskNo]) -> (u64, u64, u64) {
+    let Some(v) = catalog.volume(volume) else { return (0, 0, 0) };
+    let copies = v.entry.legs;
     let live = v.map.iter().filter(|(_, e)| lacks(e, copies, out)).count();
     let snapshots = catalog.snapshots_of(volume);
-    let mut frozen = 0;
+    let (mut frozen, mut total) = (0, v.map.aus());
     for (i, s) in snapshots.iter().enumerate() {
         // Newer maps first: an AU that one of them has under the same name was counted with it.
         let seen = |au, e: &MapEntry| {
             let newer = snapshots[i + 1..].iter().map(|s| &s.map).chain([&v.map]);
             newer.into_iter().any(|m| m.get(au).is_some_and(|x| x.name() == e.name()))
         };
-        frozen += s.map.iter().filter(|(au, e)| lacks(e, copies, out) && !seen(*au, e)).count();
+        for (_, e) in s.map.iter().filter(|(au, e)| !seen(*au, e)) {
+            total += 1;
+            frozen += u64::from(lacks(&e, copies, out));
+        }
     }
-    (live + frozen) as u64
+    (live as u64, frozen, total)
+}
+
+/// How long a count stands for a map of so many AUs, whatever changes meanwhile: a large one is not counted each second.
+fn stands(aus: u64) -> Duration {
+    Duration::from_millis(aus / 4096 * 40)
 }
 
 impl Core {
@@ -52,23 +76,41 @@ impl Core {
         if m.says.len() > SAYS_MAX {
             return Err(refused("a copier says too much"));
         }
-        let todo = self.todo(m.volume);
-        let copies = self.catalog.volume(m.volume).ok_or_else(no_volume)?.entry.legs;
-        let given_up = self.given_up(m.volume);
-        Ok(Reply::RecoveryOrders(RecoveryOrders { given_up, todo, paused: false, limit: 0, copies }))
+        self.todo(m.volume);
+        self.copier_says(m.volume, &m.says);
+        // What only snapshots have the manager copies, once nobody writes the volume.
+        let todo = self.counted.get(&m.volume).map_or(0, |c| c.live);
+        let v = self.catalog.volume(m.volume).ok_or_else(no_volume)?;
+        let (copies, paused, limit) = (v.entry.legs, v.paused, v.limit);
+        let given_up: BTreeSet<DiskNo> =
+            self.given_up(m.volume).into_iter().chain(self.catalog.disks().filter(|d| d.failed).map(|d| d.entry.no)).collect();
+        let given_up = given_up.into_iter().collect();
+        Ok(Reply::RecoveryOrders(RecoveryOrders { given_up, todo, paused, limit, copies }))
     }
 
     /// AUs of a volume that lack copies, as far as is folded.
     pub(super) fn todo(&mut self, volume: VolumeId) -> u64 {
         let Some(v) = self.catalog.volume(volume).filter(|v| v.entry.legs > 1) else { return 0 };
-        let (version, out) = (v.entry.version, v.out.clone());
+        let (version, out, now) = (v.entry.version, self.lost_disks(volume), self.now.boot);
         let snapshots: Vec<SnapshotId> = self.catalog.snapshots_of(volume).iter().map(|s| s.entry.id).collect();
-        let known = self.counted.get(&volume).filter(|c| c.version == version && c.out == out && c.snapshots == snapshots);
+        let known = self
+            .counted
+            .get(&volume)
+            .filter(|c| c.out == out && c.snapshots == snapshots && (c.version == version || c.at.plus(stands(c.total)) > now));
         if let Some(c) = known {
-            return c.todo;
+            return c.todo();
         }
-        let todo = count(&self.catalog, volume);
-        self.counted.insert(volume, Counted { version, out, snapshots, todo });
+        let (live, frozen, total) = count(&self.catalog, volume, &out);
+        let counted = Counted { version, out, snapshots, live, frozen, total, at: now };
+        let todo = counted.todo();
+        self.counted.insert(volume, counted);
         todo
+    }
+
+    /// Disks on which copies of a volume do not count.
+    pub(super) fn lost_disks(&self, volume: VolumeId) -> Vec<DiskNo> {
+        let out = self.catalog.volume(volume).map(|v| v.out.clone()).unwrap_or_default();
+        let failed = self.catalog.disks().filter(|d| d.failed).map(|d| d.entry.no);
+        out.into_iter().chain(failed).collect::<BTreeSet<_>>().into_iter().collect()
     }
 }

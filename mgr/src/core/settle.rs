@@ -14,6 +14,8 @@ impl Core {
             self.pending_due();
             self.probes_due();
         }
+        self.jobs_due();
+        self.copies_due();
         self.fences_due();
         self.seals_begin();
         self.seals_due();
@@ -37,7 +39,13 @@ impl Core {
             [lease, probe, recall, watch, l.seal.due(), closing, self.fence_due(*no)].into_iter().flatten()
         });
         let confirms = self.confirms.iter().map(|c| c.deadline);
-        lives.chain(self.holds.values().map(|h| h.deadline)).chain(self.pending.values().map(|p| p.deadline)).chain(confirms).min()
+        lives
+            .chain(self.holds.values().map(|h| h.deadline))
+            .chain(self.pending.values().map(|p| p.deadline))
+            .chain(confirms)
+            .chain(self.jobs_next())
+            .chain(self.copies_next())
+            .min()
     }
 
     fn sessions_due(&mut self) {

@@ -12,6 +12,7 @@ impl Core {
         findings.extend(self.session_findings());
         findings.extend(self.snapshot_findings());
         findings.extend(self.catalog_findings());
+        findings.extend(self.job_findings());
         findings.sort_by_key(|f| std::cmp::Reverse(f.level));
         let clients = self.client_views().into_iter().filter(|c| !c.sessions.is_empty()).collect();
         Ok(StatusView {

@@ -10,6 +10,8 @@ mod hold;
 mod locks;
 mod matrix;
 mod mirror;
+mod mirror_copier;
+mod mirror_jobs;
 mod mirror_places;
 mod people;
 mod random;

@@ -46,6 +46,7 @@ impl Core {
             generation: self.generation,
             lease_ms: p.lease_ms,
             fencing: self.catalog.fencing(),
+            rebuild_after_ms: u64::try_from(self.rebuild_after().as_millis()).unwrap_or(u64::MAX),
             created: p.created,
             space: self.space_view(),
             disks: self.catalog.disks().count(),
@@ -63,7 +64,8 @@ impl Core {
             + c.volumes().flat_map(|v| v.husks.values()).map(|h| h.len() as u64).sum::<u64>();
         let reserve: u64 = c.attachments().map(|a| a.reserve.places().count() as u64).sum();
         let journals: u64 = c.attachments().filter_map(|a| a.journal.as_ref()).map(|j| j.places().len() as u64).sum();
-        let quarantine: u64 = c.quarantine().map(|q| q.places.len() as u64).sum();
+        let copying = c.copying().filter(|(_, x)| x.target.is_none()).count() as u64;
+        let quarantine: u64 = c.quarantine().map(|q| q.places.len() as u64).sum::<u64>() + copying;
         let others = limbo + preserve + reserve + journals + quarantine;
         let (total, free) = (c.total_aus(), c.free_aus());
         SpaceView {
@@ -89,6 +91,9 @@ impl Core {
             data: self.bytes(u64::from(d.space.total())),
             free: self.bytes(u64::from(d.space.free())),
             paths: d.entry.paths.clone(),
+            spare: d.spare,
+            domain: d.domain.clone(),
+            failed: d.failed,
         }
     }
 
@@ -120,6 +125,8 @@ impl Core {
             written: self.written(v.map.written_blocks()),
             epoch: v.entry.epoch,
             legs: v.entry.legs,
+            out: v.out.clone(),
+            lacking: self.counted.get(&v.entry.id).map_or(0, super::recovery::Counted::todo),
             created: v.entry.created,
             attached: attached.collect(),
             snapshots: self.catalog.snapshots_of(v.entry.id).into_iter().map(|s| snapshot_view(self, s)).collect(),

@@ -1,6 +1,7 @@
 //! The store on the pool's disks as the driver's log. Each call drives the disks' I/O on the calling thread's own ring.
 
 use super::Input;
+use super::copier::Copier;
 use super::fence::Fencer;
 use super::helper::{Helper, Job};
 use super::join::{Joining, Log};
@@ -44,12 +45,14 @@ pub struct StoreLog {
     /// Ends before the store does: nothing of it is in flight then.
     helper: Helper,
     fencer: Fencer,
+    copier: Copier,
     store: Store<File, HostDoor>,
     disks: Vec<session_io::Member<File>>,
     table: Table<File>,
     pool: PoolId,
     au_size: AuSize,
     silent: Arc<Silent>,
+    drained: bool,
 }
 
 /// A generation that was won, not serving yet.
@@ -136,6 +139,7 @@ impl Won {
     /// # Errors
     /// The store's; `Internal` without a thread.
     pub fn start(self, catalog: &Catalog, agents: PathBuf, to: mpsc::Sender<Input>) -> Result<StoreLog> {
+        let drained = self.takeover.is_drained();
         let mut store = block_on(self.takeover.start(&catalog.dump()))?;
         store.take_warnings().iter().for_each(|w| tracing::warn!("{w}"));
         if let Some(pool) = catalog.pool() {
@@ -144,8 +148,9 @@ impl Won {
         let silent = Arc::default();
         let fencer = Fencer::start(agents, to.clone())?;
         let table = Arc::new(ArcSwap::from_pointee(self.disks.clone()));
+        let copier = Copier::start(self.pool, self.au_size, to.clone())?;
         let helper = Helper::start(self.pool, self.au_size, &silent, to)?;
-        Ok(StoreLog { helper, fencer, store, disks: self.disks, table, pool: self.pool, au_size: self.au_size, silent })
+        Ok(StoreLog { helper, fencer, copier, drained, store, disks: self.disks, table, pool: self.pool, au_size: self.au_size, silent })
     }
 }
 
@@ -154,6 +159,12 @@ impl StoreLog {
     #[must_use]
     pub fn generation(&self) -> Generation {
         self.store.generation()
+    }
+
+    /// Whether nothing that an earlier manager wrote by itself can still land.
+    #[must_use]
+    pub fn is_drained(&self) -> bool {
+        self.drained
     }
 
     /// The disks as they are now, for whoever does I/O beside this.
@@ -210,6 +221,9 @@ impl Log for StoreLog {
         if let Effect::Fence { asked, client, on } = effect {
             return self.fencer.begin(asked, client, on);
         }
+        if let Effect::Copy { .. } | Effect::LookAtDisk { .. } = effect {
+            return self.copier.begin(effect, self.disks.clone());
+        }
         self.helper.begin(Job { effect, disks: self.disks.clone(), generation: self.store.generation() })
     }
 
@@ -243,7 +257,7 @@ impl Log for StoreLog {
     }
 
     fn close(self) -> Result<()> {
-        drop((self.helper, self.fencer));
+        drop((self.helper, self.fencer, self.copier));
         block_on(self.store.close())
     }
 }

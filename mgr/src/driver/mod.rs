@@ -14,6 +14,7 @@
 //! Invariants: the effects of a batch follow its commit, or where it had no records, a look at the own SEAL if they grant a lease or write a slot; every event is stepped once, in the order in which it came from
 //! its source; queue and batch are bounded, and a full queue makes the sources wait.
 
+mod copier;
 mod fence;
 mod handle;
 mod helper;
@@ -217,6 +218,8 @@ impl<L: Log, C: Clients> Driver<L, C> {
             | Effect::ReadSlot { .. }
             | Effect::ReadNonce { .. }
             | Effect::ReadJournals { .. }
+            | Effect::Copy { .. }
+            | Effect::LookAtDisk { .. }
             | Effect::Fence { .. }) => {
                 self.own.extend(self.log.begin(errand));
             }
@@ -231,7 +234,7 @@ fn grants_lease(effect: &Effect) -> bool {
     matches!(effect, Effect::Reply { result: Ok(Reply::Welcome(_) | Reply::Renewed(_)), .. })
 }
 
-/// Whether an effect writes a session's SEAL.
+/// Whether an effect writes where a successor might, too: a session's SEAL, copies.
 fn writes_slot(effect: &Effect) -> bool {
-    matches!(effect, Effect::OpenSlot { .. } | Effect::SealSlot { .. })
+    matches!(effect, Effect::OpenSlot { .. } | Effect::SealSlot { .. } | Effect::Copy { .. })
 }

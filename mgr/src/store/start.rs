@@ -33,6 +33,12 @@ impl<D: Disk, W: Door<D>> Takeover<D, W> {
         self.won.generation
     }
 
+    /// Whether nothing that a predecessor wrote can still land: their byte locks are free, or they ended in order.
+    #[must_use]
+    pub fn is_drained(&self) -> bool {
+        self.won.locked && self.won.undrained.is_empty()
+    }
+
     /// The pool.
     #[must_use]
     pub fn pool(&self) -> PoolId {

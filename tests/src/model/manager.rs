@@ -149,6 +149,8 @@ impl Manager {
                 | Effect::ReadJournals { .. }
                 | Effect::Fence { .. }
                 | Effect::ReadNonce { .. }
+                | Effect::Copy { .. }
+                | Effect::LookAtDisk { .. }
                 | Effect::Notice(_) => {}
             }
         }

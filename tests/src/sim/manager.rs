@@ -9,6 +9,7 @@ use super::exec::Exec;
 use super::net::{HostNo, Inbox, Net};
 use super::sched::{ProcId, Sched};
 use fusevol_mgr::catalog::{Catalog, prove};
+use fusevol_mgr::copies;
 use fusevol_mgr::core::{AdminId, AdminReply, AdminRequest, Config, Core, Effect, Event, Fenced, Now, Output};
 use fusevol_mgr::session_io::{Member, SessionIo, SlotOf};
 use fusevol_mgr::store::{self, Candidate, Door, Options, Store, Who};
@@ -235,10 +236,12 @@ impl Manager {
         let (takeover, records) = store::open(candidates, who, door, &options).await?;
         let catalog = Catalog::fold(&records).unwrap_or_else(|e| panic!("what was committed cannot be folded: {e}"));
         let generation = takeover.generation();
+        let drained = takeover.is_drained();
         let store = takeover.start(&catalog.dump()).await?;
         self.watch.generation.set(self.watch.generation.get().max(generation.0));
         self.sched().say(self.proc, format_args!("serves under generation {generation}"));
-        let core = Core::new(catalog, Config::new(self.pool.lease, boot_id(self.boot)), generation, self.now(), Box::new(random));
+        let config = Config { copies_drained: drained, ..Config::new(self.pool.lease, boot_id(self.boot)) };
+        let core = Core::new(catalog, config, generation, self.now(), Box::new(random));
         let core = Rc::new(RefCell::new(core));
         if self.watch.generation.get() == generation.0 {
             *self.watch.serving.borrow_mut() = Some((self.proc, core.clone()));
@@ -344,6 +347,14 @@ impl Serving {
                     inbox.put(ask_disks(&io, effect, generation).await);
                 }));
             }
+            Effect::Copy { .. } | Effect::LookAtDisk { .. } => {
+                let (pool, au_size, disks, inbox) = (m.pool.id, m.pool.au_size, self.disks.clone(), self.inbox.clone());
+                drop(m.exec.spawn(m.proc, async move {
+                    if let Some(event) = copies::carry_out(pool, au_size, &disks, &effect).await {
+                        inbox.put(event);
+                    }
+                }));
+            }
             Effect::Fence { asked, .. } => self.inbox.put(Event::Fenced { asked, fenced: Fenced::NoAgent }),
             // Nobody has a data connection in these worlds.
             Effect::Verdict { .. } => {}
@@ -395,6 +406,8 @@ fn event_name(event: &Event) -> &'static str {
         Event::DataIo { .. } => "data io",
         Event::DataDone { .. } => "data done",
         Event::NonceRead { .. } => "nonce read",
+        Event::BlocksCopied { .. } => "blocks copied",
+        Event::DiskLooked { .. } => "disk looked",
         Event::Tick => "tick",
     }
 }

@@ -50,6 +50,8 @@ pub struct PoolView {
     pub lease_ms: u32,
     /// What must be before a lost client is succeeded.
     pub fencing: Fencing,
+    /// How long legs may be out before their copies are made elsewhere, milliseconds.
+    pub rebuild_after_ms: u64,
     /// When it was made.
     pub created: u64,
     /// Of all disks.
@@ -83,6 +85,12 @@ pub struct DiskView {
     pub free: u64,
     /// Where it was seen.
     pub paths: Vec<String>,
+    /// It holds copies only in place of those that are given up.
+    pub spare: bool,
+    /// What fails together has one name.
+    pub domain: Option<Name>,
+    /// Given up by an administrator.
+    pub failed: bool,
 }
 
 /// An attachment.
@@ -123,8 +131,12 @@ pub struct VolumeView {
     pub written: u64,
     /// Current epoch.
     pub epoch: VolumeEpoch,
-    /// Replicas.
+    /// Copies that each AU should have.
     pub legs: u8,
+    /// Disks whose copies miss writes.
+    pub out: Vec<DiskNo>,
+    /// AUs that lack copies, as counted last.
+    pub lacking: u64,
     /// When it was made.
     pub created: u64,
     /// Who has it.
@@ -137,6 +149,47 @@ pub struct VolumeView {
     pub when_full: WhenFull,
     /// What the asker should know: rounded, more than the pool holds.
     pub notes: Vec<String>,
+}
+
+/// How a job is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum JobState {
+    /// It cannot go on now.
+    Waiting,
+    /// Copies are made.
+    Running,
+    /// By an administrator.
+    Paused,
+}
+
+/// The recovery of a volume.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct JobView {
+    /// Volume's name.
+    pub volume: Name,
+    /// The volume.
+    pub id: VolumeId,
+    /// How it is.
+    pub state: JobState,
+    /// Why it waits; empty where it does not.
+    pub why: String,
+    /// Who copies.
+    pub by: String,
+    /// AUs that lack copies.
+    pub todo: u64,
+    /// AUs of the volume and its snapshots.
+    pub total: u64,
+    /// Of those that lack copies, AUs that only snapshots have: they are copied when nobody writes the volume.
+    pub frozen: u64,
+    /// Bytes a second.
+    pub rate: u64,
+    /// Seconds that are left, at that rate.
+    pub eta: Option<u64>,
+    /// Bytes a second at most; 0: no limit.
+    pub limit: u64,
+    /// AUs of which no copy can be read.
+    pub holes: u64,
 }
 
 /// A snapshot.

@@ -25,6 +25,11 @@ fn places(w: &World, v: VolumeId, au: u32) -> Vec<DiskAu> {
 }
 
 fn placed(au: u32, legs: Vec<DiskAu>) -> Entry {
+    Entry::Placed { runs: vec![Placed { first: VolAu(au), places: Places { legs, count: 1 }, named: false }] }
+}
+
+/// By a writer that knows of snapshots.
+fn named(au: u32, legs: Vec<DiskAu>) -> Entry {
     Entry::Placed { runs: vec![Placed { first: VolAu(au), places: Places { legs, count: 1 }, named: true }] }
 }
 
@@ -82,16 +87,6 @@ fn what_may_not_be_placed() {
     let (mut w, v, mut wr, _, _, left, new) = degraded();
     let pair = wr.reserve.front().expect("a pair").clone();
     let stranger = places(&w, v, 1)[1];
-    let fold = |wr: &Writer, e: Vec<Entry>| {
-        let mut wr = wr.clone();
-        wr.last += 1;
-        fusevol_shared::wire::messages::Fold {
-            volume: wr.volume,
-            token: wr.token,
-            prev: Seq(wr.last - 1),
-            appends: vec![fusevol_shared::change::Append { seq: Seq(wr.last), entries: e }],
-        }
-    };
     for bad in [
         vec![placed(0, vec![])],
         vec![placed(0, vec![left, left])],
@@ -101,7 +96,7 @@ fn what_may_not_be_placed() {
         vec![placed(0, vec![left, new]), placed(1, vec![new])],
         vec![Entry::Returned { disk: DiskNo(left.disk.0) }], // not out
     ] {
-        let m = fold(&wr, bad);
+        let m = wr.fold_of(bad);
         assert_eq!(w.refused(wr.conn, m), Kind::Refused);
     }
     let back = Grant { apart: vec![DiskNo(9)], ..wr.grant_request(1) };
@@ -145,7 +140,9 @@ fn an_au_that_a_snapshot_shares_keeps_its_name_and_is_the_same_in_both() {
     let of = |w: &World| w.shadow.snapshot(S).expect("there").map.get(VolAu(0)).expect("frozen");
     assert_eq!(of(&w).legs()[0].state, Stale, "in the snapshot, too");
     let new = apart(&mut w, &mut wr, &[legs[0].disk.0, legs[1].disk.0], 1)[0];
-    wr.change(&mut w, vec![Entry::Written { masks: vec![mask(0, 4)] }, placed(0, vec![legs[1], new])]);
+    let nameless = wr.clone().fold_of(vec![placed(0, vec![legs[1], new])]);
+    assert_eq!(w.refused(wr.conn, nameless), Kind::Refused, "the snapshot needs the name");
+    wr.change(&mut w, vec![Entry::Written { masks: vec![mask(0, 4)] }, named(0, vec![legs[1], new])]);
     let e = entry(&w, v, 0);
     assert_eq!(e.legs().iter().map(|l| (l.at, l.state)).collect::<Vec<_>>(), [(legs[0], Gone), (legs[1], InSync), (new, InSync)]);
     assert_eq!((of(&w).legs(), of(&w).written.0, e.written.0), (e.legs(), 3, 7));
@@ -154,7 +151,7 @@ fn an_au_that_a_snapshot_shares_keeps_its_name_and_is_the_same_in_both() {
     w.ack_all(b);
     // The second goes, too: the reader of the snapshot is asked before its place is free.
     let two = apart(&mut w, &mut wr, &[new.disk.0], 1)[0];
-    wr.change(&mut w, vec![placed(0, vec![new, two])]);
+    wr.change(&mut w, vec![named(0, vec![new, two])]);
     assert_eq!(w.shadow.limbo().next().expect("one").waits, [SessionNo(1)]);
     let (push, told) = changed(&w, b).expect("told");
     assert_eq!(told.runs[0].entries().expect("fits")[0].1.legs(), of(&w).legs());
@@ -174,7 +171,7 @@ fn a_switch_shows_that_a_place_would_be_free_under_the_reader_of_a_snapshot() {
     let story = || {
         let (mut w, v, mut wr, _, legs) = frozen();
         let new = apart(&mut w, &mut wr, &[legs[0].disk.0, legs[1].disk.0], 1)[0];
-        wr.change(&mut w, vec![placed(0, vec![legs[0], new])]);
+        wr.change(&mut w, vec![named(0, vec![legs[0], new])]);
         assert_eq!(places(&w, v, 0), [legs[0], new]);
         // Nobody has answered yet.
         w.shadow.disk(legs[1].disk).expect("there").space.is_free(legs[1].au)
@@ -188,7 +185,7 @@ fn the_reader_of_a_snapshot_is_waited_for_over_a_restart_and_until_it_closes() {
     for close in [false, true] {
         let (mut w, _, mut wr, _, legs) = frozen();
         let new = apart(&mut w, &mut wr, &[legs[0].disk.0, legs[1].disk.0], 1)[0];
-        wr.change(&mut w, vec![placed(0, vec![legs[0], new])]);
+        wr.change(&mut w, vec![named(0, vec![legs[0], new])]);
         assert_eq!(w.shadow.limbo().count(), 1);
         w.restart();
         let b = w.resume(2, 2);
@@ -241,7 +238,7 @@ fn only_the_writer_uses_what_is_stale_and_nobody_what_is_given_up() {
     assert!(!asked(&mut w, reader, Verb::Read, legs[0], old) && asked(&mut w, reader, Verb::Read, legs[1], old));
     let new = apart(&mut w, &mut wr, &[legs[0].disk.0, legs[1].disk.0], 1)[0];
     assert!(asked(&mut w, writer, Verb::Write, new, live), "out of the reserve");
-    wr.change(&mut w, vec![placed(0, vec![legs[1], new])]);
+    wr.change(&mut w, vec![named(0, vec![legs[1], new])]);
     assert!(!asked(&mut w, writer, Verb::Write, legs[0], live) && asked(&mut w, reader, Verb::Read, new, old));
 }
 

@@ -143,6 +143,12 @@ impl Writer {
         Some(Fold { volume: self.volume, token: self.token, prev, appends: self.unfolded.iter().cloned().collect() })
     }
 
+    /// The request that folds these entries as the next append, which is not made.
+    pub fn fold_of(&self, entries: Vec<Entry>) -> Fold {
+        let append = Append { seq: Seq(self.last + 1), entries };
+        Fold { volume: self.volume, token: self.token, prev: Seq(self.last), appends: vec![append] }
+    }
+
     pub fn try_fold(&mut self, w: &mut World) -> Result<Folded, WireError> {
         let Some(m) = self.fold_request() else { return Ok(Folded { seq: Seq(self.last) }) };
         let answer = w.ask(self.conn, m);
