@@ -126,6 +126,7 @@ fn a_dead_disk_is_given_up_and_then_another_one_dies() {
         volume.flush().await.expect("flushed");
         assert_eq!(volume.copying().out, [legs[0].0]);
         assert_eq!(volume.read(0, 4096).await.expect("read")[0], 2);
+        m.manager.admin(AdminRequest::DiskFail { disk: legs[0].to_string(), failed: true }).expect("given up");
         let mut well = BTreeMap::new();
         for _ in 0..8 {
             volume.look_after_copies(&mut well).await.expect("copied");

@@ -75,6 +75,7 @@ async fn route(session: &Weak<Session>, push: Pushed) {
     match about(&push.body) {
         About::List => {
             push.ack(Ack::Done);
+            session.opened().volumes.values().filter_map(|f| f.attached()).for_each(|v| v.ask_for_orders());
             renew(&session).await;
         }
         About::Locks => {

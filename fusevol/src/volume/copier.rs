@@ -34,6 +34,8 @@ use task::{Need, Task};
 
 /// How often it is looked whether there is something to copy, or a disk is back.
 const LOOK: Duration = Duration::from_secs(1);
+/// Where nothing is known to lack, one in so many looks asks the manager all the same.
+const IDLE: u32 = 30;
 /// Looks in a row at which a disk must answer before it is written again.
 const WELL: u32 = 2;
 /// AUs that are claimed at once.
@@ -125,11 +127,17 @@ impl<D: Disk, C: Control> Volume<D, C> {
         }
     }
 
+    /// The manager may have orders: it is asked soon.
+    pub fn ask_for_orders(&self) {
+        self.copying.wake();
+    }
+
     /// Looks after the copies as long as the volume is attached.
     pub(super) async fn keep_copies(&self) {
-        let mut well = BTreeMap::new();
-        while self.stands_until(self.engine.control.sleep(LOOK)).await {
-            if !self.legs.is_mirrored() || self.copying.whole.load(Ordering::SeqCst) {
+        let (mut well, mut idle) = (BTreeMap::new(), 0);
+        while self.legs.is_mirrored() && self.stands_until(self.engine.control.sleep(LOOK)).await {
+            idle = if self.copying.whole.load(Ordering::SeqCst) { (idle + 1) % IDLE } else { 0 };
+            if idle > 0 {
                 continue;
             }
             if let Err(e) = self.look_after_copies(&mut well).await {

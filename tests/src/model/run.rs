@@ -315,7 +315,7 @@ impl World {
             }
             (Some(_), 0) => self.disks.heal(),
             (Some(no), 1) if self.disks.len() > u64::from(self.disks.copies) => {
-                let _ = no;
+                self.manager.admin(AdminRequest::DiskFail { disk: no.to_string(), failed: true }).expect("an administrator may say so");
             }
             (Some(_), _) => {}
         }
@@ -325,7 +325,7 @@ impl World {
     async fn make_whole(&mut self) {
         self.disks.heal();
         for no in self.disks.all() {
-            let _ = no;
+            self.manager.admin(AdminRequest::DiskFail { disk: no.to_string(), failed: false }).expect("an administrator may say so");
         }
         let mut well = BTreeMap::new();
         for _ in 0..64 {

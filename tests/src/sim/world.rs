@@ -322,7 +322,7 @@ impl Shared {
     pub async fn give_up(&self, disk: usize, clear: bool) {
         let disk = fusevol_shared::units::DiskNo(u16::try_from(disk).expect("few"));
         // Where no manager answers it is not given up.
-        let _ = (disk, clear);
+        drop(self.watch.ask(&self.exec, &self.net, &ADDRESSES, AdminRequest::DiskFail { disk: disk.to_string(), failed: !clear }).await);
     }
 
     // ---- the end ----
