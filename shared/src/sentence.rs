@@ -38,6 +38,12 @@ pub enum Tag {
     P1,
     /// A path opens only after the manager has found the client's nonce over its own.
     P2,
+    /// A client reads its SEAL clear after it marked a region and before it writes there, and after its append (or its flush) and before it answers an fsync.
+    T1,
+    /// A takeover copies what is marked before it reads the preserve log.
+    T2,
+    /// A takeover reads and closes the journal before it copies.
+    T4,
 }
 
 #[cfg(debug_assertions)]

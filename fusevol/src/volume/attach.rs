@@ -111,6 +111,7 @@ impl<D: Disk, C: Control> Volume<D, C> {
             breaking: tokio::sync::Mutex::new(()),
             broken: AtomicBool::new(false),
             preserved: PreserveLog::new(engine.pool, id, engine.session, attached.token, engine.au_size, first),
+            unseen: AtomicBool::new(false),
             poisoned: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             ended: tokio::sync::Notify::new(),

@@ -14,6 +14,7 @@ use fusevol_shared::units::VolAu;
 use fusevol_shared::wire::data::Claim;
 use futures_util::future::try_join_all;
 use std::ops::Range;
+use std::sync::atomic::Ordering;
 
 impl<D: Disk, C: Control> Volume<D, C> {
     /// Preserves what `outer` will overwrite. The caller holds the guard of all its blocks.
@@ -32,6 +33,10 @@ impl<D: Disk, C: Control> Volume<D, C> {
     }
 
     async fn preserve_blocks(&self, todo: Vec<(VolAu, &Slot<'_>, BlockMask)>) -> Result<()> {
+        if self.unseen.load(Ordering::SeqCst) {
+            self.check_seal().await?;
+            self.unseen.store(false, Ordering::SeqCst);
+        }
         let reads = todo.iter().flat_map(|(au, slot, blocks)| blocks.runs().map(|run| self.old_blocks(*au, slot, run)));
         let old: Vec<Old> = try_join_all(reads).await?.into_iter().flatten().collect();
         let preserved = self.preserved.preserve(&self.engine.disks, &self.engine.lease, old, async || self.next_segment().await).await;

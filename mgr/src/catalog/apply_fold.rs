@@ -5,6 +5,7 @@
 //! bound again; a snapshot that is taken between two writes) it finds in the draft.
 
 use super::fits::{entries_fit, entries_of};
+use super::fresh::Step;
 use super::record::SnapshotEntry;
 use super::{Attachment, Catalog, Snapshot, Volume, must, unfit};
 use fusevol_shared::change::{Append, Entry, Region};
@@ -46,6 +47,8 @@ struct Done {
     snapshot: Option<Snapshot>,
     broken: BTreeSet<SnapshotId>,
     changed: Changed,
+    /// What becomes of the AUs that are not at rest.
+    fresh: Vec<Step>,
 }
 
 fn change(changed: &mut Changed, epoch: VolumeEpoch, masks: impl IntoIterator<Item = AuMask>) {
@@ -69,6 +72,7 @@ impl<'a> Draft<'a> {
             snapshot: None,
             broken: BTreeSet::new(),
             changed: Changed::new(),
+            fresh: Vec::new(),
         };
         let aus = catalog.aus_of(volume.entry.size)?;
         Ok(Self { catalog, a, volume, snapshots: catalog.snapshots_of(a.volume), aus, done })
@@ -104,6 +108,7 @@ impl<'a> Draft<'a> {
                 self.regions(regions)?;
                 must(changed.iter().all(|c| c.au.0 < self.aus), "a change lies beyond its volume")?;
                 change(&mut self.done.changed, *epoch, changed.iter().copied());
+                self.done.fresh.push(Step::Cleared(regions.clone()));
                 Ok(())
             }
         }
@@ -126,6 +131,7 @@ impl<'a> Draft<'a> {
             must(self.get(au).is_none(), "an AU gets space twice")?;
             self.take(e.legs().iter().map(|l| l.at).collect())?;
             self.done.map.insert(au, Some(e));
+            self.done.fresh.push(Step::Bound(au));
         }
         Ok(())
     }
@@ -140,6 +146,7 @@ impl<'a> Draft<'a> {
             self.take(e.legs().iter().map(|l| l.at).collect())?;
             self.done.map.insert(au, Some(e));
             self.done.late.extend(former.legs().iter().map(|l| l.at));
+            self.done.fresh.push(Step::Bound(au));
             self.leaves(au, former);
         }
         Ok(())
@@ -185,6 +192,7 @@ impl<'a> Draft<'a> {
                 continue;
             }
             self.done.map.insert(au, None);
+            self.done.fresh.push(Step::Left(au));
             self.leaves(au, e);
         }
         let epoch = self.epoch();
@@ -208,6 +216,7 @@ impl<'a> Draft<'a> {
         // A flip may come late, when its hold was dropped and another one began a further epoch.
         must(epoch > self.epoch() && epoch <= self.volume.entry.epoch, "a flip to an epoch that did not begin")?;
         self.done.flipped = VolumeEpoch(epoch.0 - 1);
+        self.done.fresh.push(Step::Flipped);
         self.segment(segment)?;
         let due = self.volume.entry.pending.as_ref().filter(|_| epoch == self.volume.entry.epoch);
         if let Some(p) = due {
@@ -267,6 +276,7 @@ impl Catalog {
             a.reserve.remove(&done.taken);
             a.flipped = done.flipped;
             a.folded = last;
+            done.fresh.into_iter().for_each(|step| a.fresh.take(step));
         }
         self.forget_changes(volume);
         Ok(())

@@ -91,7 +91,9 @@ impl Catalog {
     }
 
     pub(super) fn snapshot_closed(&mut self, id: SnapshotId, session: SessionNo) -> Result<()> {
-        must(self.opens.remove(&(id, session)), "a snapshot is closed that is not open")
+        must(self.opens.remove(&(id, session)), "a snapshot is closed that is not open")?;
+        self.opens_over(|o| *o == (id, session));
+        Ok(())
     }
 
     pub(super) fn segments_dropped(&mut self, id: VolumeId, nos: &[u32]) -> Result<()> {

@@ -1,5 +1,6 @@
 //! A session on a volume, as the catalog keeps it.
 
+use super::fresh::Fresh;
 use super::record::{AttachmentEntry, Mode};
 use super::reserve::Reserve;
 use fusevol_shared::change::{Journal, Places};
@@ -30,6 +31,8 @@ pub struct Attachment {
     pub granted: Vec<Places>,
     /// Granted and not bound yet, as far as is folded.
     pub reserve: Reserve,
+    /// Bound and not at rest yet, as far as is folded.
+    pub fresh: Fresh,
 }
 
 impl Attachment {
@@ -46,6 +49,7 @@ impl Attachment {
             grant: e.grant,
             granted: e.granted.clone(),
             reserve,
+            fresh: Fresh::default(),
         }
     }
 

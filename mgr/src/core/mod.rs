@@ -8,6 +8,7 @@
 //!
 //! - [`rights`]: who may ask what. - `session`: sessions, leases, lapse, proof of drain. - `death`: journals of the drained. - `seal`, `confirm`:
 //!   the ladder for those of whom no proof comes. - `fence`: its agents. - `attach`: attachments. - `change`: space ahead of writes. - `fold`: the writer's changes.
+//! - `remap`: what a lost writer could still write is taken from it without a fence; `errand`: what that asks of the disks.
 //! - `data`: I/O through the manager. `paths`: whether a path leads to the pool's disk.
 //! - `reader`: what readers are told, limbo. - `locks`: byte-range locks. - `hold`: snapshots taken. - `snapshot`: snapshots read and removed. - `admin*`: the verbs.
 //!
@@ -23,6 +24,7 @@ mod config;
 mod confirm;
 mod data;
 mod death;
+pub mod errand;
 mod event;
 mod fence;
 mod fold;
@@ -35,6 +37,7 @@ mod paths;
 mod push;
 mod reader;
 mod recall;
+mod remap;
 mod rights;
 mod seal;
 mod session;
@@ -216,6 +219,7 @@ impl Core {
             Event::DataIo { ticket, session, io } => self.data_io(ticket, session, &io),
             Event::DataDone { session } => self.data_done(session),
             Event::NonceRead { session, disk, found } => self.nonce_read(session, disk, found),
+            Event::Errand { session, outcome } => self.errand_done(session, outcome),
             Event::Tick => {}
         }
         self.settle();

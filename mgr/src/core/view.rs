@@ -63,7 +63,7 @@ impl Core {
         let reserve: u64 = c.attachments().map(|a| a.reserve.places().count() as u64).sum();
         let journals: u64 = c.attachments().filter_map(|a| a.journal.as_ref()).map(|j| j.places().len() as u64).sum();
         let quarantine: u64 = c.quarantine().map(|q| q.places.len() as u64).sum();
-        let others = limbo + preserve + reserve + journals + quarantine;
+        let others = limbo + preserve + reserve + journals + quarantine + c.taken_aside();
         let (total, free) = (c.total_aus(), c.free_aus());
         SpaceView {
             total: self.bytes(total),

@@ -217,6 +217,7 @@ impl<L: Log, C: Clients> Driver<L, C> {
             | Effect::ReadSlot { .. }
             | Effect::ReadNonce { .. }
             | Effect::ReadJournals { .. }
+            | Effect::Errand { .. }
             | Effect::Fence { .. }) => {
                 self.own.extend(self.log.begin(errand));
             }
