@@ -106,9 +106,10 @@ impl Core {
         let silent: Vec<(SessionNo, Duration)> =
             self.lives.iter().filter(|(_, l)| l.lapsed && l.watch.is_none()).filter_map(|(no, _)| Some((*no, self.is_in_the_way(*no)?))).collect();
         for (no, gap) in silent {
+            let writes = self.catalog.attachments().any(|a| a.session == no && a.writes());
             if let Some(l) = self.lives.get_mut(&no) {
-                // It will be taken over, not only ended.
-                l.wanted = true;
+                // It is not only ended but taken over.
+                l.wanted |= writes;
                 l.watch = Some(Watch::new(now, gap, false));
             }
         }

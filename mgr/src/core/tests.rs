@@ -11,6 +11,7 @@ mod locks;
 mod matrix;
 mod people;
 mod random;
+mod remap;
 mod seal;
 mod sessions;
 mod through;
