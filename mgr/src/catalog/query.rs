@@ -242,10 +242,10 @@ impl Catalog {
         self.taking.values().map(|r| r.places().count() as u64).sum::<u64>() + self.kept.values().map(|k| k.freed.len() as u64).sum::<u64>()
     }
 
-    /// Whether a session may read this place under the map of a snapshot that it had opened before a takeover.
+    /// Whether a session may read this place under the map, or out of the segments, of a snapshot that it had opened before a takeover.
     #[must_use]
-    pub fn is_kept_for(&self, id: SnapshotId, session: SessionNo, place: DiskAu) -> bool {
-        self.kept.values().any(|k| k.opens.contains(&(id, session)) && k.places.contains(&place))
+    pub fn is_kept_for(&self, session: SessionNo, place: DiskAu) -> bool {
+        self.kept.values().any(|k| k.opens.iter().any(|(_, s)| *s == session) && k.places.contains(&place))
     }
 
     /// Whether a snapshot of the volume has this AU at the same place as `entry`.
