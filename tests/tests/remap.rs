@@ -44,9 +44,9 @@ async fn byte(volume: &Other, at: u64) -> u8 {
 }
 
 async fn frozen_byte(w: &World, s: SnapshotId, at: u64) -> u8 {
-    let reader = w.other.open(s).await.expect("open");
+    let reader = w.third.open(s).await.expect("open");
     let read = reader.read(at, 4096).await.expect("read")[0];
-    w.other.close(s).await.expect("closed");
+    w.third.close(s).await.expect("closed");
     read
 }
 
@@ -69,7 +69,11 @@ fn a_late_write_of_a_frozen_writer_is_read_by_nobody() {
         tokio::task::yield_now().await;
         tokio::task::yield_now().await;
         let new = w.take_over(nothing()).await;
-        assert_eq!((byte(&new, 0).await, byte(&new, 3 * BLOCK).await, byte(&new, 20 * MIB).await), (2, 1, 3), "what it had synced is there");
+        assert_eq!(
+            (byte(&new, 0).await, byte(&new, 3 * BLOCK).await, byte(&new, 20 * MIB).await),
+            (2, 1, 3),
+            "what it had synced is there"
+        );
         for at in [0, 20 * MIB, 30 * MIB, 65 * MIB] {
             new.write(at, page(7)).await.expect("written");
         }
@@ -99,6 +103,45 @@ fn a_late_write_of_a_frozen_writer_is_read_by_nobody() {
         w.second(nothing()).await;
         assert_eq!((w.manager.quarantined(), w.manager.prove()), (0, Vec::new()));
         w.other.detach(w.id).await.expect("given back");
+        assert_eq!(w.manager.prove(), Vec::<String>::new());
+    });
+}
+
+/// A preserve log of several segments, of which the open one is named by the one before: whoever follows it finds what was preserved.
+#[test]
+fn a_long_preserve_log_is_carried_on() {
+    run_local(async {
+        let w = World::new().await;
+        let volume = w.other.attach(w.id, fusevol::volume::Mode::Write).await.expect("attached");
+        for au in 0..3 {
+            let all = fusevol_shared::disk::buf::IoBuf::copy_of(&vec![1; 1 << 20]).freeze();
+            volume.write(au * MIB, all).await.expect("written");
+        }
+        volume.flush().await.expect("flushed");
+        w.other.detach(w.id).await.expect("given back");
+        let taken = w.manager.admin(AdminRequest::SnapshotCreate { volume: "db".into(), name: "s".into() }).expect("taken");
+        let AdminReply::Snapshot(s) = taken else { panic!("{taken:?}") };
+        let old = w.attach_frozen().await;
+        for block in 0..150 {
+            old.write(block * BLOCK, page(2)).await.expect("written");
+        }
+        old.flush().await.expect("flushed");
+        let reader = w.other.open(s.id).await.expect("open");
+        let new = w.take_over(nothing()).await;
+        for block in 100..190 {
+            new.write(block * BLOCK, page(3)).await.expect("written");
+        }
+        new.flush().await.expect("flushed");
+        for block in 0..192 {
+            let at = block * BLOCK;
+            let live = match block {
+                0..100 => 2,
+                100..190 => 3,
+                _ => 1,
+            };
+            let seen = (byte(&new, at).await, reader.read(at, 4096).await.expect("read")[0], frozen_byte(&w, s.id, at).await);
+            assert_eq!(seen, (live, 1, 1), "block {block}");
+        }
         assert_eq!(w.manager.prove(), Vec::<String>::new());
     });
 }

@@ -9,7 +9,7 @@ use super::fits::{entries_fit, entries_of, legs_fit};
 use super::record::{KeptEntry, Takeover};
 use super::reserve::{Reserve, spots};
 use super::{Catalog, must, unfit};
-use fusevol_shared::change::{Journal, Places};
+use fusevol_shared::change::{Journal, Places, Segment};
 use fusevol_shared::error::Result;
 use fusevol_shared::ids::{FenceToken, SessionNo, SnapshotId};
 use fusevol_shared::map::{Leg, LegState, MapEntry};
@@ -112,8 +112,17 @@ impl Catalog {
             must(taking.has(&legs) && used.insert(legs), "a takeover uses a place that it was not granted")?;
             moves.push((au, was, new));
         }
-        for (s, no) in t.segments.iter().zip(u64::from(v.entry.next_segment)..) {
-            must(u64::from(s.no) == no && s.no < u32::MAX, "a preserve segment has a number that is not the next")?;
+        let again = |s: &&Segment| t.ended.contains(&s.no);
+        let next = t.segments.iter().filter(|s| !again(s)).zip(u64::from(v.entry.next_segment)..);
+        must(
+            next.into_iter().all(|(s, no)| u64::from(s.no) == no && s.no < u32::MAX),
+            "a preserve segment has a number that is not the next",
+        )?;
+        let numbers: BTreeSet<u32> = t.segments.iter().map(|s| s.no).collect();
+        must(numbers.len() == t.segments.len(), "a preserve segment is laid down twice")?;
+        let as_it_was = |s: &Segment| v.segments.get(&s.no).is_none_or(|was| was.epoch == s.epoch);
+        for s in &t.segments {
+            must(as_it_was(s), "a preserve segment is laid down in another epoch")?;
             must(s.token == t.token && s.session == a.session, "a preserve segment of another attachment")?;
             must(s.epoch < v.entry.epoch && legs_fit(&s.legs, v.entry.legs), "a preserve segment does not fit its volume")?;
             must(taking.has(&s.legs) && used.insert(s.legs.clone()), "a takeover uses a place that it was not granted")?;
@@ -170,7 +179,8 @@ impl Catalog {
     /// Snapshots are closed: what was kept for their readers alone is free.
     pub(super) fn opens_over(&mut self, over: impl Fn(&(SnapshotId, SessionNo)) -> bool) {
         self.kept.values_mut().for_each(|k| k.opens.retain(|o| !over(o)));
-        let (gone, left): (BTreeMap<_, _>, BTreeMap<_, _>) = std::mem::take(&mut self.kept).into_iter().partition(|(_, k)| k.opens.is_empty());
+        let (gone, left): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            std::mem::take(&mut self.kept).into_iter().partition(|(_, k)| k.opens.is_empty());
         self.kept = left;
         for k in gone.into_values() {
             self.release(k.freed);
@@ -191,7 +201,10 @@ impl Catalog {
         let (opens, places) = (e.opens.iter().copied().collect::<BTreeSet<_>>(), e.places.iter().copied().collect::<BTreeSet<_>>());
         let freed: BTreeSet<DiskAu> = e.freed.iter().copied().collect();
         must(!self.kept.contains_key(&e.no) && !opens.is_empty(), "what open snapshots may read comes twice, or is nobody's")?;
-        must(opens.iter().all(|o| self.opens.contains(o)) && freed.is_subset(&places), "what open snapshots may read does not fit together")?;
+        must(
+            opens.iter().all(|o| self.opens.contains(o)) && freed.is_subset(&places),
+            "what open snapshots may read does not fit together",
+        )?;
         must(self.all_free(&e.freed), "an AU gets a second owner")?;
         self.take(e.freed.clone());
         self.kept.insert(e.no, Kept { no: e.no, opens, places, freed });

@@ -340,7 +340,7 @@ pub struct Takeover {
     pub closing: Seq,
     /// AUs of the live map at their new places, with their masks as they are. A snapshot that shares the former place shares the new one.
     pub moves: Vec<MapRun>,
-    /// Segments that carry on what the preserve log has of those places, and what stood in segments that end.
+    /// Segments that carry on what the preserve log has of those places, and what stood in segments that end. One to which others lead has its number still.
     pub segments: Vec<Segment>,
     /// Segments of the attachment to which its writer could still write.
     pub ended: Vec<u32>,

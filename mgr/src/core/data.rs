@@ -88,9 +88,8 @@ impl Core {
             }
             Claim::Frozen { snapshot, au } if !write => {
                 let s = self.catalog.snapshot(snapshot).filter(|_| self.catalog.is_open(snapshot, session)).ok_or_else(not_yours)?;
-                let lies = |(place, au)| {
-                    s.map.get(VolAu(au)).is_some_and(|e| lies_at(&e, place)) || self.catalog.is_kept_for(session, place)
-                };
+                let lies =
+                    |(place, au)| s.map.get(VolAu(au)).is_some_and(|e| lies_at(&e, place)) || self.catalog.is_kept_for(session, place);
                 must(places.into_iter().zip(au.0..).all(lies))
             }
             Claim::Segment { volume } => self.is_segment(session, volume, &places, write),

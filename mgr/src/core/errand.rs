@@ -46,11 +46,13 @@ pub struct KeptBlock {
 pub struct LogEnd {
     /// Segments of the attachment to which its writer could still write: no page says that they are closed. Ascending.
     pub ended: Vec<u32>,
+    /// Those of them that the page of another segment names: who reads the log comes to them.
+    pub named: Vec<u32>,
     /// What stands in those, and in others of the places that were asked for.
     pub blocks: Vec<KeptBlock>,
 }
 
-/// A segment that is laid down: one record, and where it is named, its successor.
+/// A segment that is laid down: one record if it has blocks, and where it is named, its successor.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Laid {
     /// The segment.

@@ -208,7 +208,9 @@ impl Core {
         }
         let places = self.allocator.choose(&self.catalog, legs, want, keep).ok_or_else(|| {
             let free = self.catalog.free_aus();
-            let e = format!("it waits for room: {want} allocation units on {legs} disks are needed beside {keep} that are kept, {free} are free");
+            let e = format!(
+                "it waits for room: {want} allocation units on {legs} disks are needed beside {keep} that are kept, {free} are free"
+            );
             Error::new(Kind::NoSpace, e).hint("add a disk with `fusevol-mgr disk add`, or free space: remove snapshots or volumes")
         })?;
         self.commit(Record::TakeoverGranted { token, places: Places::join(places.iter().map(Vec::as_slice)) })?;
@@ -287,7 +289,7 @@ impl Core {
         if self.catalog.snapshots_of(volume).is_empty() {
             // Nobody reads them.
             let ended = segments.iter().filter(|s| s.token == token).map(|s| s.no).collect();
-            self.remap_log_read(no, LogEnd { ended, blocks: Vec::new() })?;
+            self.remap_log_read(no, LogEnd { ended, ..LogEnd::default() })?;
             return Ok(None);
         }
         Ok(Some(Errand::Log { volume, token, segments, places }))
@@ -298,7 +300,10 @@ impl Core {
         let oldest = self.catalog.snapshots_of(volume).first().map(|s| s.entry.epoch);
         let needed = |b: &super::errand::KeptBlock| oldest.is_some_and(|e| e <= b.epoch);
         let blocks = end.blocks.into_iter().filter(needed).collect();
-        self.remap(no)?.plan.set_log(end.ended, blocks);
+        let v = self.catalog.volume(volume);
+        let epoch = |s: &u32| oldest.and_then(|_| Some((*s, v?.segments.get(s)?.epoch)));
+        let again = end.named.iter().filter_map(epoch).collect();
+        self.remap(no)?.plan.set_log(end.ended, again, blocks);
         Ok(true)
     }
 

@@ -103,8 +103,12 @@ impl Core {
         for no in due {
             self.begin_seal(no);
         }
-        let silent: Vec<(SessionNo, Duration)> =
-            self.lives.iter().filter(|(_, l)| l.lapsed && l.watch.is_none()).filter_map(|(no, _)| Some((*no, self.is_in_the_way(*no)?))).collect();
+        let silent: Vec<(SessionNo, Duration)> = self
+            .lives
+            .iter()
+            .filter(|(_, l)| l.lapsed && l.watch.is_none())
+            .filter_map(|(no, _)| Some((*no, self.is_in_the_way(*no)?)))
+            .collect();
         for (no, gap) in silent {
             let writes = self.catalog.attachments().any(|a| a.session == no && a.writes());
             if let Some(l) = self.lives.get_mut(&no) {

@@ -62,8 +62,12 @@ impl Core {
     /// Quarantine of a session that lives is free when it ends; nothing is to be done.
     fn quarantine_finding(&self) -> Option<Finding> {
         let held = self.space_view().quarantine;
-        let text =
-            || format!("{} are in quarantine: what lost sessions, or failed journals, could still write, until their sessions are over and drained", size::show(held));
+        let text = || {
+            format!(
+                "{} are in quarantine: what lost sessions, or failed journals, could still write, until their sessions are over and drained",
+                size::show(held)
+            )
+        };
         (held > 0).then(|| Finding { level: Level::Warning, text: text(), action: String::new() })
     }
 

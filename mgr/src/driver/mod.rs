@@ -232,7 +232,7 @@ fn grants_lease(effect: &Effect) -> bool {
     matches!(effect, Effect::Reply { result: Ok(Reply::Welcome(_) | Reply::Renewed(_)), .. })
 }
 
-/// Whether an effect writes a session's SEAL.
+/// Whether an effect writes a session's SEAL, or may write to what the catalog gave a takeover.
 fn writes_slot(effect: &Effect) -> bool {
-    matches!(effect, Effect::OpenSlot { .. } | Effect::SealSlot { .. })
+    matches!(effect, Effect::OpenSlot { .. } | Effect::SealSlot { .. } | Effect::Errand { .. })
 }

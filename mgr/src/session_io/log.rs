@@ -10,7 +10,8 @@ use fusevol_shared::disk::Disk;
 use fusevol_shared::disk::buf::IoBuf;
 use fusevol_shared::error::{Error, Kind, Result};
 use fusevol_shared::format::preserve::{
-    At, Kept, LogId, Successor, checksum, is_break, open_record, open_successor, record_len, room, seal_record, seal_successor, successor_at,
+    At, Kept, LogId, Successor, checksum, is_break, open_record, open_successor, record_len, room, seal_record, seal_successor,
+    successor_at,
 };
 use fusevol_shared::ids::{FenceToken, Seq, VolumeId};
 use fusevol_shared::units::{DiskAu, PAGE};
@@ -25,6 +26,8 @@ struct LegRead {
     closed: bool,
     /// How many count, where that is said.
     counts: Option<u32>,
+    /// The segment that goes on, where that is said.
+    next: Option<u32>,
 }
 
 impl LegRead {
@@ -45,9 +48,11 @@ impl<D: Disk> SessionIo<'_, D> {
     /// `Io` where a segment can be read on no leg, `Damaged` where a record that counts is not whole on any.
     pub async fn read_log(&self, volume: VolumeId, token: FenceToken, segments: &[Segment], places: &BTreeSet<DiskAu>) -> Result<LogEnd> {
         let mut end = LogEnd::default();
+        let mut named = BTreeSet::new();
         for s in segments {
             let read = self.read_segment(volume, s).await.map_err(|e| e.within(format_args!("preserve segment {}", s.no)))?;
             let open = !read.closed && s.token == token;
+            named.extend(read.next);
             if open {
                 end.ended.push(s.no);
             }
@@ -74,18 +79,20 @@ impl<D: Disk> SessionIo<'_, D> {
             }
         }
         end.ended.sort_unstable();
+        end.named = end.ended.iter().copied().filter(|no| named.contains(no)).collect();
         Ok(end)
     }
 
     /// The best that any leg says.
     async fn read_segment(&self, volume: VolumeId, s: &Segment) -> Result<LegRead> {
         let log = log_id(self, volume, s);
-        let (mut best, mut failed, mut closed): (Option<LegRead>, _, bool) = (None, Error::new(Kind::Io, "it has no leg"), false);
+        let (mut best, mut failed): (Option<LegRead>, _) = (None, Error::new(Kind::Io, "it has no leg"));
+        let (mut closed, mut next) = (false, None);
         for leg in &s.legs {
             match self.read_au(*leg).await {
                 Ok((bytes, at)) => {
                     let read = self.leg_of(&bytes, &log, at);
-                    closed |= read.closed;
+                    (closed, next) = (closed | read.closed, next.or(read.next));
                     if best.as_ref().is_none_or(|b| read.worth() > b.worth()) {
                         best = Some(read);
                     }
@@ -94,7 +101,7 @@ impl<D: Disk> SessionIo<'_, D> {
             }
         }
         let mut best = best.ok_or(failed)?;
-        best.closed = closed;
+        (best.closed, best.next) = (closed, next);
         if best.counts.is_some_and(|n| best.records.len() < n as usize) {
             return Err(Error::new(Kind::Damaged, "records that were written are gone"));
         }
@@ -105,7 +112,7 @@ impl<D: Disk> SessionIo<'_, D> {
         let n = |x: u64| usize::try_from(x).expect("within an AU");
         let place = |pos: u64| At { disk: at.disk, off: at.off.plus(pos) };
         let end = successor_at(self.au_size);
-        let successor = open_successor(&bytes[n(end)..], log, place(end)).ok().map(|(_, s)| s.records);
+        let successor = open_successor(&bytes[n(end)..], log, place(end)).ok().map(|(_, s)| s);
         let closed = successor.is_some() || is_break(&bytes[n(end)..], log, place(end));
         let (mut records, mut pos, mut last) = (Vec::new(), 0, None::<Seq>);
         while room(self.au_size, pos) > 0 {
@@ -122,10 +129,11 @@ impl<D: Disk> SessionIo<'_, D> {
             records.push((seq, pos, kept, whole));
             (pos, last) = (next, Some(seq));
         }
-        LegRead { records, closed, counts: successor }
+        let (counts, next) = (successor.as_ref().map(|s| s.records), successor.map(|s| s.next.segment));
+        LegRead { records, closed, counts, next }
     }
 
-    /// Lays a segment down, durable on every leg: one record of these blocks, then the page that names the next one.
+    /// Lays a segment down, durable on every leg: one record of these blocks, or none, then the page that names the next one.
     ///
     /// # Errors
     /// `Io`; `Damaged` where a block is not any more what it was when the log was read.
@@ -138,7 +146,8 @@ impl<D: Disk> SessionIo<'_, D> {
             kept.push(Kept { at: *at, block: b.block, crc: b.crc });
         }
         let log = log_id(self, volume, &laid.segment);
-        let successor = laid.next.as_ref().map(|s| Successor { next: log_id(self, volume, s), legs: s.legs.clone(), records: 1 });
+        let records = u32::from(!kept.is_empty());
+        let successor = laid.next.as_ref().map(|s| Successor { next: log_id(self, volume, s), legs: s.legs.clone(), records });
         try_join_all(laid.segment.legs.iter().map(|leg| self.lay_leg(*leg, &log, &kept, &data, successor.as_ref()))).await.map(drop)
     }
 
@@ -146,14 +155,16 @@ impl<D: Disk> SessionIo<'_, D> {
         let (_, id, _) = self.member(leg.disk)?;
         let start = leg.au.start(self.au_size);
         let mut record = IoBuf::zeroed(PAGE + data.len());
-        seal_record(log, At { disk: *id, off: start }, Seq(1), kept, &mut record);
+        if !kept.is_empty() {
+            seal_record(log, At { disk: *id, off: start }, Seq(1), kept, &mut record);
+        }
         record[PAGE..].copy_from_slice(data);
         let record = record.freeze();
         // What an earlier use left there in the successor's place does not open, and is overwritten all the same.
         let off = start.plus(successor_at(self.au_size));
         let mut page = IoBuf::zeroed(PAGE);
         if let Some(s) = successor {
-            seal_successor(log, At { disk: *id, off }, Seq(2), s, &mut page);
+            seal_successor(log, At { disk: *id, off }, Seq(1 + u64::from(s.records)), s, &mut page);
         }
         let page = page.freeze();
         self.bounded(leg.disk, async |d| d.write_durable(start, record).await).await?;

@@ -46,7 +46,8 @@ impl<D: Disk> SessionIo<'_, D> {
     async fn copy(&self, aus: &[CopyAu]) -> Result<()> {
         let per = u32::try_from(PIECE / self.au_size.block_bytes()).unwrap_or(1).max(1);
         let mut pieces = aus.iter().flat_map(|of| {
-            let runs = of.blocks.runs().flat_map(move |run| run.clone().step_by(per as usize).map(move |first| first..run.end.min(first + per)));
+            let runs =
+                of.blocks.runs().flat_map(move |run| run.clone().step_by(per as usize).map(move |first| first..run.end.min(first + per)));
             runs.map(move |blocks| Piece { of, blocks })
         });
         let mut under_way: FuturesUnordered<_> = pieces.by_ref().take(COPIES).map(|p| self.copy_piece(p)).collect();

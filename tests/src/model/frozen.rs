@@ -99,6 +99,8 @@ pub struct World {
     pub frozen: Rc<Host<HeldPath>>,
     /// Who wants its volume.
     pub other: Rc<Host<MemDisk>>,
+    /// Who opens snapshots anew.
+    pub third: Rc<Host<MemDisk>>,
     /// The volume.
     pub id: VolumeId,
 }
@@ -128,21 +130,21 @@ impl World {
             }
             disks.push((DiskNo(no), id, disk));
         }
-        let prints = [KeyPrint([8; 32]), KeyPrint([9; 32])];
+        let prints = [KeyPrint([8; 32]), KeyPrint([9; 32]), KeyPrint([7; 32])];
         let made = manager.admin(AdminRequest::VolumeCreate { name: "db".into(), size: 128 << 20 }).expect("made");
         let AdminReply::Volume(v) = made else { panic!("{made:?}") };
-        for (name, print) in ["other", "frozen"].into_iter().zip(prints) {
+        for (name, print) in ["other", "frozen", "third"].into_iter().zip(prints) {
             manager.admin(AdminRequest::ClientAdd { name: name.into(), print }).expect("added");
             let rights = "read,write,snapshot,backup".parse().expect("rights");
             manager.admin(AdminRequest::AccessGrant { volume: "db".into(), client: name.into(), rights }).expect("granted");
         }
         manager.admin(AdminRequest::PoolSet { fencing: fusevol_mgr::catalog::record::Fencing::LeaseOnly }).expect("set");
-        let paths: Vec<_> =
-            disks.iter().map(|(_, _, disk)| Arc::new(HeldPath { disk: disk.clone(), held: Mutex::new(None) })).collect();
+        let paths: Vec<_> = disks.iter().map(|(_, _, disk)| Arc::new(HeldPath { disk: disk.clone(), held: Mutex::new(None) })).collect();
         let other = Host::start(&manager, prints[0], disks.iter().map(|(_, id, d)| (*id, d.clone())).collect()).await;
+        let third = Host::start(&manager, prints[2], disks.iter().map(|(_, id, d)| (*id, d.clone())).collect()).await;
         let by_paths = ids.into_iter().zip(paths.clone()).collect();
         let frozen = Host::start_elsewhere(&manager, prints[1], by_paths, BootId([3; 16])).await;
-        let w = Self { manager, disks, paths, frozen, other, id: v.id };
+        let w = Self { manager, disks, paths, frozen, other, third, id: v.id };
         w.help(async |_| {}).await;
         w
     }
@@ -173,9 +175,7 @@ impl World {
                     let beat = io.read_slot(SlotOf { session, id, slots: &slots }).await;
                     Event::SlotRead { session, beat }
                 }
-                Effect::ReadJournals { session, journals } => {
-                    Event::JournalsRead { session, tails: io.read_journals(&journals).await }
-                }
+                Effect::ReadJournals { session, journals } => Event::JournalsRead { session, tails: io.read_journals(&journals).await },
                 Effect::Errand { session, errand } => {
                     before(&errand).await;
                     Event::Errand { session, outcome: io.errand(&errand).await }
@@ -187,13 +187,15 @@ impl World {
         }
     }
 
-    /// A second goes by; the other keeps its lease.
+    /// A second goes by; the others keep their leases.
     ///
     /// # Panics
     /// If that is refused.
     pub async fn second(&self, before: impl AsyncFnMut(&Errand)) {
         self.manager.advance(Duration::from_secs(1));
-        self.other.engine.control.call(Renew {}).await.expect("it lives");
+        for link in [&self.other.engine.control, &self.third.engine.control] {
+            link.call(Renew {}).await.expect("it lives");
+        }
         self.help(before).await;
     }
 

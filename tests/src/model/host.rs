@@ -54,8 +54,7 @@ impl<D: Disk> Host<D> {
     async fn begin(manager: &Arc<Manager>, print: KeyPrint, disks: Vec<(DiskId, Arc<D>)>, boot: BootId, slot: bool) -> Rc<Self> {
         let link = manager.connect(print);
         let session = SessionId([print.0[0]; 16]);
-        let hello =
-            Hello { protocol: PROTOCOL, session, boot, host: "model".into(), program: "test".into(), resume: false };
+        let hello = Hello { protocol: PROTOCOL, session, boot, host: "model".into(), program: "test".into(), resume: false };
         let welcome = link.call(hello).await.expect("a session is opened");
         let lease = Lease::new(Arc::new(SystemClock), IO_TIMEOUT);
         lease.extend(BootTime(u64::MAX));

@@ -156,11 +156,7 @@ impl Manager {
                     }
                 }
                 // Nobody's process dies here: no lock is asked for. (The simulator is where they die.)
-                Effect::Close { .. }
-                | Effect::ProbeLock { .. }
-                | Effect::Fence { .. }
-                | Effect::ReadNonce { .. }
-                | Effect::Notice(_) => {}
+                Effect::Close { .. } | Effect::ProbeLock { .. } | Effect::Fence { .. } | Effect::ReadNonce { .. } | Effect::Notice(_) => {}
             }
         }
         let wake = std::mem::take(&mut m.wakers);

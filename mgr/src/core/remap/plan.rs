@@ -6,7 +6,7 @@ use crate::core::errand::{CopyAu, KeptBlock, Laid};
 use fusevol_shared::change::{Region, Segment};
 use fusevol_shared::error::{Error, Kind, Result};
 use fusevol_shared::format::preserve::room;
-use fusevol_shared::ids::{FenceToken, SessionNo};
+use fusevol_shared::ids::{FenceToken, SessionNo, VolumeEpoch};
 use fusevol_shared::map::{Leg, LegState, MapEntry, VolumeMap};
 use fusevol_shared::mask::BlockMask;
 use fusevol_shared::sentence::{Tag, holds};
@@ -26,12 +26,21 @@ struct Move {
     to: Vec<DiskAu>,
 }
 
+/// What one segment gets.
+struct Part<'p> {
+    no: Option<u32>,
+    epoch: VolumeEpoch,
+    blocks: Vec<&'p KeptBlock>,
+}
+
 /// What a takeover does.
 #[derive(Default, Debug)]
 pub struct Plan {
     moves: Vec<Move>,
     copied: usize,
     ended: Vec<u32>,
+    /// Ended segments to which others lead, each with its epoch: they are laid down under their own numbers.
+    again: Vec<(u32, VolumeEpoch)>,
     blocks: Vec<KeptBlock>,
     laid: Option<Vec<Laid>>,
     laid_down: usize,
@@ -109,8 +118,8 @@ impl Plan {
     }
 
     /// How the preserve log ends.
-    pub fn set_log(&mut self, ended: Vec<u32>, blocks: Vec<KeptBlock>) {
-        (self.ended, self.blocks) = (ended, blocks);
+    pub fn set_log(&mut self, ended: Vec<u32>, again: Vec<(u32, VolumeEpoch)>, blocks: Vec<KeptBlock>) {
+        (self.ended, self.again, self.blocks) = (ended, again, blocks);
         self.blocks.sort_by_key(|b| (b.epoch, b.segment, b.seq, b.pos));
         // The first of a block counts; of each epoch, as snapshots between two need the later one.
         let mut seen = BTreeSet::new();
@@ -122,10 +131,19 @@ impl Plan {
         self.laid.is_none().then(|| self.parts(size).len())
     }
 
-    /// The blocks, a segment's worth at a time; each part is of one epoch.
-    fn parts(&self, size: AuSize) -> Vec<&[KeptBlock]> {
+    /// The blocks, a segment's worth at a time, each part of one epoch; and under which number, where it has one already. What an ended segment
+    /// has fits into one, as it did before.
+    fn parts(&self, size: AuSize) -> Vec<Part<'_>> {
         let most = usize::try_from(room(size, 0)).unwrap_or(1).max(1);
-        self.blocks.chunk_by(|a, b| a.epoch == b.epoch).flat_map(|e| e.chunks(most)).collect()
+        let again: BTreeMap<u32, VolumeEpoch> = self.again.iter().copied().collect();
+        let new: Vec<&KeptBlock> = self.blocks.iter().filter(|b| !again.contains_key(&b.segment)).collect();
+        let new = new.chunk_by(|a, b| a.epoch == b.epoch).flat_map(|e| e.chunks(most));
+        let mut parts: Vec<Part<'_>> = new.map(|c| Part { no: None, epoch: c[0].epoch, blocks: c.to_vec() }).collect();
+        parts.extend(again.into_iter().map(|(no, epoch)| {
+            let blocks = self.blocks.iter().filter(|b| b.segment == no).collect();
+            Part { no: Some(no), epoch, blocks }
+        }));
+        parts
     }
 
     /// Where they lie; numbered from `first` on.
@@ -137,15 +155,19 @@ impl Plan {
             .flat_map(|(m, to)| m.was.legs().iter().map(|l| (l.at, to)).collect::<Vec<_>>())
             .collect();
         let parts = self.parts(size);
-        let segments: Vec<Segment> = (first..)
-            .zip(places)
-            .zip(&parts)
-            .map(|((no, legs), part)| Segment { no, epoch: part[0].epoch, token, session, legs })
-            .collect();
+        // Those without a number come first.
+        let segment = |((no, legs), part): ((u32, Vec<DiskAu>), &Part<'_>)| Segment {
+            no: part.no.unwrap_or(no),
+            epoch: part.epoch,
+            token,
+            session,
+            legs,
+        };
+        let segments: Vec<Segment> = (first..).zip(places).zip(&parts).map(segment).collect();
         let now = |b: &KeptBlock| moved.get(&b.at).copied().unwrap_or(b.at);
-        let one = |(i, (segment, part)): (usize, (&Segment, &&[KeptBlock]))| Laid {
+        let one = |(i, (segment, part)): (usize, (&Segment, &Part<'_>))| Laid {
             segment: segment.clone(),
-            blocks: part.iter().map(|b| (b.clone(), now(b))).collect(),
+            blocks: part.blocks.iter().map(|b| ((*b).clone(), now(b))).collect(),
             next: segments.get(i + 1).cloned(),
         };
         self.laid = Some(segments.iter().zip(&parts).enumerate().map(one).collect());
