@@ -121,7 +121,7 @@ impl Disks {
                     Errand::Copy(_) => Outcome::Copied(Ok(())),
                     Errand::Log { token, segments, .. } => {
                         let ended = segments.iter().filter(|s| s.token == *token).map(|s| s.no).collect();
-                        Outcome::Log(Ok(LogEnd { ended, blocks: self.log.clone() }))
+                        Outcome::Log(Ok(LogEnd { ended, named: Vec::new(), blocks: self.log.clone() }))
                     }
                     Errand::Lay { .. } => Outcome::Laid(Ok(())),
                 };
