@@ -19,12 +19,13 @@ const GRAINS: u64 = 64;
 /// Where the next writer writes, beside what the first one has: in the same allocation unit, and in others.
 const OTHERS: [u64; 3] = [512 << 10, 5 << 20, 33 << 20];
 
-/// Writes numbers, each to one page, each synced, and says each that was: a process of its own, as whoever has a file of a frozen mount open hangs when it closes it.
+/// Writes numbers, each to one page, each synced, and says each that was: by processes of their own, as whoever has a file of a
+/// frozen mount open hangs when it closes it. The volume is open all the time.
 const WRITER: &str = r#"
 exec 3<>"$0"
 i=0
 while i=$((i+1)); do
-    printf '%04096d' $i | dd bs=4096 count=1 iflag=fullblock seek=$((i % 64)) conv=notrunc,fsync 1>&3 2>/dev/null || exit 1
+    printf '%04096d' $i | dd bs=4096 count=1 iflag=fullblock seek=$((i % 64)) of="$0" conv=notrunc,fsync 2>/dev/null || exit 1
     echo $i
 done
 "#;
