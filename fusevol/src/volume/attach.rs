@@ -129,6 +129,7 @@ impl<D: Disk, C: Control> Volume<D, C> {
             legs: Legs::new(attached.copies, out),
             copying: Default::default(),
             changes: Mutex::default(),
+            unseen: AtomicBool::new(false),
             poisoned: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             ended: tokio::sync::Notify::new(),
