@@ -61,6 +61,7 @@ use fusevol_shared::clock::BootTime;
 use fusevol_shared::error::{Error, Kind, Result, WireError};
 use fusevol_shared::ids::{Generation, KeyPrint, SessionNo, SnapshotId, VolumeId};
 use fusevol_shared::random::Random;
+use fusevol_shared::units::DiskNo;
 use fusevol_shared::wire::messages::{Reply, Request};
 use hold::Holding;
 use life::Life;
@@ -108,6 +109,8 @@ pub struct Core {
     unfencing: BTreeMap<AdminId, String>,
     /// Clients that wait for a look at a disk.
     waiting: Vec<paths::Waiting>,
+    /// The lives of the manager's own paths.
+    path_lives: Vec<(DiskNo, fusevol_shared::ids::Life)>,
     /// The catalog is nearly full.
     tight: bool,
     /// Every disk knows byte locks.
@@ -152,6 +155,7 @@ impl Core {
             confirms: Vec::new(),
             unfencing: BTreeMap::new(),
             waiting: Vec::new(),
+            path_lives: Vec::new(),
             tight: false,
             has_locks: true,
             fresh: true,
@@ -291,6 +295,7 @@ impl Core {
             Request::GetLock(m) => self.get_lock(session, m).map(Some),
             Request::RetakeLocks(m) => self.retake_locks(session, m).map(Some),
             Request::CheckPath(m) => self.check_path(session, m, asker).map(|()| None),
+            Request::AskLives(_) => Ok(Some(self.paths_now())),
         }
     }
 }

@@ -4,6 +4,7 @@ use super::Input;
 use super::fence::Fencer;
 use super::helper::{Helper, Job};
 use super::join::{Joining, Log};
+use super::reopen::{self, Reopener};
 use crate::admin::config::Config;
 use crate::admin::disks::Member;
 use crate::catalog::Catalog;
@@ -19,7 +20,7 @@ use fusevol_shared::disk::any::PoolDisk;
 use fusevol_shared::disk::ring::{self, block_on};
 use fusevol_shared::error::{Context, Error, Kind, Result};
 use fusevol_shared::format::layout::{Layout, MANAGER_LOCK};
-use fusevol_shared::ids::{DiskId, Generation, PoolId, SessionId, SessionNo};
+use fusevol_shared::ids::{DiskId, Generation, Life, PoolId, SessionId, SessionNo};
 use fusevol_shared::random::{Random, SystemRandom};
 use fusevol_shared::units::{AuSize, DiskNo};
 use std::path::PathBuf;
@@ -44,6 +45,7 @@ pub struct StoreLog {
     /// Ends before the store does: nothing of it is in flight then.
     helper: Helper,
     fencer: Fencer,
+    reopener: Reopener,
     store: Store<File, HostDoor>,
     disks: Vec<session_io::Member<File>>,
     table: Table<File>,
@@ -144,8 +146,10 @@ impl Won {
         let silent = Arc::default();
         let fencer = Fencer::start(agents, to.clone())?;
         let table = Arc::new(ArcSwap::from_pointee(self.disks.clone()));
+        let reopener = Reopener::start(self.pool, Arc::clone(&table), to.clone())?;
         let helper = Helper::start(self.pool, self.au_size, &silent, to)?;
-        Ok(StoreLog { helper, fencer, store, disks: self.disks, table, pool: self.pool, au_size: self.au_size, silent })
+        let Won { disks, pool, au_size, .. } = self;
+        Ok(StoreLog { helper, fencer, reopener, store, disks, table, pool, au_size, silent })
     }
 }
 
@@ -242,8 +246,28 @@ impl Log for StoreLog {
         Ok(AdminRequest::DiskAdd { id, aus: layout.aus, first_data: layout.first_data, end_data: layout.end_data, paths: vec![path] })
     }
 
+    fn reopened(&mut self, no: DiskNo, disk: PoolDisk, checkpoint: impl FnOnce() -> Vec<Record>) -> Result<()> {
+        let Some(at) = self.disks.iter().position(|(n, ..)| *n == no) else { return Ok(()) };
+        if let Err(e) = reopen::same(&self.disks[at], &disk) {
+            tracing::error!("{e}");
+            return Ok(());
+        }
+        tracing::info!("disk {no} is open again: {disk}");
+        let (id, disk) = (self.disks[at].1, Arc::new(disk));
+        self.disks[at].2 = Arc::clone(&disk);
+        self.table.store(Arc::new(self.disks.clone()));
+        self.silent.answers(no);
+        let done = block_on(self.store.rejoin(id, disk, checkpoint));
+        self.warn();
+        done
+    }
+
+    fn lives(&self) -> Vec<(DiskNo, Life)> {
+        self.disks.iter().map(|(no, _, d)| (*no, d.life())).collect()
+    }
+
     fn close(self) -> Result<()> {
-        drop((self.helper, self.fencer));
+        drop((self.helper, self.fencer, self.reopener));
         block_on(self.store.close())
     }
 }

@@ -8,6 +8,7 @@ use super::file::{FileDisk, Identity, OpenMode};
 use super::nbd::uri::{NbdUri, is_nbd};
 use super::nbd::{NbdDisk, NbdOptions};
 use super::{Disk, DiskResult};
+use crate::ids::Life;
 use crate::units::DiskOff;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -259,6 +260,13 @@ impl Disk for PoolDisk {
         match self {
             PoolDisk::File(disk) => disk.flush().await,
             PoolDisk::Nbd(disk) => disk.flush().await,
+        }
+    }
+
+    fn life(&self) -> Life {
+        match self {
+            PoolDisk::File(disk) => disk.life(),
+            PoolDisk::Nbd(disk) => disk.life(),
         }
     }
 }

@@ -11,7 +11,7 @@ pub use crate::change::Segment;
 use crate::change::{Append, Journal, Places, WhenFull};
 use crate::error::WireError;
 use crate::ids::{
-    BootId, DiskId, FenceToken, Generation, MapVersion, PoolId, Seq, SessionId, SessionNo, SnapshotId, VolumeEpoch, VolumeId,
+    BootId, DiskId, FenceToken, Generation, Life, MapVersion, PoolId, Seq, SessionId, SessionNo, SnapshotId, VolumeEpoch, VolumeId,
 };
 use crate::lock::{LockKind, Span};
 use crate::map::MapRun;
@@ -387,7 +387,18 @@ message!(/// The session has written this nonce into its slot on a disk, by the 
 message!(/// The manager has read it there, over its own path.
     PathChecked {});
 
-replies! { PathChecked, Welcome, Renewed, Done, Volumes, Attached, MapPart, Granted, Folded, JournalGranted, SnapshotTaken, SnapshotOpened, LockState, LocksTaken, }
+message!(/// Which lives the manager's paths to the disks have now: a flush by one of them covers what a client wrote after it had heard of that life
+    /// (PROTOCOL.md, P1).
+    AskLives {});
+message!(/// Those of its disks.
+    Lives {
+    /// Whose: a life is told from others by this and its number.
+    generation: Generation,
+    /// Each disk's.
+    lives: Vec<(DiskNo, Life)>,
+});
+
+replies! { PathChecked, Welcome, Renewed, Done, Volumes, Attached, MapPart, Granted, Folded, JournalGranted, SnapshotTaken, SnapshotOpened, LockState, LocksTaken, Lives, }
 
 requests! {
     Hello(Need::Client, |_m| Object::None) -> Welcome, sample |_, _| Hello {
@@ -419,6 +430,7 @@ requests! {
     GetLock(Need::On(Right::Read), |m| Object::Volume(m.volume)) -> LockState, sample |volume, _| GetLock {
         volume, owner: 1, span: Span::ALL, kind: LockKind::Read };
     RetakeLocks(Need::Session, |_m| Object::None) -> LocksTaken, sample |_, _| RetakeLocks { locks: vec![] };
+    AskLives(Need::Session, |_m| Object::None) -> Lives, sample |_, _| AskLives {};
 }
 
 // ---- pushes ----

@@ -34,6 +34,7 @@ mod wire;
 use super::buf::{IoBuf, IoBytes};
 use super::file::{Identity, OpenMode};
 use super::{Answer, Disk, DiskError, DiskResult, admit};
+use crate::ids;
 use crate::units::DiskOff;
 use connection::{Limits, serve};
 use futures_util::future::join_all;
@@ -42,7 +43,7 @@ use negotiate::{Agreed, Failed};
 use request::{Body, End, Request};
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 use stream::{Peer, Stream};
 use tokio::sync::{mpsc, oneshot};
@@ -52,6 +53,9 @@ use wire::{Command, ExportFlags, FLAG_FUA};
 
 /// How long a connection beyond the first may take: a server may allow fewer than it promises.
 const FURTHER: Duration = Duration::from_secs(2);
+
+/// Lives of this process.
+static LIVES: AtomicU64 = AtomicU64::new(1);
 
 /// How an export is used.
 #[derive(Clone, Copy, Debug)]
@@ -81,6 +85,7 @@ pub struct NbdDisk {
     queues: Vec<mpsc::Sender<Request>>,
     next: AtomicUsize,
     life: Arc<Life>,
+    number: ids::Life,
 }
 
 /// What the thread has made.
@@ -111,7 +116,16 @@ impl NbdDisk {
             writable(agreed.flags).map_err(refused)?;
         }
         let identity = identity(&peer, &uri.export);
-        Ok(Self { uri: uri.clone(), mode, agreed, identity, queues, next: AtomicUsize::new(0), life })
+        Ok(Self {
+            uri: uri.clone(),
+            mode,
+            agreed,
+            identity,
+            queues,
+            next: AtomicUsize::new(0),
+            life,
+            number: ids::Life(LIVES.fetch_add(1, Ordering::Relaxed)),
+        })
     }
 
     /// Its address.
@@ -363,5 +377,9 @@ impl Disk for NbdDisk {
             };
         }
         self.ask(Command::Flush, 0, DiskOff(0), Body::Nothing).await.0
+    }
+
+    fn life(&self) -> ids::Life {
+        self.number
     }
 }
