@@ -114,8 +114,9 @@ impl<D: Disk> Member<D> {
     }
 
     async fn write_once(&self, at: DiskOff, data: &IoBytes, claim: Claim) -> DiskResult<Unflushed> {
-        let submitted = self.path.lives().now();
         let Some(disk) = self.path.direct() else { return Box::pin(self.write_through(Verb::Write, at, data, claim)).await };
+        // After the look: this path was known by then.
+        let submitted = self.path.lives().now();
         match disk.write(at, data.clone()).await {
             Err(e) if self.redirects(&disk, &e) => {
                 drop(disk);

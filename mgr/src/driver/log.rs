@@ -52,6 +52,7 @@ pub struct StoreLog {
     pool: PoolId,
     au_size: AuSize,
     silent: Arc<Silent>,
+    drained: bool,
 }
 
 /// A generation that was won, not serving yet.
@@ -138,6 +139,7 @@ impl Won {
     /// # Errors
     /// The store's; `Internal` without a thread.
     pub fn start(self, catalog: &Catalog, agents: PathBuf, to: mpsc::Sender<Input>) -> Result<StoreLog> {
+        let drained = self.takeover.is_drained();
         let mut store = block_on(self.takeover.start(&catalog.dump()))?;
         store.take_warnings().iter().for_each(|w| tracing::warn!("{w}"));
         if let Some(pool) = catalog.pool() {
@@ -149,7 +151,7 @@ impl Won {
         let reopener = Reopener::start(self.pool, Arc::clone(&table), to.clone())?;
         let helper = Helper::start(self.pool, self.au_size, &silent, to)?;
         let Won { disks, pool, au_size, .. } = self;
-        Ok(StoreLog { helper, fencer, reopener, store, disks, table, pool, au_size, silent })
+        Ok(StoreLog { helper, fencer, reopener, store, disks, table, pool, au_size, silent, drained })
     }
 }
 
@@ -158,6 +160,12 @@ impl StoreLog {
     #[must_use]
     pub fn generation(&self) -> Generation {
         self.store.generation()
+    }
+
+    /// Whether nothing that an earlier manager has sent, for its clients too, may still land.
+    #[must_use]
+    pub fn is_drained(&self) -> bool {
+        self.drained
     }
 
     /// The disks as they are now, for whoever does I/O beside this.

@@ -14,6 +14,7 @@ use crate::session_io::Member;
 use fusevol_shared::clock::{BootTime, Clock, SystemClock};
 use fusevol_shared::disk::any::{Address, Lock, PoolDisk};
 use fusevol_shared::disk::file::OpenMode;
+use fusevol_shared::disk::nbd::NbdOptions;
 use fusevol_shared::disk::{Disk as _, find, ring};
 use fusevol_shared::error::{Context, Error, Kind, Result};
 use fusevol_shared::format::layout::MANAGER_LOCK;
@@ -154,7 +155,8 @@ async fn attempt(pool: PoolId, no: DiskNo, id: DiskId, address: Address) -> (Dis
 }
 
 async fn open(pool: PoolId, id: DiskId, address: &Address) -> Result<PoolDisk> {
-    let disk = PoolDisk::open(address, OpenMode::ReadWrite).await.context(Kind::Io, || format!("disk {address}"))?;
+    let disk =
+        PoolDisk::open_with(address, OpenMode::ReadWrite, &NbdOptions::patient()).await.context(Kind::Io, || format!("disk {address}"))?;
     find::confirm(&disk, pool, id).await?;
     match disk.try_lock(MANAGER_LOCK).context(Kind::Io, || "the manager's lock")? {
         Lock::Taken | Lock::Absent => Ok(disk),

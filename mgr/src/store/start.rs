@@ -39,6 +39,13 @@ impl<D: Disk, W: Door<D>> Takeover<D, W> {
         self.group.pool
     }
 
+    /// Whether nothing that an earlier manager has sent may still land: each has ended in order, or its byte locks were free on this boot, on every disk
+    /// (K1). An administrator's word does not say that much.
+    #[must_use]
+    pub fn is_drained(&self) -> bool {
+        !self.force && self.won.undrained.is_empty() && self.quarantine().iter().all(Option::is_none)
+    }
+
     /// The labels of the pool's disks, with the paths under which they were found.
     pub fn disks(&self) -> impl Iterator<Item = (&DiskLabel, &str)> {
         self.group.members.iter().map(|m| (&m.label, m.path.as_str()))

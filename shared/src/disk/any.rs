@@ -116,7 +116,7 @@ impl PoolDisk {
     /// # Errors
     /// As `open`.
     pub async fn peek(address: &Address) -> DiskResult<Self> {
-        Self::open_with(address, OpenMode::Read, &NbdOptions { connections: 1, ..NbdOptions::default() }).await
+        Self::open_with(address, OpenMode::Read, &NbdOptions { connections: 1, ..NbdOptions::patient() }).await
     }
 
     /// Opens it, an export by these options.
