@@ -32,6 +32,18 @@ impl Pending {
         matches!(self.io.verb, Verb::Write | Verb::WriteDurable)
     }
 
+    /// The manager's own path was lost, and nothing of this can land: why.
+    fn is_to_be_asked_again(&self, result: &Result<ManagerLife, Failure>) -> Option<String> {
+        match result {
+            Err(Failure::NoPath(why)) => Some(why.clone()),
+            // It was asked, and the path was lost before it was answered: a read that is late changes nothing.
+            Err(Failure::Disk { answered: false, errno: libc::ENOTCONN | libc::ETIMEDOUT, what }) if self.io.verb == Verb::Read => {
+                Some(what.clone())
+            }
+            _ => None,
+        }
+    }
+
     /// How it ends without an answer.
     fn fail(self, errno: i32, why: &str) {
         let answer = if self.sent.is_some() && self.writes() { Answer::NotReturned } else { Answer::Answered };
@@ -128,7 +140,9 @@ impl Queue {
         let mut b = self.books();
         b.under_way = b.under_way.saturating_sub(1);
         let Books { all, later, trouble, last, .. } = &mut *b;
-        if let (Some(p), Err(Failure::NoPath(why))) = (all.get_mut(&id), &result) {
+        if let Some(p) = all.get_mut(&id)
+            && let Some(why) = p.is_to_be_asked_again(&result)
+        {
             p.sent = None;
             later.push(id);
             *trouble = Some(format!("the manager has no path either: {why}"));
@@ -279,6 +293,14 @@ mod tests {
         q.look();
         assert_eq!(q.next(Generation(1)).map(|n| n.0), Some(1));
         assert!(write.try_recv().is_err(), "it waits");
+        let lost = || Err(Failure::Disk { answered: false, errno: libc::ENOTCONN, what: "lost".into() });
+        let mut read = add(&q, Verb::Read, LONG);
+        assert_eq!(q.next(Generation(1)).map(|n| n.0), Some(2));
+        assert!(q.answered(2, lost(), IoBuf::zeroed(0)) && q.answered(1, lost(), IoBuf::zeroed(0)));
+        q.look();
+        assert_eq!(q.next(Generation(1)).map(|n| n.0), Some(2), "a read is asked again, too");
+        assert!(read.try_recv().is_err(), "it waits");
+        assert_eq!(write.try_recv().expect("told").expect_err("lost").answer, Answer::NotReturned);
     }
 
     #[test]
