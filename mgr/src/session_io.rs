@@ -55,6 +55,11 @@ impl Silent {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&no).is_some_and(|until| SystemClock.now() < *until)
     }
 
+    /// It is another life of the disk: what the former one did says nothing of it.
+    pub fn answers(&self, no: DiskNo) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&no);
+    }
+
     fn was(&self, no: DiskNo) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(no, SystemClock.now().plus(PAUSE));
     }

@@ -89,6 +89,9 @@ place!(/// One per replica: a leg with an older one than the map says is stale.
     LegGeneration(u32));
 place!(/// One per life of a manager on a pool.
     Generation(u64));
+place!(/// One life of a manager's or client's path to a disk, never used twice by one process: a lost connection ends it. 0 is a path without lives: what
+    /// was written by it and not flushed is not lost with it.
+    Life(u64));
 place!(/// A sequence number within one log, journal or attachment; starts at 1.
     Seq(u64));
 
@@ -97,5 +100,16 @@ impl Seq {
     #[must_use]
     pub fn next(self) -> Self {
         Self(self.0 + 1)
+    }
+}
+
+impl Life {
+    /// Of a path that has no lives: a file or block device of this host.
+    pub const LASTING: Self = Self(0);
+
+    /// Whether it has none.
+    #[must_use]
+    pub fn is_lasting(self) -> bool {
+        self == Self::LASTING
     }
 }

@@ -22,7 +22,7 @@ const MIB: u64 = 1 << 20;
 const LEN: usize = 64 << 10;
 
 fn options() -> NbdOptions {
-    NbdOptions { answer: Duration::from_secs(2), ..NbdOptions::default() }
+    NbdOptions { answer: Duration::from_secs(2), ..NbdOptions::patient() }
 }
 
 fn open(server: &NbdServer) -> NbdDisk {

@@ -1,5 +1,6 @@
 //! I/O goes through the manager while a path is lost, and comes back by itself.
 
+use fusevol_tests::real::load::{Load, Oracle, THREADS};
 use fusevol_tests::real::mount::{Mount, Transport};
 use fusevol_tests::real::pool::Pool;
 use fusevol_tests::real::wait::until;
@@ -88,4 +89,40 @@ fn the_drill() {
         mount.umount();
         pool.check();
     }
+}
+
+/// > A manager that follows a killed one on the same host, where every disk knows byte locks, knows that nothing of its clients' I/O is under way: it is asked again, at the same place.
+#[test]
+fn the_manager_is_killed_while_it_is_asked() {
+    let mut pool = Pool::new();
+    pool.volume("db", "256M");
+    let key = pool.client("host1", &[("db", "read,write")]);
+    let mount = Mount::new(&key, &pool.path().join("fv"));
+    let mut load = Load::start(&mount.image("db"), Oracle::new(5, THREADS), 5);
+    for disk in ["0", "1"] {
+        let _said = mount.fusevol(&["paths", "fail", disk]).ok();
+    }
+    for disk in 0..2 {
+        wait_for(&mount, disk, "proxied");
+    }
+    let goes_on = |load: &Load| {
+        let before = load.acked();
+        until("the load to go on", PATIENCE, || {
+            assert_eq!(load.error(), None);
+            (load.acked() > before + 50).then_some(())
+        });
+    };
+    for _ in 0..8 {
+        goes_on(&load);
+        pool.kill();
+        pool.serve();
+    }
+    goes_on(&load);
+    load.verify("after the last kill");
+    let mut oracle = load.finish();
+    oracle.verify("at the end", &mount.image("db"));
+    assert_eq!(mount.log().matches("lies at").count(), 0, "nothing had to be moved");
+    mount.umount();
+    pool.adds_up();
+    pool.check();
 }

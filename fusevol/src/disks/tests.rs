@@ -1,14 +1,18 @@
 //! The dirty marks of disks, and who hears of a failed flush.
 
 use super::*;
+use crate::path::lives::Stamp;
+use std::sync::atomic::AtomicU64;
 
 #[test]
 fn marks_are_taken_once() {
     let d = Dirty::default();
     for no in [0, 63, 64, 65535] {
-        d.mark(DiskNo(no));
+        d.mark(DiskNo(no), Stamp(u64::from(no) + 7));
     }
-    assert_eq!(d.take(), [0, 63, 64, 65535].map(DiskNo));
+    d.mark(DiskNo(63), Stamp(3));
+    d.mark(DiskNo(63), Stamp(99));
+    assert_eq!(d.take(), [(0, 7), (63, 3), (64, 71), (65535, 65542)].map(|(no, at)| (DiskNo(no), Stamp(at))), "the oldest write counts");
     assert!(d.take().is_empty());
 }
 
@@ -43,7 +47,7 @@ fn no_mark_is_lost_between_writers_and_flushes() {
             s.spawn(|| {
                 for _ in 0..WRITES {
                     complete.fetch_add(1, Ordering::SeqCst);
-                    dirty.mark(DiskNo(9));
+                    dirty.mark(DiskNo(9), Stamp::EVER);
                 }
                 ended.fetch_add(1, Ordering::SeqCst);
             });

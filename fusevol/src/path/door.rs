@@ -1,30 +1,40 @@
 //! The way through the manager, as the data path sees it.
 
+use super::lives::ManagerLife;
 use fusevol_shared::disk::buf::{IoBuf, IoBytes};
 use fusevol_shared::disk::{Answer, DiskError};
-use fusevol_shared::units::AuSize;
+use fusevol_shared::units::{AuSize, DiskNo, DiskOff};
 use fusevol_shared::wire::data::{Io, MAX_IO, Verb};
 use futures_util::future::LocalBoxFuture;
 
+/// The `errno` of what was not sent, since the direct path is back.
+pub const BACK: i32 = libc::ERESTART;
+
+/// What comes of it.
+pub type Got = (IoBuf, ManagerLife);
+
 /// Does I/O through the manager.
 pub trait Door: Send + Sync + 'static {
-    /// Does it; `data` is what is written. Gives what is read.
+    /// Does it; `data` is what is written. Gives what is read, and of a flush by which life of the manager's path it was done.
     ///
     /// An error is `NotReturned` where a write may still land, `Answered` where it may not. It waits for a manager, but not for ever.
-    fn io(&self, io: Io, data: IoBytes) -> LocalBoxFuture<'_, Result<IoBuf, DiskError>>;
+    fn io(&self, io: Io, data: IoBytes) -> LocalBoxFuture<'_, Result<Got, DiskError>>;
+
+    /// The direct path to a disk is back: what waits for it here and was never sent fails with [`BACK`], and so do all reads.
+    fn release(&self, disk: DiskNo);
 
     /// The pool's AU size.
     fn au_size(&self) -> AuSize;
 }
 
-/// Reads into `buf`, whole pages.
-pub(crate) async fn read(door: &dyn Door, io: Io, mut buf: IoBuf) -> (Result<(), DiskError>, IoBuf) {
+/// Reads into `buf`, whole pages. `back`: whether the direct path is there (again).
+pub(crate) async fn read(door: &dyn Door, io: Io, mut buf: IoBuf, back: impl Fn() -> bool) -> (Result<(), DiskError>, IoBuf) {
     let mut done = 0;
     while done < buf.len() {
         let n = (buf.len() - done).min(MAX_IO);
-        match door.io(part(door, &io, done, n), IoBuf::zeroed(0).freeze()).await {
-            Ok(got) if got.len() == n => buf[done..done + n].copy_from_slice(&got),
-            Ok(got) => {
+        match ask(door, part(door, &io, done, n), IoBuf::zeroed(0).freeze(), &back).await {
+            Ok((got, _)) if got.len() == n => buf[done..done + n].copy_from_slice(&got),
+            Ok((got, _)) => {
                 let what = format!("{n} bytes were asked of the manager, and {} came", got.len());
                 return (Err(DiskError { answer: Answer::NotReturned, errno: libc::EPROTO, what }), buf);
             }
@@ -35,15 +45,24 @@ pub(crate) async fn read(door: &dyn Door, io: Io, mut buf: IoBuf) -> (Result<(),
     (Ok(()), buf)
 }
 
-/// Writes `data`.
-pub(crate) async fn write(door: &dyn Door, io: Io, data: &IoBytes) -> Result<(), DiskError> {
+/// Writes `data`; `back` as of [`read`].
+pub(crate) async fn write(door: &dyn Door, io: Io, data: &IoBytes, back: impl Fn() -> bool) -> Result<(), DiskError> {
     let mut done = 0;
     while done < data.len() {
         let n = (data.len() - done).min(MAX_IO);
-        door.io(part(door, &io, done, n), data.slice(done, n)).await?;
+        ask(door, part(door, &io, done, n), data.slice(done, n), &back).await?;
         done += n;
     }
     Ok(())
+}
+
+/// Queued first, then looked: a path that came back before that is not said again.
+async fn ask(door: &dyn Door, io: Io, data: IoBytes, back: &impl Fn() -> bool) -> Result<Got, DiskError> {
+    let answer = door.io(io, data);
+    if back() {
+        door.release(io.disk);
+    }
+    answer.await
 }
 
 /// `len` bytes from byte `from` of `io` on.
@@ -54,8 +73,8 @@ fn part(door: &dyn Door, io: &Io, from: usize, len: usize) -> Io {
     Io { at, len: u32::try_from(len).expect("at most MAX_IO"), claim: io.claim.further(aus), ..*io }
 }
 
-/// A flush of the disk of `io`.
-pub(crate) async fn flush(door: &dyn Door, io: Io) -> Result<(), DiskError> {
-    let io = Io { verb: Verb::Flush, at: fusevol_shared::units::DiskOff(0), len: 0, ..io };
-    door.io(io, IoBuf::zeroed(0).freeze()).await.map(drop)
+/// A flush of the disk of `io`; `back` as of [`read`].
+pub(crate) async fn flush(door: &dyn Door, io: Io, back: impl Fn() -> bool) -> Result<ManagerLife, DiskError> {
+    let io = Io { verb: Verb::Flush, at: DiskOff(0), len: 0, ..io };
+    ask(door, io, IoBuf::zeroed(0).freeze(), &back).await.map(|(_, life)| life)
 }

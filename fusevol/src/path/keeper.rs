@@ -17,6 +17,11 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How often paths that are not direct are looked at.
 const LOOK: Duration = Duration::from_millis(50);
 
+/// How often the manager is asked for the lives of its paths.
+const ASK: Duration = Duration::from_secs(1);
+/// The same where they have none: another manager may have.
+const LASTING: Duration = Duration::from_secs(10);
+
 /// Opens a path to a disk anew.
 pub trait Opener<D> {
     /// A disk that is the pool's: its label read by this path, and the manager's word that it is the one that it sees.
@@ -24,12 +29,19 @@ pub trait Opener<D> {
     /// # Errors
     /// Why there is none.
     fn open(&self, member: &Member<D>) -> impl Future<Output = Result<D>>;
+
+    /// Which lives the manager's paths have now; `None` where it is not there.
+    fn lives(&self) -> impl Future<Output = Option<Told>>;
 }
+
+/// Lives of a manager's paths.
+pub type Told = fusevol_shared::wire::messages::Lives;
 
 /// Tries failed paths again until `end` is ready.
 pub async fn keep<D: Disk>(disks: Arc<Disks<D>>, opener: impl Opener<D>, end: impl Future<Output = ()>) {
     let mut end = pin!(end);
     let mut tries = FuturesUnordered::new();
+    let mut ask = pin!(ask(&disks, &opener));
     loop {
         let all = disks.present();
         for member in &all {
@@ -49,9 +61,25 @@ pub async fn keep<D: Disk>(disks: Arc<Disks<D>>, opener: impl Opener<D>, end: im
         };
         tokio::select! {
             () = &mut end => return,
+            () = ask.as_mut() => {}
             () = look => {}
             Some(()) = tries.next() => {}
         }
+    }
+}
+
+/// Asks the manager for the lives of its paths again and again: what is written from then on is covered by a flush through it.
+async fn ask<D: Disk>(disks: &Disks<D>, opener: &impl Opener<D>) {
+    loop {
+        let pause = match opener.lives().await {
+            Some(told) => {
+                disks.heard(&told);
+                if told.lives.iter().all(|(_, life)| life.is_lasting()) { LASTING } else { ASK }
+            }
+            None => ASK,
+        };
+        // A kernel that refuses a ring serves no disk either.
+        let _ = ring::sleep(pause).await;
     }
 }
 
@@ -65,5 +93,7 @@ async fn attempt<D: Disk>(member: Arc<Member<D>>, opener: &impl Opener<D>) {
         Ok(_) => tracing::info!("disk {no}: a path to it is good again"),
         Err(e) => tracing::info!("disk {no}: its path is not good yet: {e}"),
     }
-    member.path().tried(opened.map_err(|e| e.to_string()));
+    if member.path().tried(opened.map_err(|e| e.to_string())) {
+        member.is_back();
+    }
 }

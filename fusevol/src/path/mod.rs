@@ -1,7 +1,7 @@
 //! The paths of this process to the pool's disks: direct, or through the manager.
 //!
 //! - [`machine`]: what is decided about one path. - [`keeper`]: who tries failed ones again.
-//! - [`door`]: the way through the manager, as the data path sees it.
+//! - [`lives`]: which flush covers which write. - [`door`]: the way through the manager, as the data path sees it.
 //!
 //! A [`Path`] is one disk's. Its hot side is one load: the open disk, or none. A direct disk that failed is never used again: a path that
 //! heals is opened anew, by label, with the manager's word that it leads to the pool's disk.
@@ -12,11 +12,13 @@
 
 pub mod door;
 pub mod keeper;
+pub mod lives;
 pub mod machine;
 
 use arc_swap::ArcSwapOption;
 use fusevol_shared::clock::{BootTime, Clock, SystemClock};
-use fusevol_shared::disk::DiskError;
+use fusevol_shared::disk::{Disk, DiskError};
+use lives::Lives;
 use machine::{Effect, Event, Machine, State};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -44,6 +46,7 @@ pub struct Path<D> {
     former: Mutex<Weak<D>>,
     machine: Mutex<Machine>,
     redirected: AtomicU64,
+    lives: Lives,
     /// The keeper is to look.
     moved: Arc<Notify>,
 }
@@ -57,6 +60,7 @@ impl<D> Path<D> {
             former: Mutex::default(),
             machine: Mutex::new(Machine::new(SystemClock.now())),
             redirected: AtomicU64::new(0),
+            lives: Lives::default(),
             moved,
         }
     }
@@ -65,6 +69,12 @@ impl<D> Path<D> {
     #[must_use]
     pub fn direct(&self) -> Option<Arc<D>> {
         self.direct.load_full()
+    }
+
+    /// Its clock.
+    #[must_use]
+    pub fn lives(&self) -> &Lives {
+        &self.lives
     }
 
     /// I/O failed on `disk`; where it is the current one, no other goes to it.
@@ -108,16 +118,25 @@ impl<D> Path<D> {
         self.step(&mut machine, Event::Tick) == Some(Effect::Probe)
     }
 
-    /// A path was tried.
-    fn tried(&self, opened: Result<D, String>) {
+    /// A path was tried; whether I/O goes by it now.
+    fn tried(&self, opened: Result<D, String>) -> bool
+    where
+        D: Disk,
+    {
         let mut machine = self.machine();
         match opened {
             Ok(disk) => {
-                if machine.step(SystemClock.now(), Event::Opened) == Some(Effect::Direct) {
+                let good = machine.step(SystemClock.now(), Event::Opened) == Some(Effect::Direct);
+                if good {
+                    self.lives.opened(disk.life());
                     self.direct.store(Some(Arc::new(disk)));
                 }
+                good
             }
-            Err(why) => drop(machine.step(SystemClock.now(), Event::NotOpened(why))),
+            Err(why) => {
+                machine.step(SystemClock.now(), Event::NotOpened(why));
+                false
+            }
         }
     }
 

@@ -1,6 +1,7 @@
 //! One data connection of the client: `Open`, then requests out and answers in, until either fails, or nothing was to be done for a while.
 
 use super::queue::Queue;
+use crate::path::lives::ManagerLife;
 use fusevol_shared::disk::buf::IoBuf;
 use fusevol_shared::error::{Error, Kind};
 use fusevol_shared::ids::{Generation, SessionId};
@@ -60,7 +61,7 @@ impl Connection {
         };
         let Connection { mut read, mut write } = self;
         tokio::select! {
-            end = take(queue, &mut read) => end,
+            end = take(queue, generation, &mut read) => end,
             e = give(queue, generation, &mut write) => lost(true, e),
         }
     }
@@ -77,13 +78,15 @@ impl Connection {
                 queue.refused(&e);
                 Err(e.into())
             }
-            Some((FromManager::Done { .. }, _)) => Err(Error::new(Kind::Damaged, "an answer before anything was asked")),
+            Some((FromManager::Done { .. } | FromManager::Flushed { .. }, _)) => {
+                Err(Error::new(Kind::Damaged, "an answer before anything was asked"))
+            }
             None => Err(unreachable("the manager closed the connection")),
         }
     }
 }
 
-async fn take(queue: &Queue, read: &mut ReadHalf<Stream>) -> End {
+async fn take(queue: &Queue, of: Generation, read: &mut ReadHalf<Stream>) -> End {
     let mut idle = Duration::ZERO;
     loop {
         // Not cancelled by the select above unless the whole connection ends.
@@ -105,7 +108,12 @@ async fn take(queue: &Queue, read: &mut ReadHalf<Stream>) -> End {
         };
         idle = Duration::ZERO;
         match message {
-            Ok(Some((FromManager::Done { id, result }, payload))) => {
+            Ok(Some((message @ (FromManager::Done { .. } | FromManager::Flushed { .. }), payload))) => {
+                let (id, result) = match message {
+                    FromManager::Flushed { id, life } => (id, Ok(ManagerLife { generation: of, life })),
+                    FromManager::Done { id, result } => (id, result.map(|()| ManagerLife::default())),
+                    FromManager::Opened { .. } | FromManager::Refused(_) => continue,
+                };
                 if !queue.answered(id, result, payload) {
                     return lost(true, Error::new(Kind::Damaged, format!("an answer to request {id}, which was not asked")));
                 }

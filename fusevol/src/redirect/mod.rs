@@ -9,6 +9,8 @@
 //!    '--------'  the connection was lost: sent again, if the new one says that nothing of ours is in flight any more; a read in any case
 //!             '-> not returned: it may still land (another manager's life, or time is over)
 //! ```
+//! What the manager has no path for itself it does not send, and is asked again ([`queue`]). What was never sent is taken back when the direct path is there again.
+//!
 //! Invariants: a write is sent again only where nothing of an earlier sending can land after it; what waits is within [`WAITING`] requests
 //! and [`BYTES`]; each request is answered once.
 
@@ -16,13 +18,13 @@ mod connection;
 mod queue;
 mod run;
 
-use crate::path::door::Door;
-use fusevol_shared::disk::buf::{IoBuf, IoBytes};
+use crate::path::door::{Door, Got};
+use fusevol_shared::disk::buf::IoBytes;
 use fusevol_shared::disk::{Answer, DiskError};
 use fusevol_shared::error::{Context, Kind, Result};
 use fusevol_shared::ids::SessionId;
 use fusevol_shared::net::Net;
-use fusevol_shared::units::AuSize;
+use fusevol_shared::units::{AuSize, DiskNo};
 use fusevol_shared::wire::data::Io;
 use fusevol_shared::wire::keyfile::KeyFile;
 use fusevol_shared::wire::tls::Use;
@@ -98,12 +100,16 @@ impl Drop for Redirect {
 }
 
 impl Door for Redirect {
-    fn io(&self, io: Io, data: IoBytes) -> LocalBoxFuture<'_, std::result::Result<IoBuf, DiskError>> {
+    fn io(&self, io: Io, data: IoBytes) -> LocalBoxFuture<'_, std::result::Result<Got, DiskError>> {
         let answer = self.queue.add(io, data, self.patience);
         Box::pin(async move {
             let lost = |_| Err(DiskError { answer: Answer::NotReturned, errno: libc::ESHUTDOWN, what: "the mount is being ended".into() });
             answer?.await.unwrap_or_else(lost)
         })
+    }
+
+    fn release(&self, disk: DiskNo) {
+        self.queue.release(disk);
     }
 
     fn au_size(&self) -> AuSize {

@@ -1,18 +1,21 @@
 //! What waits to be done through the manager, and what is under way.
 
 use super::{BYTES, WAITING};
+use crate::path::door::{BACK, Got};
+use crate::path::lives::ManagerLife;
 use fusevol_shared::clock::{BootTime, Clock, SystemClock};
 use fusevol_shared::disk::buf::{IoBuf, IoBytes};
 use fusevol_shared::disk::{Answer, DiskError};
 use fusevol_shared::error::{Error, WireError};
 use fusevol_shared::ids::Generation;
+use fusevol_shared::units::DiskNo;
 use fusevol_shared::wire::data::{Failure, IN_FLIGHT, Io, Verb};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
 
-pub(super) type Outcome = Result<IoBuf, DiskError>;
+pub(super) type Outcome = Result<Got, DiskError>;
 
 /// One request.
 struct Pending {
@@ -27,6 +30,18 @@ struct Pending {
 impl Pending {
     fn writes(&self) -> bool {
         matches!(self.io.verb, Verb::Write | Verb::WriteDurable)
+    }
+
+    /// The manager's own path was lost, and nothing of this can land: why.
+    fn is_to_be_asked_again(&self, result: &Result<ManagerLife, Failure>) -> Option<String> {
+        match result {
+            Err(Failure::NoPath(why)) => Some(why.clone()),
+            // It was asked, and the path was lost before it was answered: a read that is late changes nothing.
+            Err(Failure::Disk { answered: false, errno: libc::ENOTCONN | libc::ETIMEDOUT, what }) if self.io.verb == Verb::Read => {
+                Some(what.clone())
+            }
+            _ => None,
+        }
     }
 
     /// How it ends without an answer.
@@ -45,6 +60,8 @@ struct Books {
     all: BTreeMap<u64, Pending>,
     /// In the order in which they are sent.
     queued: VecDeque<u64>,
+    /// The manager had no path for these: they are queued again at the next look.
+    later: Vec<u64>,
     under_way: usize,
     /// Why nothing could be done last.
     trouble: Option<String>,
@@ -92,6 +109,7 @@ impl Queue {
         let again = |p: &Pending| p.sent.is_none_or(|sent| sent == generation || drained || !p.writes());
         let (kept, lost): (BTreeMap<_, _>, BTreeMap<_, _>) = std::mem::take(&mut b.all).into_iter().partition(|(_, p)| again(p));
         b.queued = kept.keys().copied().collect();
+        b.later.clear();
         b.all = kept;
         b.under_way = 0;
         b.trouble = None;
@@ -117,30 +135,60 @@ impl Queue {
         None
     }
 
-    /// An answer has come; whether it was waited for.
-    pub(super) fn answered(&self, id: u64, result: Result<(), Failure>, payload: IoBuf) -> bool {
+    /// An answer has come, of a flush with the life by which it was done; whether it was waited for.
+    pub(super) fn answered(&self, id: u64, result: Result<ManagerLife, Failure>, payload: IoBuf) -> bool {
         let mut b = self.books();
         b.under_way = b.under_way.saturating_sub(1);
-        let Some(p) = b.all.remove(&id) else { return b.last >= id };
+        let Books { all, later, trouble, last, .. } = &mut *b;
+        if let Some(p) = all.get_mut(&id)
+            && let Some(why) = p.is_to_be_asked_again(&result)
+        {
+            p.sent = None;
+            later.push(id);
+            *trouble = Some(format!("the manager has no path either: {why}"));
+            return true;
+        }
+        let Some(p) = all.remove(&id) else { return *last >= id };
         b.bytes -= p.data.len();
         drop(b);
-        let outcome = result.map(|()| payload).map_err(explained);
+        let outcome = result.map(|life| (payload, life)).map_err(explained);
         // Who has gone away does not hear it.
         let _ = p.answer.send(outcome);
         self.work.notify_one();
         true
     }
 
-    /// Ends what has waited for too long.
-    pub(super) fn expire(&self) {
+    /// The direct path to this disk is back: nothing that was not sent is, and reads are asked there.
+    pub(super) fn release(&self, disk: DiskNo) {
+        let mut b = self.books();
+        let free = |p: &Pending| p.io.disk == disk && (p.sent.is_none() || p.io.verb == Verb::Read);
+        let ids: Vec<u64> = b.all.iter().filter(|(_, p)| free(p)).map(|(id, _)| *id).collect();
+        let freed: Vec<Pending> = ids.iter().filter_map(|id| b.all.remove(id)).collect();
+        b.bytes -= freed.iter().map(|p| p.data.len()).sum::<usize>();
+        drop(b);
+        for p in freed {
+            let what = format!("{:?} on disk {} at {}: its direct path is back", p.io.verb, p.io.disk, p.io.at);
+            // Who has gone away does not hear it.
+            let _ = p.answer.send(Err(DiskError::answered(BACK, what)));
+        }
+    }
+
+    /// Queues again what the manager had no path for, and ends what has waited for too long.
+    pub(super) fn look(&self) {
         let now = SystemClock.now();
         let mut b = self.books();
+        let again = std::mem::take(&mut b.later);
+        let any = !again.is_empty();
+        b.queued.extend(again);
         let late: Vec<u64> = b.all.iter().filter(|(_, p)| p.until <= now).map(|(id, _)| *id).collect();
         let late: Vec<Pending> = late.iter().filter_map(|id| b.all.remove(id)).collect();
         b.bytes -= late.iter().map(|p| p.data.len()).sum::<usize>();
         let why = b.trouble.clone().unwrap_or_else(|| "it took too long".to_owned());
         drop(b);
         late.into_iter().for_each(|p| p.fail(libc::ETIMEDOUT, &why));
+        if any {
+            self.work.notify_one();
+        }
     }
 
     /// Nothing can be done now; said by those whose time is over.
@@ -163,6 +211,7 @@ impl Queue {
         let mut b = self.books();
         let all = std::mem::take(&mut b.all);
         b.queued.clear();
+        b.later.clear();
         b.bytes = 0;
         drop(b);
         all.into_values().for_each(|p| p.fail(errno, why));
@@ -175,6 +224,8 @@ impl Queue {
 
 fn explained(failure: Failure) -> DiskError {
     match failure {
+        // It waits in the queue; here for completeness.
+        Failure::NoPath(why) => DiskError::answered(libc::ENOTCONN, why),
         Failure::Refused(e) => DiskError::answered(libc::EACCES, format!("the manager refuses it: {}", e.message)),
         Failure::Disk { answered, errno, what } => {
             let answer = if answered { Answer::Answered } else { Answer::NotReturned };
@@ -186,7 +237,7 @@ fn explained(failure: Failure) -> DiskError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use fusevol_shared::units::{DiskNo, DiskOff};
+    use fusevol_shared::units::DiskOff;
     use fusevol_shared::wire::data::Claim;
 
     fn io(verb: Verb) -> Io {
@@ -215,8 +266,8 @@ mod tests {
         q.opened(Generation(3), false);
         assert_eq!(write.try_recv().expect("told").expect_err("lost").answer, Answer::NotReturned);
         assert_eq!(q.next(Generation(3)).map(|n| n.0), Some(2), "a read is asked again");
-        q.answered(2, Ok(()), IoBuf::zeroed(4096));
-        assert_eq!(read.try_recv().expect("told").expect("read").len(), 4096);
+        q.answered(2, Ok(ManagerLife::default()), IoBuf::zeroed(4096));
+        assert_eq!(read.try_recv().expect("told").expect("read").0.len(), 4096);
         assert!(q.is_empty());
     }
 
@@ -226,10 +277,47 @@ mod tests {
         let mut sent = add(&q, Verb::Write, Duration::ZERO);
         let _ = q.next(Generation(1));
         let mut queued = add(&q, Verb::Write, Duration::ZERO);
-        q.expire();
+        q.look();
         assert_eq!(sent.try_recv().expect("told").expect_err("late").answer, Answer::NotReturned);
         assert_eq!(queued.try_recv().expect("told").expect_err("late").answer, Answer::Answered);
-        assert!(q.answered(1, Ok(()), IoBuf::zeroed(0)), "its answer comes late, and is passed over");
+        assert!(q.answered(1, Ok(ManagerLife::default()), IoBuf::zeroed(0)), "its answer comes late, and is passed over");
+    }
+
+    #[test]
+    fn what_the_manager_has_no_path_for_is_asked_again() {
+        let q = Queue::default();
+        let mut write = add(&q, Verb::Write, LONG);
+        assert_eq!(q.next(Generation(1)).map(|n| n.0), Some(1));
+        assert!(q.answered(1, Err(Failure::NoPath("lost".into())), IoBuf::zeroed(0)));
+        assert!(q.next(Generation(1)).is_none(), "not at once");
+        q.look();
+        assert_eq!(q.next(Generation(1)).map(|n| n.0), Some(1));
+        assert!(write.try_recv().is_err(), "it waits");
+        let lost = || Err(Failure::Disk { answered: false, errno: libc::ENOTCONN, what: "lost".into() });
+        let mut read = add(&q, Verb::Read, LONG);
+        assert_eq!(q.next(Generation(1)).map(|n| n.0), Some(2));
+        assert!(q.answered(2, lost(), IoBuf::zeroed(0)) && q.answered(1, lost(), IoBuf::zeroed(0)));
+        q.look();
+        assert_eq!(q.next(Generation(1)).map(|n| n.0), Some(2), "a read is asked again, too");
+        assert!(read.try_recv().is_err(), "it waits");
+        assert_eq!(write.try_recv().expect("told").expect_err("lost").answer, Answer::NotReturned);
+    }
+
+    #[test]
+    fn what_was_never_sent_goes_back_to_the_direct_path() {
+        let q = Queue::default();
+        let (mut sent, mut asked) = (add(&q, Verb::Write, LONG), add(&q, Verb::Read, LONG));
+        let _ = (q.next(Generation(1)), q.next(Generation(1)));
+        let (mut queued, mut refused) = (add(&q, Verb::Write, LONG), add(&q, Verb::Write, LONG));
+        let back = |r: &mut oneshot::Receiver<Outcome>| r.try_recv().ok().map(|r| r.expect_err("back").errno == BACK);
+        q.release(DiskNo(1));
+        assert_eq!(back(&mut queued), None, "it is of another disk");
+        assert_eq!(q.next(Generation(1)).map(|n| n.0), Some(3));
+        q.answered(3, Err(Failure::NoPath("lost".into())), IoBuf::zeroed(0));
+        q.release(DiskNo(0));
+        assert_eq!([back(&mut queued), back(&mut refused), back(&mut asked)], [Some(true); 3]);
+        assert!(sent.try_recv().is_err(), "what was sent may land: it waits for its answer");
+        assert!(q.next(Generation(1)).is_none() && q.answered(2, Ok(ManagerLife::default()), IoBuf::zeroed(0)));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use tokio::time::{sleep, timeout};
 const CONNECT: Duration = Duration::from_secs(3);
 /// The shortest and longest pause between attempts.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
-/// How often it is looked who has waited for too long.
+/// How often it is looked who has waited for too long, and what the manager had no path for is asked again.
 const LOOK: Duration = Duration::from_millis(200);
 
 pub(super) struct Run {
@@ -42,7 +42,7 @@ impl Run {
     async fn expire(&self) {
         loop {
             sleep(LOOK).await;
-            self.queue.expire();
+            self.queue.look();
         }
     }
 

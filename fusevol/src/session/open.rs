@@ -14,7 +14,7 @@ use crate::disks::Disks;
 use crate::lease::Lease;
 use crate::link::{Link, LinkConfig, Owner, Phase, Pushed};
 use crate::locks::Locks;
-use crate::path::keeper::keep;
+use crate::path::keeper::{Opener as _, keep};
 use crate::redirect::{self, Redirect};
 use crate::slot::Slot;
 use crate::stale::Stale;
@@ -136,6 +136,10 @@ pub fn open(options: &Options) -> Result<Arc<Session>> {
     };
     engine.disks.redirect_by(redirect.clone());
     let paths = Paths { link: link.clone(), welcome: about.welcome.clone(), id, globs: options.disks.clone() };
+    // Before anything is written: a flush through the manager covers it then. Where it does not answer, the paths' keeper asks again.
+    if let Some(told) = ring::block_on(paths.lives()) {
+        engine.disks.heard(&told);
+    }
     let session = Arc::new(Session {
         about,
         link,

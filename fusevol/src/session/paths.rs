@@ -9,7 +9,7 @@
 
 use crate::disks::Member;
 use crate::link::Link;
-use crate::path::keeper::Opener;
+use crate::path::keeper::{Opener, Told};
 use fusevol_shared::disk::any::{Address, Lock, PoolDisk};
 use fusevol_shared::disk::buf::IoBuf;
 use fusevol_shared::disk::file::OpenMode;
@@ -20,7 +20,7 @@ use fusevol_shared::format::layout::{Layout, MANAGER_LOCK};
 use fusevol_shared::format::slot::{Heartbeat, SlotAt};
 use fusevol_shared::ids::{Seq, SessionId, SessionNo};
 use fusevol_shared::random::{Random, SystemRandom};
-use fusevol_shared::wire::messages::{CheckPath, DiskInfo, Welcome};
+use fusevol_shared::wire::messages::{AskLives, CheckPath, DiskInfo, Welcome};
 use std::time::Duration;
 
 /// How long the manager is waited for.
@@ -96,5 +96,8 @@ impl Opener<PoolDisk> for Paths {
             Some(Found::Refused(why)) => Err(Error::new(Kind::Refused, why)),
             None => Err(Error::new(Kind::Internal, "nothing was looked for")),
         }
+    }
+    async fn lives(&self) -> Option<Told> {
+        self.link.call(AskLives {}, Some(ASK)).await.ok()
     }
 }

@@ -111,7 +111,7 @@ impl<D: Disk, C: Control> Volume<D, C> {
             ledger: Ledger::default(),
             late: Default::default(),
             dirty: Dirty::default(),
-            rounds: Rounds::new(&engine.disks),
+            rounds: Rounds::new(),
             turn: tokio::sync::Mutex::new(()),
             reserve: Reserve::new(attached.reserve.clone(), engine.lease.now()),
             grants: tokio::sync::Mutex::default(),

@@ -175,9 +175,10 @@ impl<D: Disk, C: Control> Volume<D, C> {
             self.engine.lease.wait().await?;
             let disk = self.engine.disks.get(at.disk)?;
             let done = disk.write(place.at, good?.freeze(), claim).await;
-            self.dirty.mark(at.disk);
             let len = usize::try_from(bytes.end - bytes.start).expect("within a request");
-            done.map_err(|e| self.not_written(&place, len, e).error)?;
+            if let Some(submitted) = done.map_err(|e| self.not_written(&place, len, e).error)? {
+                self.dirty.mark(at.disk, submitted);
+            }
         }
         drop(held);
         Ok(true)

@@ -6,7 +6,8 @@
 
 use super::Volume;
 use crate::control::Control;
-use crate::disks::{Disks, io_error};
+use crate::disks::io_error;
+use crate::path::lives::Stamp;
 use crate::stale::Whose;
 use fusevol_shared::disk::Disk;
 use fusevol_shared::error::{Error, Kind, Result, WireError};
@@ -14,7 +15,6 @@ use fusevol_shared::sentence::{self, Tag};
 use fusevol_shared::units::DiskNo;
 use fusevol_shared::wire::messages::APPEND_WEIGHT;
 use futures_util::future::join_all;
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Appends of one round; the bits of a volume of 64 TiB at once are far below.
@@ -25,8 +25,6 @@ pub(super) const AUS_PER_PAGE: usize = APPEND_WEIGHT / 16;
 struct Last {
     round: u64,
     result: std::result::Result<(), WireError>,
-    /// Failed flushes of each disk that this volume has heard of.
-    heard: BTreeMap<DiskNo, u64>,
     /// A flush that nobody had asked for (of a hold, of a region at rest) failed on these disks: who asks next is told, and until then no
     /// flush is good, nor is anything that was written taken for lost.
     owed: Option<(WireError, Vec<DiskNo>)>,
@@ -39,10 +37,9 @@ pub(super) struct Rounds {
 }
 
 impl Rounds {
-    /// Of an attachment that begins: what failed before it is no matter of its writes.
-    pub(super) fn new<D: Disk>(disks: &Disks<D>) -> Self {
-        let heard = disks.present().iter().map(|d| (d.no(), d.failed_flushes())).collect();
-        let last = Last { round: 0, result: Ok(()), heard, owed: None };
+    /// Of an attachment that begins.
+    pub(super) fn new() -> Self {
+        let last = Last { round: 0, result: Ok(()), owed: None };
         Self { begun: AtomicU64::new(0), last: tokio::sync::Mutex::new(last) }
     }
 }
@@ -50,14 +47,14 @@ impl Rounds {
 /// Marks that go back if the round ends early in any way.
 struct Taken<'a, D: Disk, C: Control> {
     volume: &'a Volume<D, C>,
-    disks: Vec<DiskNo>,
+    disks: Vec<(DiskNo, Stamp)>,
     flushed: bool,
 }
 
 impl<D: Disk, C: Control> Drop for Taken<'_, D, C> {
     fn drop(&mut self) {
         if !self.flushed {
-            self.disks.iter().for_each(|no| self.volume.dirty.mark(*no));
+            self.disks.iter().for_each(|(no, since)| self.volume.dirty.mark(*no, *since));
         }
     }
 }
@@ -97,8 +94,14 @@ impl<D: Disk, C: Control> Volume<D, C> {
             self.ledger.take();
         }
         let mut taken = Taken { volume: self, disks: self.dirty.take(), flushed: false };
-        let failed = self.flush_disks(&taken.disks, &mut last.heard).await;
+        let failed = self.flush_disks(&taken.disks).await;
         let failed = self.without_copies(failed, last.owed.is_some()).await?;
+        // What has failed is told once: the next flush covers what is written from now on.
+        for (no, since) in &mut taken.disks {
+            if let Some(disk) = failed.iter().find(|(f, _)| f == no).and_then(|_| self.engine.disks.get(*no).ok()) {
+                *since = disk.path().lives().now();
+            }
+        }
         if let Some((_, e)) = failed.first() {
             let error = Error::new(e.kind(), "flush failed: writes since the last flush may be lost").because(e.to_string());
             let (told, mut bad) = last.owed.take().unwrap_or_else(|| (WireError::from(&error), Vec::new()));
@@ -144,26 +147,18 @@ impl<D: Disk, C: Control> Volume<D, C> {
         Ok(Vec::new())
     }
 
-    async fn flush_disks(&self, disks: &[DiskNo], heard: &mut BTreeMap<DiskNo, u64>) -> Vec<(DiskNo, Error)> {
-        let results = join_all(disks.iter().map(|no| async move {
-            let disk = match self.engine.disks.get(*no) {
-                Ok(d) => d,
-                Err(e) => return (*no, None, Some(e)),
-            };
-            let done = disk.flush().await;
-            (*no, Some(disk.failed_flushes()), done.err().map(|e| io_error(*no, e)))
+    async fn flush_disks(&self, disks: &[(DiskNo, Stamp)]) -> Vec<(DiskNo, Error)> {
+        let results = join_all(disks.iter().map(|(no, since)| async move {
+            let disk = self.engine.disks.get(*no)?;
+            disk.flush(*since).await.map_err(|e| io_error(*no, e))?;
+            // Another volume's flush may have failed on what this one wrote, and this one's found nothing left to do.
+            match disk.path().lives().has_failed_since(*since) {
+                true => Err(Error::new(Kind::Io, format!("disk {no}: a flush by another volume failed meanwhile"))),
+                false => Ok(()),
+            }
         }))
         .await;
-        let mut failed = Vec::new();
-        for (no, count, error) in results {
-            // Another volume's flush may have failed on what this one wrote, and this one's found nothing left to do.
-            let unheard = count.is_some_and(|n| heard.insert(no, n).unwrap_or(0) < n);
-            let other = || Error::new(Kind::Io, format!("disk {no}: a flush by another volume failed meanwhile"));
-            if let Some(e) = error.or_else(|| unheard.then(other)) {
-                failed.push((no, e));
-            }
-        }
-        failed
+        disks.iter().zip(results).filter_map(|((no, _), done)| Some((*no, done.err()?))).collect()
     }
 
     /// The taken bits that have a leg on a disk whose flush failed: such a block counts as never written.

@@ -179,9 +179,13 @@ impl<D: Disk, C: Control> Volume<D, C> {
     async fn put_one(&self, (place, from, len): &Run, data: &IoBytes) -> std::result::Result<(), NotWritten> {
         let disk = self.engine.disks.get(place.disk).map_err(|error| NotWritten { error, late: false })?;
         let done = disk.write(place.at, data.slice(*from, *len), place.claim).await;
-        self.dirty.mark(place.disk);
         match done {
-            Ok(()) => Ok(()),
+            Ok(unflushed) => {
+                if let Some(submitted) = unflushed {
+                    self.dirty.mark(place.disk, submitted);
+                }
+                Ok(())
+            }
             Err(e) => Err(self.not_written(place, *len, e)),
         }
     }

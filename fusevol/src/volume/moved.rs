@@ -13,6 +13,7 @@
 use super::Volume;
 use super::view::Slot;
 use crate::control::Control;
+use crate::path::lives::Stamp;
 use fusevol_shared::change::Entry;
 use fusevol_shared::disk::Disk;
 use fusevol_shared::error::{Error, Kind, Result};
@@ -20,7 +21,7 @@ use fusevol_shared::map::{Leg, MapEntry, MapRun};
 use fusevol_shared::mask::BlockMask;
 use fusevol_shared::units::{BLOCKS_PER_AU, DiskAu, DiskNo, VolAu};
 use fusevol_shared::wire::data::Claim;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -125,6 +126,8 @@ impl<D: Disk, C: Control> Volume<D, C> {
     async fn copy_to(&self, au: VolAu, slot: &Slot<'_>, places: &[DiskAu]) -> Result<()> {
         let (size, block) = (self.engine.au_size, self.block_size());
         let claim = Claim::Live { volume: self.id, au };
+        // By disk, the oldest of what is to be flushed.
+        let mut unflushed: BTreeMap<DiskNo, Stamp> = BTreeMap::new();
         let per = u32::try_from((COPY / block).max(1)).expect("few");
         let places = self.usable(places);
         for run in slot.written().runs() {
@@ -134,12 +137,14 @@ impl<D: Disk, C: Control> Volume<D, C> {
                 for to in &places {
                     let disk = self.engine.disks.get(to.disk)?;
                     let done = disk.write(to.au.start(size).plus(off), data.clone(), claim).await;
-                    done.map_err(|e| crate::disks::io_error(to.disk, e))?;
+                    if let Some(at) = done.map_err(|e| crate::disks::io_error(to.disk, e))? {
+                        unflushed.entry(to.disk).or_insert(at);
+                    }
                 }
             }
         }
-        for to in &places {
-            self.engine.disks.get(to.disk)?.flush().await.map_err(|e| crate::disks::io_error(to.disk, e))?;
+        for (no, since) in unflushed {
+            self.engine.disks.get(no)?.flush(since).await.map_err(|e| crate::disks::io_error(no, e))?;
         }
         self.engine.lease.wait().await
     }

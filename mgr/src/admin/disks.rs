@@ -6,6 +6,7 @@ use crate::catalog::{Catalog, Disk};
 use crate::driver::Joining;
 use fusevol_shared::disk::any::{Address, PoolDisk};
 use fusevol_shared::disk::file::OpenMode;
+use fusevol_shared::disk::nbd::NbdOptions;
 use fusevol_shared::disk::ring::block_on;
 use fusevol_shared::disk::{Disk as _, DiskError, label};
 use fusevol_shared::error::{Context, Error, Kind, Result};
@@ -33,7 +34,7 @@ pub struct Member {
 /// # Errors
 /// `NotFound`, `Denied`, `Refused` (no disk) or `Io`, naming the path.
 pub fn open(path: &Address, mode: OpenMode) -> Result<PoolDisk> {
-    block_on(PoolDisk::open(path, mode)).map_err(|e| {
+    block_on(PoolDisk::open_with(path, mode, &NbdOptions::patient())).map_err(|e| {
         let what = format!("disk {path}");
         let why = std::io::Error::from_raw_os_error(e.errno);
         match (path, why.kind()) {

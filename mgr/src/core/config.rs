@@ -14,10 +14,8 @@ pub struct Config {
     pub patience: Duration,
     /// Boot of this host: byte locks speak for sessions of the same boot only.
     pub boot: BootId,
-    /// Nothing is in flight that an earlier manager did for its clients: their byte locks were free, or they ended in order.
+    /// Nothing is in flight that an earlier manager did for its clients or copied by itself: their byte locks were free, or they ended in order.
     pub drained: bool,
-    /// The same of what an earlier manager copied by itself.
-    pub copies_drained: bool,
     /// Limits.
     pub limits: Limits,
 }
@@ -26,15 +24,7 @@ impl Config {
     /// The usual settings with this lease.
     #[must_use]
     pub fn new(lease: Duration, boot: BootId) -> Self {
-        Self {
-            lease,
-            hold: Duration::from_secs(5),
-            patience: lease * 2,
-            boot,
-            drained: false,
-            copies_drained: false,
-            limits: Limits::default(),
-        }
+        Self { lease, hold: Duration::from_secs(5), patience: lease * 2, boot, drained: false, limits: Limits::default() }
     }
 
     /// What the manager waits beyond the lease: a quarter.

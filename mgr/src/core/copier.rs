@@ -94,7 +94,7 @@ impl Copier {
 impl Core {
     /// What a former manager had under way: over, if it is proven drained; else its fresh places stay, and its targets are legs no more.
     pub(super) fn settle_copies(&mut self) {
-        let (drained, now) = (self.config.copies_drained, self.generation);
+        let (drained, now) = (self.config.drained, self.generation);
         let old: Vec<(DiskAu, bool)> =
             self.catalog.copying().filter(|(_, c)| c.generation != now).map(|(p, c)| (p, c.target.is_some())).collect();
         if old.is_empty() {

@@ -137,6 +137,8 @@ pub struct Core {
     bad_targets: BTreeMap<DiskNo, BootTime>,
     /// Disks that are out and may be back.
     looks: BTreeMap<DiskNo, returns::Look>,
+    /// The lives of the manager's own paths.
+    path_lives: Vec<(DiskNo, fusevol_shared::ids::Life)>,
     /// The catalog is nearly full.
     tight: bool,
     /// Every disk knows byte locks.
@@ -198,6 +200,7 @@ impl Core {
             batches: 0,
             bad_targets: BTreeMap::new(),
             looks: BTreeMap::new(),
+            path_lives: Vec::new(),
             tight: false,
             has_locks: true,
             fresh: true,
@@ -344,6 +347,7 @@ impl Core {
             Request::LegOut(m) => self.leg_out(session, m, asker),
             Request::Recovery(m) => self.recovery(session, m).map(Some),
             Request::CheckPath(m) => self.check_path(session, m, asker).map(|()| None),
+            Request::AskLives(_) => Ok(Some(self.paths_now())),
         }
     }
 }

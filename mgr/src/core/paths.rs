@@ -3,10 +3,10 @@
 
 use super::{Asker, Core, Effect};
 use fusevol_shared::error::{Error, Kind, Result};
-use fusevol_shared::ids::SessionNo;
+use fusevol_shared::ids::{Life, SessionNo};
 use fusevol_shared::sentence::{Tag, holds};
 use fusevol_shared::units::DiskNo;
-use fusevol_shared::wire::messages::{CheckPath, PathChecked, Reply};
+use fusevol_shared::wire::messages::{CheckPath, Lives, PathChecked, Reply};
 
 /// Most questions of all clients that wait for a disk.
 const WAITING_MAX: usize = 4096;
@@ -21,6 +21,15 @@ pub(super) struct Waiting {
 }
 
 impl Core {
+    /// The manager's paths to the disks have these lives from now on. Said after they have begun.
+    pub fn set_lives(&mut self, lives: Vec<(DiskNo, Life)>) {
+        self.path_lives = lives;
+    }
+
+    pub(super) fn paths_now(&self) -> Reply {
+        Reply::Lives(Lives { generation: self.generation, lives: self.path_lives.clone() })
+    }
+
     pub(super) fn check_path(&mut self, session: SessionNo, m: &CheckPath, asker: Asker) -> Result<()> {
         if self.catalog.disk(m.disk).is_none() {
             return Err(Error::new(Kind::NotFound, format!("the pool has no disk {}", m.disk)));

@@ -146,8 +146,12 @@ async fn serve_one<E: From<Event> + Send + 'static>(
     let payload = if io.verb == Verb::Read && result.is_ok() { buf } else { IoBuf::zeroed(0) };
     let Held { _turn, _memory, _under_way } = held;
     drop(_under_way);
+    let answer = match (io.verb, result) {
+        (Verb::Flush, Ok(life)) => FromManager::Flushed { id, life },
+        (_, result) => FromManager::Done { id, result: result.map(drop) },
+    };
     // A connection that has ended takes no answer.
-    let _ = answers.send((FromManager::Done { id, result }, payload)).await;
+    let _ = answers.send((answer, payload)).await;
 }
 
 async fn done<E: From<Event>>(inner: &Inner<E>, session: SessionNo, io: Io, payload: IoBuf) -> Done {

@@ -3,8 +3,9 @@
 use crate::session_io::Member;
 use arc_swap::ArcSwap;
 use fusevol_shared::disk::buf::IoBuf;
-use fusevol_shared::disk::{Disk, ring};
+use fusevol_shared::disk::{Answer, Disk, DiskError, ring};
 use fusevol_shared::error::{Context, Error, Kind, Result, WireError};
+use fusevol_shared::ids::Life;
 use fusevol_shared::units::DiskNo;
 use fusevol_shared::wire::data::{Failure, IN_FLIGHT, Io, Verb};
 use futures_util::StreamExt;
@@ -18,10 +19,10 @@ pub(super) const PER_DISK: usize = 2 * IN_FLIGHT;
 /// Requests that wait for the thread.
 const QUEUE: usize = 1024;
 
-/// The manager's disks as they are now; swapped when one joins.
+/// The manager's disks as they are now; swapped when one joins, or one that was lost is open again.
 pub type Table<D> = Arc<ArcSwap<Vec<Member<D>>>>;
 
-pub(super) type Done = (std::result::Result<(), Failure>, IoBuf);
+pub(super) type Done = (std::result::Result<Life, Failure>, IoBuf);
 
 struct Job {
     io: Io,
@@ -108,13 +109,21 @@ fn unknown(no: DiskNo) -> Failure {
 }
 
 async fn on<D: Disk>(disk: &D, io: &Io, buf: IoBuf) -> Done {
-    match io.verb {
-        Verb::Read => {
-            let (read, buf) = disk.read(io.at, buf).await;
-            (read.map_err(Failure::from), buf)
-        }
-        Verb::Write => (disk.write(io.at, buf.freeze()).await.map_err(Failure::from), IoBuf::zeroed(0)),
-        Verb::WriteDurable => (disk.write_durable(io.at, buf.freeze()).await.map_err(Failure::from), IoBuf::zeroed(0)),
-        Verb::Flush => (disk.flush().await.map_err(Failure::from), buf),
+    // Of the very disk that is used: it is another one after a loss.
+    let life = disk.life();
+    let (done, buf) = match io.verb {
+        Verb::Read => disk.read(io.at, buf).await,
+        Verb::Write => (disk.write(io.at, buf.freeze()).await, IoBuf::zeroed(0)),
+        Verb::WriteDurable => (disk.write_durable(io.at, buf.freeze()).await, IoBuf::zeroed(0)),
+        Verb::Flush => (disk.flush().await, buf),
+    };
+    (done.map(|()| life).map_err(failure), buf)
+}
+
+/// A disk that is lost answers so for all that it was not asked (`shared::disk::nbd`).
+fn failure(e: DiskError) -> Failure {
+    match (e.answer, e.errno) {
+        (Answer::Answered, libc::ENOTCONN) => Failure::NoPath(e.to_string()),
+        _ => e.into(),
     }
 }

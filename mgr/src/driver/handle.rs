@@ -2,7 +2,9 @@
 
 use super::join::Joining;
 use crate::core::{AdminReply, AdminRequest, Event};
+use fusevol_shared::disk::any::PoolDisk;
 use fusevol_shared::error::{Error, Kind, Result, WireError};
+use fusevol_shared::units::DiskNo;
 use tokio::sync::{mpsc, oneshot};
 
 /// What the driver takes.
@@ -23,6 +25,13 @@ pub enum Input {
         disk: Joining,
         /// To whom the answer goes.
         answer: oneshot::Sender<std::result::Result<AdminReply, WireError>>,
+    },
+    /// A disk of the manager that was lost is open again.
+    Reopened {
+        /// Which.
+        no: DiskNo,
+        /// Its label was read, and it is locked.
+        disk: Box<PoolDisk>,
     },
     /// End in order: what was asked before is done and answered.
     Stop,

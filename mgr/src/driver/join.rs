@@ -8,7 +8,7 @@ use crate::data::Verdicts;
 use crate::listen::Connections;
 use fusevol_shared::disk::any::PoolDisk;
 use fusevol_shared::error::Result;
-use fusevol_shared::ids::{DiskId, SessionId, SessionNo};
+use fusevol_shared::ids::{DiskId, Life, SessionId, SessionNo};
 use fusevol_shared::units::DiskNo;
 use std::time::Duration;
 
@@ -66,6 +66,16 @@ pub trait Log {
     /// # Errors
     /// Why it cannot join; the pool is as before then.
     fn label(&mut self, disk: Joining, catalog: &Catalog) -> Result<AdminRequest>;
+
+    /// A disk that was lost is open again: it is used from now on, and takes a copy of the catalog again where it had lost it. `checkpoint` gives
+    /// the whole state, which is durable.
+    ///
+    /// # Errors
+    /// Any ends the manager; a disk that is not fit is not used.
+    fn reopened(&mut self, no: DiskNo, disk: PoolDisk, checkpoint: impl FnOnce() -> Vec<Record>) -> Result<()>;
+
+    /// The lives of the manager's paths to its disks.
+    fn lives(&self) -> Vec<(DiskNo, Life)>;
 
     /// The end, in order: the next manager need not wait.
     ///

@@ -5,6 +5,7 @@ use super::copier::Copier;
 use super::fence::Fencer;
 use super::helper::{Helper, Job};
 use super::join::{Joining, Log};
+use super::reopen::{self, Reopener};
 use crate::admin::config::Config;
 use crate::admin::disks::Member;
 use crate::catalog::Catalog;
@@ -20,7 +21,7 @@ use fusevol_shared::disk::any::PoolDisk;
 use fusevol_shared::disk::ring::{self, block_on};
 use fusevol_shared::error::{Context, Error, Kind, Result};
 use fusevol_shared::format::layout::{Layout, MANAGER_LOCK};
-use fusevol_shared::ids::{DiskId, Generation, PoolId, SessionId, SessionNo};
+use fusevol_shared::ids::{DiskId, Generation, Life, PoolId, SessionId, SessionNo};
 use fusevol_shared::random::{Random, SystemRandom};
 use fusevol_shared::units::{AuSize, DiskNo};
 use std::path::PathBuf;
@@ -46,6 +47,7 @@ pub struct StoreLog {
     helper: Helper,
     fencer: Fencer,
     copier: Copier,
+    reopener: Reopener,
     store: Store<File, HostDoor>,
     disks: Vec<session_io::Member<File>>,
     table: Table<File>,
@@ -149,8 +151,10 @@ impl Won {
         let fencer = Fencer::start(agents, to.clone())?;
         let table = Arc::new(ArcSwap::from_pointee(self.disks.clone()));
         let copier = Copier::start(self.pool, self.au_size, to.clone())?;
+        let reopener = Reopener::start(self.pool, Arc::clone(&table), to.clone())?;
         let helper = Helper::start(self.pool, self.au_size, &silent, to)?;
-        Ok(StoreLog { helper, fencer, copier, drained, store, disks: self.disks, table, pool: self.pool, au_size: self.au_size, silent })
+        let Won { disks, pool, au_size, .. } = self;
+        Ok(StoreLog { helper, fencer, copier, reopener, store, disks, table, pool, au_size, silent, drained })
     }
 }
 
@@ -161,7 +165,7 @@ impl StoreLog {
         self.store.generation()
     }
 
-    /// Whether nothing that an earlier manager wrote by itself can still land.
+    /// Whether nothing that an earlier manager has sent, for its clients too, may still land.
     #[must_use]
     pub fn is_drained(&self) -> bool {
         self.drained
@@ -256,8 +260,28 @@ impl Log for StoreLog {
         Ok(AdminRequest::DiskAdd { id, aus: layout.aus, first_data: layout.first_data, end_data: layout.end_data, paths: vec![path] })
     }
 
+    fn reopened(&mut self, no: DiskNo, disk: PoolDisk, checkpoint: impl FnOnce() -> Vec<Record>) -> Result<()> {
+        let Some(at) = self.disks.iter().position(|(n, ..)| *n == no) else { return Ok(()) };
+        if let Err(e) = reopen::same(&self.disks[at], &disk) {
+            tracing::error!("{e}");
+            return Ok(());
+        }
+        tracing::info!("disk {no} is open again: {disk}");
+        let (id, disk) = (self.disks[at].1, Arc::new(disk));
+        self.disks[at].2 = Arc::clone(&disk);
+        self.table.store(Arc::new(self.disks.clone()));
+        self.silent.answers(no);
+        let done = block_on(self.store.rejoin(id, disk, checkpoint));
+        self.warn();
+        done
+    }
+
+    fn lives(&self) -> Vec<(DiskNo, Life)> {
+        self.disks.iter().map(|(no, _, d)| (*no, d.life())).collect()
+    }
+
     fn close(self) -> Result<()> {
-        drop((self.helper, self.fencer, self.copier));
+        drop((self.helper, self.fencer, self.copier, self.reopener));
         block_on(self.store.close())
     }
 }

@@ -20,6 +20,7 @@ mod handle;
 mod helper;
 mod join;
 pub mod log;
+mod reopen;
 pub mod serve;
 #[cfg(test)]
 mod tests;
@@ -29,7 +30,9 @@ pub use join::{Clients, Joining, Log, Outside};
 
 use crate::core::{AdminId, AdminReply, AdminRequest, Core, Effect, Event, Now, Output};
 use fusevol_shared::clock::{BootTime, Clock};
+use fusevol_shared::disk::any::PoolDisk;
 use fusevol_shared::error::{Result, WireError};
+use fusevol_shared::units::DiskNo;
 use fusevol_shared::wire::messages::Reply;
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -67,7 +70,8 @@ pub struct Driver<L, C> {
 impl<L: Log, C: Clients> Driver<L, C> {
     /// The loop, and the way to it. The log stands under its generation already.
     #[must_use]
-    pub fn new(core: Core, log: L, clients: C, clock: Box<dyn Clock>, inputs: mpsc::Receiver<Input>) -> Self {
+    pub fn new(mut core: Core, log: L, clients: C, clock: Box<dyn Clock>, inputs: mpsc::Receiver<Input>) -> Self {
+        core.set_lives(log.lives());
         let heartbeat_at = clock.now().plus(log.heartbeat_every());
         Self {
             core,
@@ -155,6 +159,7 @@ impl<L: Log, C: Clients> Driver<L, C> {
             Input::Event(event) => self.step(event, out),
             Input::Ask { request, answer } => self.ask(request, answer, out),
             Input::AddDisk { disk, answer } => self.add_disk(disk, answer, out)?,
+            Input::Reopened { no, disk } => self.reopened(no, *disk, out)?,
             Input::Stop => self.stopping = true,
         }
         Ok(())
@@ -178,10 +183,26 @@ impl<L: Log, C: Clients> Driver<L, C> {
             self.carry_out(effect);
         }
         match self.log.label(disk, self.core.catalog()) {
-            Ok(request) => self.ask(request, answer, out),
+            Ok(request) => {
+                self.core.set_lives(self.log.lives());
+                self.ask(request, answer, out);
+            }
             // Where nobody waits any more nobody is told.
             Err(e) => answer.send(Err(WireError::from(&e))).unwrap_or_default(),
         }
+        Ok(())
+    }
+
+    /// What was decided before is committed and said first: the state that a copy of the catalog begins with is durable.
+    fn reopened(&mut self, no: DiskNo, disk: PoolDisk, out: &mut Output) -> Result<()> {
+        self.commit(out)?;
+        let done = std::mem::take(out);
+        for effect in done.effects {
+            self.carry_out(effect);
+        }
+        let catalog = self.core.catalog();
+        self.log.reopened(no, disk, || catalog.dump())?;
+        self.core.set_lives(self.log.lives());
         Ok(())
     }
 

@@ -44,7 +44,7 @@ pub fn serve(dir: &Dir, force: bool, ready: impl FnOnce() -> Result<()>) -> Resu
     let news = news(&settings, &catalog, &log);
     let pool = catalog.pool().ok_or_else(|| Error::new(Kind::Damaged, "the catalog does not say which pool it is of"))?.clone();
     let lease = Duration::from_millis(pool.lease_ms.into());
-    let config = Config { copies_drained: log.is_drained(), ..Config::new(lease, boot) };
+    let config = Config { drained: log.is_drained(), ..Config::new(lease, boot) };
     let core = Core::new(catalog, config, log.generation(), Now::of(&SystemClock), Box::new(SystemRandom));
 
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build();

@@ -8,7 +8,7 @@ use fusevol_shared::clock::SystemClock;
 use fusevol_shared::disk::any::PoolDisk;
 use fusevol_shared::disk::file::{FileDisk, OpenMode};
 use fusevol_shared::error::{Error, Kind};
-use fusevol_shared::ids::{BootId, Generation, KeyPrint, PoolId, SessionId, SessionNo};
+use fusevol_shared::ids::{BootId, Generation, KeyPrint, Life, PoolId, SessionId, SessionNo};
 use fusevol_shared::name::Name;
 use fusevol_shared::random::SeededRandom;
 use fusevol_shared::units::{AuSize, DiskNo};
@@ -72,6 +72,13 @@ impl Log for MemLog {
     }
     fn label(&mut self, _disk: Joining, _catalog: &Catalog) -> Result<AdminRequest> {
         Err(Error::new(Kind::Refused, "it carries an xfs filesystem"))
+    }
+    fn reopened(&mut self, no: DiskNo, _disk: PoolDisk, checkpoint: impl FnOnce() -> Vec<Record>) -> Result<()> {
+        self.seen.note(format!("reopened {no}, {} records", checkpoint().len()));
+        Ok(())
+    }
+    fn lives(&self) -> Vec<(DiskNo, Life)> {
+        Vec::new()
     }
     fn close(self) -> Result<()> {
         self.seen.note("closed");

@@ -326,7 +326,7 @@ impl<D: Disk, W: Door<D>> Store<D, W> {
     }
 
     /// Moves to the next free area with this checkpoint, on the copies there are and, where there is room in the set, one more.
-    async fn switch(&mut self, pieces: &[Vec<u8>]) -> Result<()> {
+    pub(super) async fn switch(&mut self, pieces: &[Vec<u8>]) -> Result<()> {
         let old = self.set.clone();
         let further = self.further();
         let mut wider: Vec<usize> = self.set.iter().copied().chain(further).collect();

@@ -34,6 +34,10 @@
 //! manager. Where labels move the log, so many of the recorded set must be told that no quorum of it misses all of them; if
 //! they cannot be, nothing more is written.
 //!
+//! *Return.* A disk whose path was lost and is open anew comes back as a disk that holds nothing: it takes a copy like one that joins, in an area that this
+//! manager had not used when it failed. What was sent by the former path and not answered is at most one unit, in the area before; where it lands in a
+//! later life of that area it spoils one page of one copy. One that failed nothing is still whole: all that was answered was flushed by the former path.
+//!
 //! *Takeover.* The successor writes its claim and the SEALs, durable on a quorum, and then reads the labels again; the
 //! manager writes blocks or labels, durable, and then reads its SEAL, and answers only if it is clear. Whichever comes
 //! second sees the first. So either the successor's replay has the commit, or the commit is not answered.
@@ -59,6 +63,7 @@ mod inspect;
 mod log;
 mod open;
 mod record;
+mod rejoin;
 mod replay;
 mod start;
 mod survey;

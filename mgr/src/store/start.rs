@@ -33,16 +33,17 @@ impl<D: Disk, W: Door<D>> Takeover<D, W> {
         self.won.generation
     }
 
-    /// Whether nothing that a predecessor wrote can still land: their byte locks are free, or they ended in order.
-    #[must_use]
-    pub fn is_drained(&self) -> bool {
-        self.won.locked && self.won.undrained.is_empty()
-    }
-
     /// The pool.
     #[must_use]
     pub fn pool(&self) -> PoolId {
         self.group.pool
+    }
+
+    /// Whether nothing that an earlier manager has sent may still land: each has ended in order, or its byte locks were free on this boot, on every disk
+    /// (K1). An administrator's word does not say that much.
+    #[must_use]
+    pub fn is_drained(&self) -> bool {
+        !self.force && self.won.undrained.is_empty() && self.quarantine().iter().all(Option::is_none)
     }
 
     /// The labels of the pool's disks, with the paths under which they were found.

@@ -8,6 +8,7 @@ use super::file::{FileDisk, Identity, OpenMode};
 use super::nbd::uri::{NbdUri, is_nbd};
 use super::nbd::{NbdDisk, NbdOptions};
 use super::{Disk, DiskResult};
+use crate::ids::Life;
 use crate::units::DiskOff;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -115,7 +116,7 @@ impl PoolDisk {
     /// # Errors
     /// As `open`.
     pub async fn peek(address: &Address) -> DiskResult<Self> {
-        Self::open_with(address, OpenMode::Read, &NbdOptions { connections: 1, ..NbdOptions::default() }).await
+        Self::open_with(address, OpenMode::Read, &NbdOptions { connections: 1, ..NbdOptions::patient() }).await
     }
 
     /// Opens it, an export by these options.
@@ -259,6 +260,13 @@ impl Disk for PoolDisk {
         match self {
             PoolDisk::File(disk) => disk.flush().await,
             PoolDisk::Nbd(disk) => disk.flush().await,
+        }
+    }
+
+    fn life(&self) -> Life {
+        match self {
+            PoolDisk::File(disk) => disk.life(),
+            PoolDisk::Nbd(disk) => disk.life(),
         }
     }
 }

@@ -23,6 +23,7 @@ pub mod mem;
 pub mod nbd;
 pub mod ring;
 
+use crate::ids::Life;
 use crate::units::{DiskOff, PAGE, PAGE_U64};
 use crate::wire::data::Failure;
 use buf::{IoBuf, IoBytes};
@@ -90,6 +91,12 @@ pub trait Disk: Send + Sync + 'static {
 
     /// Makes every write durable that completed before this was submitted.
     fn flush(&self) -> impl Future<Output = DiskResult<()>>;
+
+    /// Which life of its path this is. Where that is not [`Life::LASTING`], its end may be the end of what was written and not flushed: a flush by
+    /// another life covers only what was written after that other one had begun (PROTOCOL.md, P1).
+    fn life(&self) -> Life {
+        Life::LASTING
+    }
 }
 
 impl<D: Disk> Disk for Arc<D> {
@@ -107,6 +114,9 @@ impl<D: Disk> Disk for Arc<D> {
     }
     fn flush(&self) -> impl Future<Output = DiskResult<()>> {
         D::flush(self)
+    }
+    fn life(&self) -> Life {
+        D::life(self)
     }
 }
 

@@ -14,7 +14,7 @@
 use super::codec::Message;
 use super::frame::{FrameError, FrameKind, HEADER, Header, Limits};
 use crate::error::{Error, Kind, WireError};
-use crate::ids::{Generation, SessionId, SnapshotId, VolumeId};
+use crate::ids::{Generation, Life, SessionId, SnapshotId, VolumeId};
 use crate::units::{DiskNo, DiskOff, VolAu};
 use rkyv::util::AlignedVec;
 use rkyv::{Archive, Deserialize, Serialize};
@@ -103,6 +103,8 @@ pub enum Failure {
     Refused(WireError),
     /// The disk failed it; where it was not answered it may still land.
     Disk { answered: bool, errno: i32, what: String },
+    /// The manager's own path to the disk is lost, and not open again yet: it was not sent. It may be asked again.
+    NoPath(String),
 }
 
 /// What a manager sends.
@@ -115,6 +117,8 @@ pub enum FromManager {
     Refused(WireError),
     /// The answer; the payload is what was read.
     Done { id: u64, result: Result<(), Failure> },
+    /// A flush is done, by this life of the manager's path.
+    Flushed { id: u64, life: Life },
 }
 
 macro_rules! message {

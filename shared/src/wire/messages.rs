@@ -12,7 +12,7 @@ pub use crate::change::Segment;
 use crate::change::{Append, Journal, Places, WhenFull};
 use crate::error::WireError;
 use crate::ids::{
-    BootId, DiskId, FenceToken, Generation, MapVersion, PoolId, Seq, SessionId, SessionNo, SnapshotId, VolumeEpoch, VolumeId,
+    BootId, DiskId, FenceToken, Generation, Life, MapVersion, PoolId, Seq, SessionId, SessionNo, SnapshotId, VolumeEpoch, VolumeId,
 };
 use crate::lock::{LockKind, Span};
 use crate::map::MapRun;
@@ -400,7 +400,18 @@ message!(/// The session has written this nonce into its slot on a disk, by the 
 message!(/// The manager has read it there, over its own path.
     PathChecked {});
 
-replies! { RecoveryOrders, PathChecked, Welcome, Renewed, Done, Volumes, Attached, MapPart, Granted, Folded, JournalGranted, SnapshotTaken, SnapshotOpened, LockState, LocksTaken, }
+message!(/// Which lives the manager's paths to the disks have now: a flush by one of them covers what a client wrote after it had heard of that life
+    /// (PROTOCOL.md, P1).
+    AskLives {});
+message!(/// Those of its disks.
+    Lives {
+    /// Whose: a life is told from others by this and its number.
+    generation: Generation,
+    /// Each disk's.
+    lives: Vec<(DiskNo, Life)>,
+});
+
+replies! { RecoveryOrders, PathChecked, Welcome, Renewed, Done, Volumes, Attached, MapPart, Granted, Folded, JournalGranted, SnapshotTaken, SnapshotOpened, LockState, LocksTaken, Lives, }
 
 requests! {
     Hello(Need::Client, |_m| Object::None) -> Welcome, sample |_, _| Hello {
@@ -436,6 +447,7 @@ requests! {
         volume, token: FenceToken(1), disk: DiskNo(0), dirty: vec![], why: "sample".into() };
     Recovery(Need::On(Right::Write), |m| Object::Volume(m.volume)) -> RecoveryOrders, sample |volume, _| Recovery {
         volume, token: FenceToken(1), says: String::new() };
+    AskLives(Need::Session, |_m| Object::None) -> Lives, sample |_, _| AskLives {};
 }
 
 // ---- pushes ----

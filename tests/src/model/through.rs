@@ -1,12 +1,13 @@
 //! The way through the manager in the model: what its core lets through is done on the disks' other path.
 
 use super::manager::Manager;
-use fusevol::path::door::Door;
+use fusevol::path::door::{Door, Got};
+use fusevol::path::lives::ManagerLife;
 use fusevol_mgr::core::{Event, Ticket, Verdict};
 use fusevol_shared::disk::buf::{IoBuf, IoBytes};
 use fusevol_shared::disk::{Disk, DiskError};
 use fusevol_shared::ids::SessionNo;
-use fusevol_shared::units::AuSize;
+use fusevol_shared::units::{AuSize, DiskNo};
 use fusevol_shared::wire::data::{Io, Verb};
 use futures_util::future::LocalBoxFuture;
 use std::sync::Arc;
@@ -29,6 +30,10 @@ impl<D: Disk> Through<D> {
     #[must_use]
     pub fn new(manager: Arc<Manager>, session: SessionNo, au_size: AuSize, disks: Vec<Arc<D>>) -> Arc<Self> {
         Arc::new(Self { manager, session, au_size, disks, next: AtomicU64::new(1) })
+    }
+
+    fn life(&self, disk: DiskNo) -> ManagerLife {
+        ManagerLife { life: self.disks[usize::from(disk.0)].life(), ..ManagerLife::default() }
     }
 
     async fn done(&self, io: Io, data: IoBytes) -> Result<IoBuf, DiskError> {
@@ -57,9 +62,11 @@ impl<D: Disk> Through<D> {
 }
 
 impl<D: Disk> Door for Through<D> {
-    fn io(&self, io: Io, data: IoBytes) -> LocalBoxFuture<'_, Result<IoBuf, DiskError>> {
-        Box::pin(self.done(io, data))
+    fn io(&self, io: Io, data: IoBytes) -> LocalBoxFuture<'_, Result<Got, DiskError>> {
+        Box::pin(async move { Ok((self.done(io, data).await?, self.life(io.disk))) })
     }
+
+    fn release(&self, _disk: DiskNo) {}
 
     fn au_size(&self) -> AuSize {
         self.au_size

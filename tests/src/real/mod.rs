@@ -18,12 +18,19 @@ pub mod netns;
 pub mod pool;
 pub mod reader;
 pub mod run;
+pub mod split;
 pub mod stopped;
 pub mod wait;
 pub mod writer;
 
 /// Rounds in a long form, for each one of the short form.
 const LONG: u64 = 10;
+
+/// `short` rounds, or `long` ones where the long forms are asked for.
+#[must_use]
+pub fn rounds_of(short: u64, long: u64) -> u64 {
+    if std::env::var_os("FUSEVOL_LONG").is_some() { long } else { short }
+}
 
 /// `n` rounds, or many times as many where the long forms are asked for.
 #[must_use]

@@ -1,4 +1,7 @@
 //! NBD servers of the field, each under a guard that ends it by its pid: nbdkit with any plugin and filters, and qemu-nbd.
+//!
+//! The next one is started ahead, in a shell that waits for its turn: a new process closes what it inherits, the volume files of a load among them, and
+//! each such close is a flush that may need the server which is about to be started.
 
 use super::pool::free_port;
 use super::wait::until;
@@ -25,11 +28,13 @@ pub struct NbdServer {
     uri: String,
     log: PathBuf,
     running: Option<Child>,
+    /// The next one, which waits for a line.
+    next: Option<Child>,
 }
 
 enum Place {
     Unix(PathBuf),
-    Port(u16),
+    Tcp(String, u16),
 }
 
 impl NbdServer {
@@ -44,9 +49,15 @@ impl NbdServer {
     /// The same on a port of the loopback, in clear.
     #[must_use]
     pub fn nbdkit_tcp(dir: &Path, name: &str, args: &[&str]) -> Self {
+        Self::nbdkit_at("127.0.0.1", dir, name, args, "")
+    }
+
+    /// The same at this address of this host, with `params` at the end of the export's address.
+    #[must_use]
+    pub fn nbdkit_at(host: &str, dir: &Path, name: &str, args: &[&str], params: &str) -> Self {
         let port = free_port();
-        let all = ["-f", "--exit-with-parent", "-i", "127.0.0.1", "-p", &port.to_string()].iter().map(OsString::from).collect();
-        Self::start_new("nbdkit", dir, name, all, args, Place::Port(port), |at| format!("nbd://{at}/{name}"))
+        let all = ["-f", "--exit-with-parent", "-i", host, "-p", &port.to_string()].iter().map(OsString::from).collect();
+        Self::start_new("nbdkit", dir, name, all, args, Place::Tcp(host.to_owned(), port), |at| format!("nbd://{at}/{name}{params}"))
     }
 
     /// The same by TLS only: the server shows a certificate of a new authority, and asks for one of it; the address names the folder
@@ -58,7 +69,7 @@ impl NbdServer {
         let mut all: Vec<OsString> = text.iter().map(OsString::from).collect();
         all.push(format!("--tls-certificates={}", pki.display()).into());
         let uri = |at: &str| format!("nbds://{at}/{name}?tls-certificates={}", pki.display());
-        Self::start_new("nbdkit", dir, name, all, args, Place::Port(port), uri)
+        Self::start_new("nbdkit", dir, name, all, args, Place::Tcp("127.0.0.1".into(), port), uri)
     }
 
     /// qemu-nbd on the socket `dir/name.sock`, for 16 connections: `args` are options, `file` a raw image.
@@ -82,10 +93,10 @@ impl NbdServer {
         args.extend(more.iter().map(OsString::from));
         let at = match &place {
             Place::Unix(path) => path.to_string_lossy().into_owned(),
-            Place::Port(port) => format!("127.0.0.1:{port}"),
+            Place::Tcp(host, port) => format!("{host}:{port}"),
         };
         let (uri, log) = (uri(&at), dir.join(format!("{name}.{program}.log")));
-        let mut server = Self { program, args, place, uri, log, running: None };
+        let mut server = Self { program, args, place, uri, log, running: None, next: None };
         server.start();
         server
     }
@@ -100,19 +111,27 @@ impl NbdServer {
             // The socket of a server that was killed stays in its way.
             std::fs::remove_file(path).unwrap_or_default();
         }
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(&self.log).expect("a log");
-        let mut command = Command::new(self.program);
-        command.args(&self.args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        self.running = Some(command.spawn().unwrap_or_else(|e| panic!("{} cannot be started: {e}", self.program)));
+        let mut child = self.next.take().unwrap_or_else(|| self.waiting());
+        child.stdin.take().expect("piped").write_all(b"\n").expect("it waits for its turn");
+        self.running = Some(child);
         until(&format!("{} to serve", self.uri), PATIENCE, || {
             if let Some(ended) = self.running.as_mut().and_then(|c| c.try_wait().expect("it is ours")) {
                 panic!("{} has ended, {ended}: {}", self.program, self.log());
             }
             match &self.place {
                 Place::Unix(path) => UnixStream::connect(path).is_ok().then_some(()),
-                Place::Port(port) => TcpStream::connect(("127.0.0.1", *port)).is_ok().then_some(()),
+                Place::Tcp(host, port) => TcpStream::connect((host.as_str(), *port)).is_ok().then_some(()),
             }
         });
+        self.next = Some(self.waiting());
+    }
+
+    /// A server that starts once it gets a line.
+    fn waiting(&self) -> Child {
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(&self.log).expect("a log");
+        let mut command = Command::new("sh");
+        command.args(["-c", "read -r go && exec \"$0\" \"$@\" </dev/null", self.program]).args(&self.args);
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(log).spawn().expect("a shell starts")
     }
 
     /// Its address.
@@ -154,7 +173,7 @@ impl NbdServer {
 
 impl Drop for NbdServer {
     fn drop(&mut self) {
-        if let Some(mut child) = self.running.take() {
+        for mut child in self.running.take().into_iter().chain(self.next.take()) {
             // The test is over: whatever it is doing, it ends.
             child.kill().and_then(|()| child.wait()).map(drop).unwrap_or_default();
         }

@@ -94,6 +94,15 @@ impl Pool {
         Self::init(scratch(), disks, &[], lease)
     }
 
+    /// As `on`, with a manager that listens on these addresses.
+    ///
+    /// # Panics
+    /// Where that fails.
+    #[must_use]
+    pub fn listening(disks: Vec<PathBuf>, listen: &[String]) -> Self {
+        Self::init(scratch(), disks, listen, 2)
+    }
+
     fn init(scratch: tempfile::TempDir, disks: Vec<PathBuf>, listen: &[String], lease: u32) -> Self {
         let mut pool = Self { scratch, disks, manager: None, next: None, boot: None };
         let mut init = Command::new(program("fusevol-mgr"));
@@ -149,24 +158,65 @@ impl Pool {
     /// # Panics
     /// Where it does not.
     pub fn serve(&mut self) {
+        assert!(self.begin(""), "the manager ended before it was ready:\n{}", self.log());
+    }
+
+    /// The same; where it refuses, with the administrator's word that nothing of a former manager is under way: it is dead, and what it had sent has landed.
+    /// Whether that was needed.
+    ///
+    /// # Panics
+    /// Where it does not serve even so.
+    pub fn serve_at_any_rate(&mut self) -> bool {
+        if self.begin("") {
+            return false;
+        }
+        assert!(self.begin("--force"), "the manager ended before it was ready:\n{}", self.log());
+        true
+    }
+
+    /// Whether it came to serve.
+    fn begin(&mut self, word: &str) -> bool {
         assert!(self.manager.is_none(), "it is served already");
         let mut child = self.next.take().unwrap_or_else(|| self.waiting());
-        child.stdin.take().expect("piped").write_all(b"go\n").expect("it waits for its turn");
-        let out = child.stdout.take().expect("piped");
-        self.manager = Some(child);
-        let mut lines = BufReader::new(out).lines();
+        child.stdin.take().expect("piped").write_all(format!("{word}\n").as_bytes()).expect("it waits for its turn");
+        let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
         let ready = lines.by_ref().map_while(Result::ok).any(|l| l.trim() == "ready");
-        assert!(ready, "the manager ended before it was ready:\n{}", self.log());
+        match ready {
+            true => self.manager = Some(child),
+            false => child.wait().map(drop).expect("it is ours"),
+        }
         // What it says later is not of interest, but the pipe must stay open.
         std::thread::spawn(move || lines.for_each(drop));
         self.next = Some(self.waiting());
+        ready
+    }
+
+    /// As a supervisor would: one that has ended by itself is started again. Whether it had.
+    ///
+    /// # Panics
+    /// Where none was started, or it does not serve.
+    pub fn revive(&mut self) -> bool {
+        let ended = !self.runs();
+        if ended {
+            self.manager = None;
+            self.serve_at_any_rate();
+        }
+        ended
+    }
+
+    /// Whether the manager still runs.
+    ///
+    /// # Panics
+    /// Where none was started.
+    pub fn runs(&mut self) -> bool {
+        self.manager.as_mut().expect("it was started").try_wait().expect("it is ours").is_none()
     }
 
     /// A manager that starts once it gets a line.
     fn waiting(&self) -> Child {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.scratch.path().join("manager.log")).expect("a log");
         let mut shell = Command::new("sh");
-        let serve = "read -r go && exec \"$0\" serve --dir \"$1\"";
+        let serve = "read -r word && exec \"$0\" serve --dir \"$1\" $word";
         if let Some(boot) = &self.boot {
             // Its mounts are its own: the file shows another boot to it alone.
             shell = Command::new("unshare");

@@ -240,7 +240,7 @@ impl Manager {
         let store = takeover.start(&catalog.dump()).await?;
         self.watch.generation.set(self.watch.generation.get().max(generation.0));
         self.sched().say(self.proc, format_args!("serves under generation {generation}"));
-        let config = Config { copies_drained: drained, ..Config::new(self.pool.lease, boot_id(self.boot)) };
+        let config = Config { drained, ..Config::new(self.pool.lease, boot_id(self.boot)) };
         let core = Core::new(catalog, config, generation, self.now(), Box::new(random));
         let core = Rc::new(RefCell::new(core));
         if self.watch.generation.get() == generation.0 {

@@ -7,6 +7,7 @@ use super::Copying;
 use super::task::{Need, Task};
 use crate::control::Control;
 use crate::disks::io_error;
+use crate::path::lives::Stamp;
 use crate::volume::Volume;
 use crate::volume::guard::Locked;
 use crate::volume::view::malformed;
@@ -20,8 +21,9 @@ use fusevol_shared::units::{BLOCKS_PER_AU, DiskAu, DiskNo, VolAu};
 use fusevol_shared::wire::data::Claim;
 use fusevol_shared::wire::messages::RecoveryOrders;
 use futures_util::future::join_all;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
+use std::sync::{Mutex, PoisonError};
 
 /// Bytes that are copied at once, of each AU.
 const COPY: u64 = 1 << 20;
@@ -41,6 +43,17 @@ impl Claimed<'_> {
     fn targets(&self) -> impl Iterator<Item = DiskAu> + '_ {
         self.task.stale.iter().copied().chain(self.places.iter().map(|(_, at)| *at))
     }
+}
+
+/// The disks that were written, each with the moment of its oldest write.
+type Unflushed = Mutex<BTreeMap<DiskNo, Stamp>>;
+
+/// How a piece is brought to a target.
+#[derive(Clone, Copy)]
+struct How<'a> {
+    /// Something is there already.
+    compare: bool,
+    unflushed: &'a Unflushed,
 }
 
 /// Why an AU was not copied.
@@ -82,7 +95,8 @@ impl<D: Disk, C: Control> Volume<D, C> {
                 _ => self.put_back(places).await,
             }
         }
-        let results = join_all(claimed.iter().map(|c| self.copy_au(c))).await;
+        let unflushed = Unflushed::default();
+        let results = join_all(claimed.iter().map(|c| self.copy_au(c, &unflushed))).await;
         let (mut good, mut failed) = (Vec::new(), Vec::new());
         for (c, result) in claimed.into_iter().zip(results) {
             match result {
@@ -90,7 +104,7 @@ impl<D: Disk, C: Control> Volume<D, C> {
                 Err(e) => failed.push((c.task.au, e)),
             }
         }
-        match self.flush_copies(&good).await {
+        match self.flush_copies(unflushed).await {
             Ok(()) => self.say_placed(&good).await?,
             Err(e) => failed.extend(good.first().map(|c| (c.task.au, e))),
         }
@@ -146,7 +160,7 @@ impl<D: Disk, C: Control> Volume<D, C> {
         }
     }
 
-    async fn copy_au(&self, c: &Claimed<'_>) -> std::result::Result<(), Failed> {
+    async fn copy_au(&self, c: &Claimed<'_>, unflushed: &Unflushed) -> std::result::Result<(), Failed> {
         let au = c.task.au;
         let Some(slot) = self.view.get(au) else { return Ok(()) };
         self.engine.lease.wait().await.map_err(Failed::Other)?;
@@ -157,7 +171,10 @@ impl<D: Disk, C: Control> Volume<D, C> {
                 let end = run.end.min(first + u32::try_from(per).expect("few"));
                 let within = u64::from(first) * block..u64::from(end) * block;
                 let data = self.read_copies(au, &slot, BlockMask::ALL, within.clone()).await.map_err(Failed::Source)?.freeze();
-                let writes = c.targets().map(|at| self.copy_to_target(au, at, within.start, &data, c.task.stale.contains(&at)));
+                let writes = c.targets().map(|at| {
+                    let how = How { compare: c.task.stale.contains(&at), unflushed };
+                    self.copy_to_target(au, at, within.start, &data, how)
+                });
                 join_all(writes).await.into_iter().collect::<std::result::Result<(), Failed>>()?;
             }
         }
@@ -165,29 +182,36 @@ impl<D: Disk, C: Control> Volume<D, C> {
     }
 
     /// Brings `data` to byte `off` of the AU at `at`; what is there already is not written again.
-    async fn copy_to_target(&self, au: VolAu, at: DiskAu, off: u64, data: &IoBytes, compare: bool) -> std::result::Result<(), Failed> {
+    async fn copy_to_target(&self, au: VolAu, at: DiskAu, off: u64, data: &IoBytes, how: How<'_>) -> std::result::Result<(), Failed> {
+        let How { compare, unflushed } = how;
         let claim = Claim::Live { volume: self.id, au };
         let place = at.au.start(self.engine.au_size).plus(off);
         let disk = self.engine.disks.get(at.disk).map_err(|e| Failed::Target(at.disk, e))?;
         if compare {
+            let looked = disk.path().lives().now();
             let (read, is) = disk.read(place, IoBuf::zeroed(data.len()), claim).await;
             // A bad sector is written anew.
             if read.is_ok() && is[..] == data[..] {
+                // What is there may never have been flushed.
+                unflushed.lock().unwrap_or_else(PoisonError::into_inner).entry(at.disk).or_insert(looked);
                 self.copying.equal.fetch_add(data.len() as u64, Ordering::Relaxed);
                 return Ok(());
             }
         }
         let done = disk.write(place, data.clone(), claim).await;
-        self.dirty.mark(at.disk);
         self.copying.copied.fetch_add(data.len() as u64, Ordering::Relaxed);
-        done.map_err(|e| Failed::Target(at.disk, io_error(at.disk, e)))
+        if let Some(submitted) = done.map_err(|e| Failed::Target(at.disk, io_error(at.disk, e)))? {
+            self.dirty.mark(at.disk, submitted);
+            unflushed.lock().unwrap_or_else(PoisonError::into_inner).entry(at.disk).or_insert(submitted);
+        }
+        Ok(())
     }
 
-    async fn flush_copies(&self, good: &[Claimed<'_>]) -> std::result::Result<(), Failed> {
-        let disks: BTreeSet<DiskNo> = good.iter().flat_map(Claimed::targets).map(|at| at.disk).collect();
-        let flushes = disks.into_iter().map(|no| async move {
+    async fn flush_copies(&self, unflushed: Unflushed) -> std::result::Result<(), Failed> {
+        let disks = unflushed.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let flushes = disks.into_iter().map(|(no, since)| async move {
             let disk = self.engine.disks.get(no).map_err(|e| Failed::Target(no, e))?;
-            disk.flush().await.map_err(|e| Failed::Target(no, io_error(no, e)))
+            disk.flush(since).await.map_err(|e| Failed::Target(no, io_error(no, e)))
         });
         join_all(flushes).await.into_iter().collect()
     }

@@ -33,6 +33,59 @@ fn a_failed_copy_is_dropped_and_named_and_a_stale_one_never_used() {
     }
 }
 
+/// A copy on a disk whose path is lost and opened anew: one that has missed nothing goes on, one that has takes a new copy at once.
+#[test]
+fn a_copy_comes_back_with_its_disk() {
+    for missed in [false, true] {
+        let w = World::new(2);
+        let mut s = w.start("a", 1);
+        w.commit(&mut s, &[1]).expect("commits");
+        let (former, id) = (&w.disks[1], w.disks[1].label().disk);
+        // The connection is gone, for ever.
+        former.faults.add(Rule::on(Ops::ALL, Fault::Fail(107, Answer::NotReturned)));
+        if missed {
+            w.commit(&mut s, &[2]).expect("one of two suffices to go on");
+            assert_eq!(s.copies().len(), 1);
+        }
+        let known: Vec<u64> = if missed { vec![1, 2] } else { vec![1] };
+        let again = super::world::TestDisk::over(1, former.mem.clone());
+        let area = s.area.no;
+        w.run(s.rejoin(id, again.clone(), || super::world::dump(&known))).expect("it is back");
+        assert_eq!((s.copies().len(), s.area.no == area), (2, !missed), "missed: {missed}");
+        w.commit(&mut s, &[3]).expect("commits");
+        w.kill(1);
+        // Each of the two has everything.
+        let disks = [w.disks[0].clone(), again];
+        let layout = w.disks[0].label().layout();
+        let area = layout.area(s.area.no).expect("an area").0;
+        let area = area..area + layout.area_pages() * PAGE_U64;
+        let all: Vec<u64> = known.into_iter().chain([3]).collect();
+        for (n, disk) in disks.iter().enumerate() {
+            let other = disks[1 - n].clone();
+            let rule = other.faults.add(Rule::on(Ops::READ, Fault::Fail(5, Answer::Answered)).within(area.clone()));
+            let (_, found) = World { disks: disks.to_vec(), ..w.clone() }.open("a", 2).expect("opens");
+            assert_eq!(found, all, "without the copy of {}, missed: {missed}", disk.no);
+            other.faults.remove(rule);
+            w.kill(2);
+        }
+    }
+}
+
+/// A disk that comes back as another one is no copy.
+#[test]
+fn a_disk_without_its_label_does_not_come_back() {
+    let w = World::new(2);
+    let mut s = w.start("a", 1);
+    w.disks[1].faults.add(Rule::on(Ops::ALL, EIO));
+    w.commit(&mut s, &[1]).expect("one of two suffices to go on");
+    let _ = s.take_warnings();
+    let blank = super::world::TestDisk::new(1);
+    w.run(s.rejoin(fusevol_shared::ids::DiskId([2; 16]), blank, || super::world::dump(&[1]))).expect("the store goes on");
+    assert_eq!(s.copies().len(), 1);
+    assert!(s.take_warnings().iter().any(|t| t.contains("does not carry its label")));
+    w.commit(&mut s, &[2]).expect("commits");
+}
+
 #[test]
 fn of_three_two_suffice_and_two_at_once_are_too_many() {
     let w = World::new(3);

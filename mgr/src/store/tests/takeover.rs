@@ -101,6 +101,36 @@ fn areas_of_undrained_predecessors_are_kept_away_from_until_they_are_proven_drai
     assert_eq!(s.area.no, used[2]);
 }
 
+/// What a manager that was killed did for its clients counts as landed only where that is proven (K1).
+#[test]
+fn a_predecessor_is_drained_by_its_locks_or_its_word() {
+    let killed = |lockless: Vec<usize>, ended: bool, host: &str| {
+        let w = World { lockless, ..World::new(2) };
+        let mut s = w.start("a", 1);
+        w.commit(&mut s, &[1]).expect("commits");
+        if ended {
+            w.run(s.close()).expect("closes");
+        }
+        w.kill(1);
+        w.open(host, 2).expect("wins").0.is_drained()
+    };
+    assert!(killed(vec![], false, "a"), "its locks were free");
+    assert!(!killed(vec![1], false, "a"), "a disk that knows none proves nothing");
+    assert!(!killed(vec![], false, "b"), "nor do those of another host");
+    assert!(killed(vec![1], true, "b"), "it has said so");
+    let without =
+        std::panic::catch_unwind(|| fusevol_shared::sentence::without(fusevol_shared::sentence::Tag::K1, || killed(vec![1], false, "a")));
+    assert!(without.expect("it opens"), "without the sentence the end of the process would do");
+    // One that was not, before one that was.
+    let w = World::new(2);
+    let mut s = w.start("a", 1);
+    w.commit(&mut s, &[1]).expect("commits");
+    let mut s = w.start("b", 2);
+    w.commit_to(&mut s, &[2], &[1, 2]).expect("commits");
+    w.kill(2);
+    assert!(!w.open("b", 3).expect("wins").0.is_drained(), "what the first one sent may still land");
+}
+
 #[test]
 fn a_clean_end_on_another_host_leaves_nothing_in_quarantine() {
     let w = World::new(2);

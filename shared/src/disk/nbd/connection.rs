@@ -15,7 +15,7 @@ use std::io::{self, IoSlice};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::sync::mpsc;
-use tokio::time::sleep_until;
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 /// Data in flight on a connection, bytes: little enough that a slow disk answers all of it in time.
 const BYTES_MAX: u64 = 16 << 20;
@@ -31,6 +31,8 @@ const ERROR_MAX: u32 = 6 + 4096 + 8;
 pub(super) struct Limits {
     pub in_flight: usize,
     pub answer: Duration,
+    /// Without any answer, while a read or write waits.
+    pub stall: Duration,
 }
 
 /// Serves the queue until the disk is closed, or lost.
@@ -44,7 +46,7 @@ where
     // Each of them says why before it ends: what is dropped with the others is answered by that.
     let reader = async { life.lose(read_replies(&mut from, &table, structured).await) };
     let writer = async { write_requests(&mut to, &table, &mut queue, life).await.into_iter().for_each(|loss| life.lose(loss)) };
-    let clock = async { life.lose(watch(&table, limits.answer).await) };
+    let clock = async { life.lose(watch(&table, limits).await) };
     tokio::select! {
         () = reader => {}
         () = writer => {}
@@ -59,14 +61,23 @@ where
     }
 }
 
-async fn watch(table: &Table, limit: Duration) -> Loss {
+/// A flush may take its time; a read or write that is not answered while nothing else is says that the server stands still, or the network.
+async fn watch(table: &Table, limits: Limits) -> Loss {
     loop {
-        match table.oldest() {
-            None => table.until_begun().await,
-            Some(since) if since.elapsed() >= limit => {
-                return Loss::late(format!("a request was not answered within {limit:?}"));
-            }
-            Some(since) => sleep_until(since + limit).await,
+        let Some(oldest) = table.oldest() else {
+            table.until_begun().await;
+            continue;
+        };
+        let (late, stalled) = (oldest + limits.answer, table.silent_since().map(|since| since + limits.stall));
+        let now = Instant::now();
+        if late <= now {
+            return Loss::late(format!("a request was not answered within {:?}", limits.answer));
+        }
+        match stalled {
+            Some(at) if at <= now => return Loss::late(format!("nothing was answered for {:?}", limits.stall)),
+            Some(at) => sleep_until(at.min(late)).await,
+            // Only flushes wait: until the first other request comes.
+            None => drop(timeout_at(late, table.until_next()).await),
         }
     }
 }
@@ -84,7 +95,7 @@ where
         while let Some(mut request) = next {
             // One that nobody waits for any more was never sent, and need not be; nor one of a disk that is lost over another connection.
             if request.is_wanted() && life.loss().is_none() {
-                let cookie = table.enter(request.len);
+                let cookie = table.enter(request.len, request.command == Command::Flush);
                 batch.push(request.send(cookie));
                 table.put(cookie, request);
             }
@@ -148,8 +159,11 @@ async fn read_reply<R: AsyncRead + Unpin>(from: &mut R, table: &Table, structure
     let mut head = [0; CHUNK_BYTES];
     read_exact(from, &mut head[..SIMPLE_BYTES]).await?;
     let cookie = u64_at(&head, 8).unwrap_or_default();
+    table.heard();
     let Some(mut request) = table.take(cookie) else { return Err(protocol("a reply to something that was not asked")) };
-    match reply_to(from, &mut head, &mut request, structured).await {
+    let reply = reply_to(from, &mut head, &mut request, structured).await;
+    table.heard();
+    match reply {
         Ok(true) => {
             request.finish();
             table.leave(cookie);

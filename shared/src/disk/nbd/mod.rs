@@ -34,6 +34,7 @@ mod wire;
 use super::buf::{IoBuf, IoBytes};
 use super::file::{Identity, OpenMode};
 use super::{Answer, Disk, DiskError, DiskResult, admit};
+use crate::ids;
 use crate::units::DiskOff;
 use connection::{Limits, serve};
 use futures_util::future::join_all;
@@ -42,7 +43,7 @@ use negotiate::{Agreed, Failed};
 use request::{Body, End, Request};
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 use stream::{Peer, Stream};
 use tokio::sync::{mpsc, oneshot};
@@ -53,6 +54,9 @@ use wire::{Command, ExportFlags, FLAG_FUA};
 /// How long a connection beyond the first may take: a server may allow fewer than it promises.
 const FURTHER: Duration = Duration::from_secs(2);
 
+/// Lives of this process.
+static LIVES: AtomicU64 = AtomicU64::new(1);
+
 /// How an export is used.
 #[derive(Clone, Copy, Debug)]
 pub struct NbdOptions {
@@ -62,13 +66,25 @@ pub struct NbdOptions {
     pub negotiation: Duration,
     /// How long the server may take for one request; then the disk is lost.
     pub answer: Duration,
+    /// How long a connection may be without any answer while a read or write waits for one; then the disk is lost. `None`: as long as for one request.
+    /// An address may say another time.
+    pub stall: Option<Duration>,
     /// Requests in flight on a connection.
     pub in_flight: usize,
 }
 
+impl NbdOptions {
+    /// For who has no other path: a server that stands still is waited for as long as for one request.
+    #[must_use]
+    pub fn patient() -> Self {
+        Self { stall: None, ..Self::default() }
+    }
+}
+
 impl Default for NbdOptions {
     fn default() -> Self {
-        Self { connections: 4, negotiation: Duration::from_secs(30), answer: Duration::from_secs(10), in_flight: 128 }
+        let (negotiation, answer) = (Duration::from_secs(30), Duration::from_secs(10));
+        Self { connections: 4, negotiation, answer, stall: Some(Duration::from_millis(1500)), in_flight: 128 }
     }
 }
 
@@ -81,6 +97,7 @@ pub struct NbdDisk {
     queues: Vec<mpsc::Sender<Request>>,
     next: AtomicUsize,
     life: Arc<Life>,
+    number: ids::Life,
 }
 
 /// What the thread has made.
@@ -108,10 +125,19 @@ impl NbdDisk {
         let opened = opened.await.unwrap_or_else(|_| Err(Failed::new(libc::EIO, "its thread has ended"))).map_err(refused)?;
         let Opened { agreed, peer, queues } = opened;
         if mode == OpenMode::ReadWrite {
-            writable(agreed.flags).map_err(refused)?;
+            writable(agreed.flags, uri).map_err(refused)?;
         }
         let identity = identity(&peer, &uri.export);
-        Ok(Self { uri: uri.clone(), mode, agreed, identity, queues, next: AtomicUsize::new(0), life })
+        Ok(Self {
+            uri: uri.clone(),
+            mode,
+            agreed,
+            identity,
+            queues,
+            next: AtomicUsize::new(0),
+            life,
+            number: ids::Life(LIVES.fetch_add(1, Ordering::Relaxed)),
+        })
     }
 
     /// Its address.
@@ -156,6 +182,11 @@ impl NbdDisk {
         self.life.until_lost().await;
     }
 
+    /// Every write carries FUA, or nobody may write: there is nothing to flush.
+    fn writes_through(&self) -> bool {
+        self.uri.write_through || !self.agreed.flags.flush()
+    }
+
     async fn ask(&self, command: Command, flags: u16, at: DiskOff, body: Body) -> End {
         let (request, end) = Request::new(command, flags, at, body, &self.life);
         let queue = &self.queues[self.next.fetch_add(1, Ordering::Relaxed) % self.queues.len()];
@@ -179,7 +210,7 @@ impl NbdDisk {
             return Err(DiskError::answered(libc::EROFS, format!("write {self} at {at} (it is open for reading)")));
         }
         let (can_fua, can_flush) = (self.agreed.flags.fua(), self.agreed.flags.flush());
-        let flags = if can_fua && (durable || !can_flush) { FLAG_FUA } else { 0 };
+        let flags = if can_fua && (durable || !can_flush || self.uri.write_through) { FLAG_FUA } else { 0 };
         let whole = data.len() == self.piece(data.len());
         if whole && !data.is_empty() {
             self.ask(Command::Write, flags, at, Body::Data(data)).await.0?;
@@ -207,9 +238,12 @@ fn worst(results: impl Iterator<Item = DiskResult<()>>) -> DiskResult<()> {
     worst
 }
 
-fn writable(flags: ExportFlags) -> Result<(), Failed> {
+fn writable(flags: ExportFlags, uri: &NbdUri) -> Result<(), Failed> {
     if flags.read_only() {
         return Err(Failed::new(libc::EROFS, "the server exports it for reading only"));
+    }
+    if uri.write_through && !flags.fua() {
+        return Err(Failed::new(libc::EOPNOTSUPP, "the server knows no FUA: nothing can be written through, as its address asks for"));
     }
     if !flags.flush() && !flags.fua() {
         return Err(Failed::new(
@@ -254,7 +288,8 @@ fn run(uri: &NbdUri, options: &NbdOptions, life: &Life, tell: oneshot::Sender<Re
             Ok(made) => made,
             Err(e) => return drop(tell.send(Err(e))),
         };
-        let limits = Limits { in_flight: options.in_flight, answer: options.answer };
+        let stall = options.stall.map_or(options.answer, |stall| uri.stall.unwrap_or(stall));
+        let limits = Limits { in_flight: options.in_flight, answer: options.answer, stall };
         let (queues, ends): (Vec<_>, Vec<_>) = streams.iter().map(|_| mpsc::channel(options.in_flight.max(1))).unzip();
         let served = streams.into_iter().zip(ends).map(|(stream, queue)| serve(stream, agreed.structured, queue, limits, life));
         let served = join_all(served);
@@ -355,13 +390,17 @@ impl Disk for NbdDisk {
     }
 
     async fn flush(&self) -> DiskResult<()> {
-        // Without FLUSH there is nothing to do: every write carried FUA, or nobody may write.
-        if !self.agreed.flags.flush() {
+        if self.writes_through() {
             return match self.life.loss() {
                 None => Ok(()),
                 Some(loss) => Err(DiskError::answered(libc::ENOTCONN, format!("flush {self} ({})", loss.why))),
             };
         }
         self.ask(Command::Flush, 0, DiskOff(0), Body::Nothing).await.0
+    }
+
+    fn life(&self) -> ids::Life {
+        // What is durable when it is answered is not lost with a connection.
+        if self.writes_through() { ids::Life::LASTING } else { self.number }
     }
 }

@@ -12,6 +12,7 @@ struct Slot {
     cookie: u64,
     since: Instant,
     len: u64,
+    flush: bool,
     /// `None` while its data are being read.
     request: Option<Request>,
 }
@@ -22,6 +23,8 @@ pub(super) struct Table {
     bytes: Cell<u64>,
     bytes_max: u64,
     last: Cell<u64>,
+    /// When something was answered last.
+    heard: Cell<Instant>,
     /// Somebody may go on: there is room, or something to watch.
     room: Notify,
     begun: Notify,
@@ -36,6 +39,7 @@ impl Table {
             bytes: Cell::new(0),
             bytes_max: bytes,
             last: Cell::new(0),
+            heard: Cell::new(Instant::now()),
             room: Notify::new(),
             begun: Notify::new(),
         }
@@ -63,17 +67,22 @@ impl Table {
         }
     }
 
+    /// Until one more is entered, or was since the last call.
+    pub async fn until_next(&self) {
+        self.begun.notified().await;
+    }
+
     /// A cookie, and since when it waits; the request itself is given by `put`.
     ///
     /// # Panics
     /// Without room.
-    pub fn enter(&self, len: u32) -> u64 {
+    pub fn enter(&self, len: u32, flush: bool) -> u64 {
         let mut slots = self.slots.borrow_mut();
         let count = slots.len() as u64;
         let free = slots.iter().position(Option::is_none).expect("the caller has seen that there is room");
         self.last.set(self.last.get() + 1);
         let cookie = self.last.get() * count + free as u64;
-        slots[free] = Some(Slot { cookie, since: Instant::now(), len: len.into(), request: None });
+        slots[free] = Some(Slot { cookie, since: Instant::now(), len: len.into(), flush, request: None });
         self.held.set(self.held.get() + 1);
         self.bytes.set(self.bytes.get() + u64::from(len));
         self.begun.notify_one();
@@ -112,5 +121,16 @@ impl Table {
     /// Since when the oldest waits.
     pub fn oldest(&self) -> Option<Instant> {
         self.slots.borrow().iter().flatten().map(|s| s.since).min()
+    }
+
+    /// Something was answered, or a part of it.
+    pub fn heard(&self) {
+        self.heard.set(Instant::now());
+    }
+
+    /// Since when nothing was answered that a read or write waits for; `None` where none does.
+    pub fn silent_since(&self) -> Option<Instant> {
+        let oldest = self.slots.borrow().iter().flatten().filter(|s| !s.flush).map(|s| s.since).min();
+        oldest.map(|since| since.max(self.heard.get()))
     }
 }

@@ -31,7 +31,7 @@ impl Scripted {
     }
 
     fn uri(&self) -> NbdUri {
-        NbdUri { server: Server::Unix(self.dir.path().join("s")), export: "x".to_owned() }
+        NbdUri { server: Server::Unix(self.dir.path().join("s")), export: "x".to_owned(), write_through: false, stall: None }
     }
 
     fn open(&self, mode: OpenMode) -> DiskResult<NbdDisk> {
@@ -41,6 +41,28 @@ impl Scripted {
     fn disk(&self) -> NbdDisk {
         self.open(OpenMode::ReadWrite).unwrap()
     }
+}
+
+/// A server that stands still is found out soon, but not because of a flush, which may take its time.
+#[test]
+fn a_stall_is_found_before_a_late_answer() {
+    let server = serving(FLAGS, false, 1 << 20, |_| Vec::new());
+    let options = NbdOptions { answer: Duration::from_secs(2), stall: Some(Duration::from_millis(200)), ..quick() };
+    let timed = |uri: &NbdUri, write: bool| {
+        let disk = block_on(NbdDisk::open(uri, OpenMode::ReadWrite, &options)).unwrap();
+        let began = std::time::Instant::now();
+        let done = match write {
+            true => block_on(disk.write(DiskOff(0), IoBuf::zeroed(4096).freeze())),
+            false => block_on(disk.flush()),
+        };
+        let e = done.unwrap_err();
+        assert_eq!((e.answer, e.errno), (Answer::NotReturned, libc::ETIMEDOUT), "{e}");
+        began.elapsed()
+    };
+    assert!(timed(&server.uri(), true) < Duration::from_secs(1));
+    assert!(timed(&server.uri(), false) >= Duration::from_secs(2));
+    let longer = NbdUri { stall: Some(Duration::from_secs(1)), ..server.uri() };
+    assert!(timed(&longer, true) >= Duration::from_secs(1), "an address may say another time");
 }
 
 fn quick() -> NbdOptions {

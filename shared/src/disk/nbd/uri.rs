@@ -5,6 +5,8 @@
 //! nbd+unix:///EXPORT?socket=PATH                    a unix socket
 //! nbds://HOST[:PORT]/EXPORT?tls-certificates=DIR    TLS; DIR has ca-cert.pem, and client-cert.pem with client-key.pem
 //!                                                   where the server asks for them
+//! any of them, with `&` behind what is there: write-through=1   every write is durable when it is answered (FUA)
+//!                                                stall-ms=N        how long a server may stand still before its path counts as lost
 //! ```
 //! An empty EXPORT is the server's default one. `%XX` stands for any byte in EXPORT, PATH and DIR. What is read here is
 //! shown again by `Display` as a text that means the same.
@@ -13,6 +15,7 @@ use std::fmt::{self, Write as _};
 use std::net::Ipv6Addr;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 /// The port that IANA gave to NBD.
 pub const PORT: u16 = 10809;
@@ -53,7 +56,14 @@ pub struct NbdUri {
     pub server: Server,
     /// Which; empty is the default one.
     pub export: String,
+    /// Every write is durable when it is answered: a connection that is lost takes nothing with it.
+    pub write_through: bool,
+    /// How long it may stand still, other than usual.
+    pub stall: Option<Duration>,
 }
+
+/// The shortest and longest time that a server may be given to stand still, milliseconds.
+const STALL: std::ops::RangeInclusive<u64> = 100..=600_000;
 
 /// Whether a text is meant as the address of an export: it has one of the schemes, right or not.
 #[must_use]
@@ -68,6 +78,8 @@ struct Params {
     socket: Option<String>,
     certificates: Option<String>,
     insecure: bool,
+    write_through: bool,
+    stall: Option<Duration>,
 }
 
 impl FromStr for NbdUri {
@@ -89,17 +101,18 @@ impl FromStr for NbdUri {
             return Err(bad("the name of the export is too long"));
         }
         let params = params(query).map_err(|e| bad(&e))?;
+        let (write_through, stall) = (params.write_through, params.stall);
         let stray = |param: &str| bad(&format!("{param} does not belong to {scheme}://"));
         let server = match (scheme.to_ascii_lowercase().as_str(), params) {
-            ("nbd", Params { socket: None, certificates: None, insecure }) => {
+            ("nbd", Params { socket: None, certificates: None, insecure, .. }) => {
                 let (host, port) = host_and_port(authority).map_err(|e| bad(&e))?;
                 Server::Tcp { host, port, insecure }
             }
-            ("nbds", Params { socket: None, certificates: Some(dir), insecure: false }) => {
+            ("nbds", Params { socket: None, certificates: Some(dir), insecure: false, .. }) => {
                 let (host, port) = host_and_port(authority).map_err(|e| bad(&e))?;
                 Server::Tls { host, port, certificates: absolute(dir).map_err(|e| bad(&e))? }
             }
-            ("nbd+unix", Params { socket: Some(path), certificates: None, insecure: false }) if authority.is_empty() => {
+            ("nbd+unix", Params { socket: Some(path), certificates: None, insecure: false, .. }) if authority.is_empty() => {
                 Server::Unix(absolute(path).map_err(|e| bad(&e))?)
             }
             ("nbds", Params { certificates: None, .. }) => {
@@ -112,7 +125,7 @@ impl FromStr for NbdUri {
             ("nbds" | "nbd+unix", _) => return Err(stray("insecure")),
             _ => return Err(bad("only nbd://, nbds:// and nbd+unix:// are known")),
         };
-        Ok(Self { server, export })
+        Ok(Self { server, export, write_through, stall })
     }
 }
 
@@ -124,17 +137,27 @@ fn params(query: &str) -> Result<Params, String> {
         match name {
             "socket" => all.socket = Some(value),
             "tls-certificates" => all.certificates = Some(value),
-            "insecure" => {
-                all.insecure = match value.as_str() {
-                    "1" => true,
-                    "0" => false,
-                    _ => return Err("insecure is 0 or 1".to_owned()),
-                }
+            "insecure" => all.insecure = yes_or_no(name, &value)?,
+            "write-through" => all.write_through = yes_or_no(name, &value)?,
+            "stall-ms" => {
+                let ms = value.parse().ok().filter(|ms| STALL.contains(ms));
+                all.stall = Some(Duration::from_millis(ms.ok_or_else(|| format!("stall-ms is {} to {}", STALL.start(), STALL.end()))?));
             }
-            _ => return Err(format!("the parameter {name} is not known: socket, tls-certificates and insecure are")),
+            _ => {
+                let known = "socket, tls-certificates, insecure, write-through and stall-ms";
+                return Err(format!("the parameter {name} is not known: {known} are"));
+            }
         }
     }
     Ok(all)
+}
+
+fn yes_or_no(name: &str, value: &str) -> Result<bool, String> {
+    match value {
+        "1" => Ok(true),
+        "0" => Ok(false),
+        _ => Err(format!("{name} is 0 or 1")),
+    }
 }
 
 /// A path from the root: the programs that read the address do not share a folder.
@@ -205,15 +228,24 @@ impl fmt::Display for NbdUri {
             let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
             if port == PORT { host } else { format!("{host}:{port}") }
         };
+        let mut params = Vec::new();
         match &self.server {
             Server::Tcp { host, port, insecure } => {
-                write!(f, "nbd://{}/{export}{}", at(host, *port), if *insecure { "?insecure=1" } else { "" })
+                write!(f, "nbd://{}/{export}", at(host, *port))?;
+                params.extend(insecure.then(|| "insecure=1".to_owned()));
             }
             Server::Tls { host, port, certificates } => {
-                write!(f, "nbds://{}/{export}?tls-certificates={}", at(host, *port), Encoded(&certificates.to_string_lossy()))
+                write!(f, "nbds://{}/{export}", at(host, *port))?;
+                params.push(format!("tls-certificates={}", Encoded(&certificates.to_string_lossy())));
             }
-            Server::Unix(path) => write!(f, "nbd+unix:///{export}?socket={}", Encoded(&path.to_string_lossy())),
+            Server::Unix(path) => {
+                write!(f, "nbd+unix:///{export}")?;
+                params.push(format!("socket={}", Encoded(&path.to_string_lossy())));
+            }
         }
+        params.extend(self.write_through.then(|| "write-through=1".to_owned()));
+        params.extend(self.stall.map(|stall| format!("stall-ms={}", stall.as_millis())));
+        if params.is_empty() { Ok(()) } else { write!(f, "?{}", params.join("&")) }
     }
 }
 
@@ -230,6 +262,7 @@ mod tests {
             ("NBD://h.example:10809/a/b%20c", "nbd://h.example/a/b%20c"),
             ("nbd://[::1]:7/x?insecure=1", "nbd://[::1]:7/x?insecure=1"),
             ("nbd+unix:///d%231?socket=/run/a%20b", "nbd+unix:///d%231?socket=/run/a%20b"),
+            ("nbd+unix:///x?write-through=1&socket=/s&stall-ms=700", "nbd+unix:///x?socket=/s&write-through=1&stall-ms=700"),
             ("nbds://10.0.0.1/x?tls-certificates=/etc/pki", "nbds://10.0.0.1/x?tls-certificates=/etc/pki"),
         ] {
             let uri: NbdUri = text.parse().unwrap();
@@ -253,6 +286,8 @@ mod tests {
             ("nbd://h/%zz", "no text"),
             ("nbd://h/%00", "no text"),
             ("nbd://h/x?colour=red", "colour"),
+            ("nbd://h/x?write-through=yes", "0 or 1"),
+            ("nbd://h/x?stall-ms=1", "100 to"),
             ("nbds://h/x", "tls-certificates=DIR"),
             ("nbds://h/x?tls-certificates=/a&insecure=1", "insecure"),
             ("nbd+unix:///x", "?socket=PATH"),
@@ -274,10 +309,11 @@ mod tests {
         }
 
         #[test]
-        fn every_address_comes_back(export in "[^\0]{0,20}", socket in "/[^\0]{0,20}", port in 1u16.., insecure: bool) {
+        fn every_address_comes_back(export in "[^\0]{0,20}", socket in "/[^\0]{0,20}", port in 1u16.., insecure: bool,
+                write_through: bool, stall in prop::option::of(STALL)) {
             let host = "h.example".to_owned();
             for server in [Server::Unix(socket.clone().into()), Server::Tcp { host: host.clone(), port, insecure }] {
-                let uri = NbdUri { server, export: export.clone() };
+                let uri = NbdUri { server, export: export.clone(), write_through, stall: stall.map(Duration::from_millis) };
                 prop_assert_eq!(uri.to_string().parse(), Ok(uri));
             }
         }

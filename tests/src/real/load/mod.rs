@@ -37,6 +37,8 @@ use std::time::Duration;
 
 /// Threads of a load.
 pub const THREADS: u64 = 4;
+/// What an error begins with that an fsync has given.
+pub const SYNC: &str = "fsync";
 const PUNCH: FallocateFlags = FallocateFlags::PUNCH_HOLE.union(FallocateFlags::KEEP_SIZE);
 
 /// A running load.
@@ -127,6 +129,12 @@ impl Load {
         self.oracle.clone()
     }
 
+    /// What has ended threads.
+    #[must_use]
+    pub fn errors(&self) -> Vec<String> {
+        (0..THREADS).filter_map(|t| self.shared.log(t).error.clone()).collect()
+    }
+
     /// What ended a thread, if anything did.
     #[must_use]
     pub fn error(&self) -> Option<String> {
@@ -190,7 +198,9 @@ impl Load {
             thread.join().expect("a thread of the load ran");
         }
         let logs = self.shared.logs();
-        let wrong: Vec<_> = logs.iter().filter_map(|l| l.wrong.clone()).collect();
+        // An fsync that has failed says that what all threads have written may be lost, and be read so before they stop.
+        let lost = logs.iter().any(|l| l.error.as_ref().is_some_and(|e| e.starts_with(SYNC)));
+        let wrong: Vec<_> = logs.iter().filter_map(|l| l.wrong.clone()).filter(|_| !lost).collect();
         oracle::complain("a thread of the load has read back", &wrong);
         let mut oracle = self.oracle;
         oracle.version = self.shared.version.load(Ordering::SeqCst);
@@ -225,11 +235,12 @@ impl Worker {
         while !shared.stop.load(Ordering::Relaxed) {
             let still = shared.gate.read().unwrap_or_else(PoisonError::into_inner);
             acts += 1;
-            let (done, took) = super::wait::timed(|| if acts.is_multiple_of(every) { self.sync() } else { self.act() });
+            let syncs = acts.is_multiple_of(every);
+            let (done, took) = super::wait::timed(|| if syncs { self.sync() } else { self.act() });
             shared.slowest.fetch_max(u64::try_from(took.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
             drop(still);
             if let Err(e) = done {
-                shared.log(self.thread).error = Some(e.to_string());
+                shared.log(self.thread).error = Some(if syncs { format!("{SYNC}: {e}") } else { e.to_string() });
                 return;
             }
             // So that who waits at the gate gets it.

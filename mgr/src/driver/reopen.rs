@@ -1,0 +1,176 @@
+//! The thread that opens the manager's lost disks anew. The connections to an NBD export are one life, which nothing brings back
+//! (`shared::disk::nbd`); this makes the next one, and hands it to the driver.
+//!
+//! ```text
+//!  well --lost--> tried at once, then after a pause that doubles --opened, its label read, locked--> handed to the driver --> well
+//! ```
+//! Invariants: a disk is handed over only after its label was read by the very connections that will be used; each disk is tried by itself, within
+//! [`PATIENCE`], so that one that hangs holds up no other; a disk that is handed over is not tried again before the driver has it.
+
+use super::Input;
+use super::log::File;
+use crate::data::Table;
+use crate::session_io::Member;
+use fusevol_shared::clock::{BootTime, Clock, SystemClock};
+use fusevol_shared::disk::any::{Address, Lock, PoolDisk};
+use fusevol_shared::disk::file::OpenMode;
+use fusevol_shared::disk::nbd::NbdOptions;
+use fusevol_shared::disk::{Disk as _, find, ring};
+use fusevol_shared::error::{Context, Error, Kind, Result};
+use fusevol_shared::format::layout::MANAGER_LOCK;
+use fusevol_shared::ids::{DiskId, Life, PoolId};
+use fusevol_shared::units::DiskNo;
+use futures_util::StreamExt;
+use futures_util::future::{Either, select, select_all};
+use futures_util::stream::FuturesUnordered;
+use std::collections::BTreeMap;
+use std::pin::pin;
+use std::thread::JoinHandle;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+
+/// The first pause after a try that failed.
+const FIRST: Duration = Duration::from_millis(100);
+/// The longest.
+const MOST: Duration = Duration::from_secs(2);
+/// How long one try may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How often it is looked whether one is due, while there is one that is lost.
+const LOOK: Duration = Duration::from_millis(50);
+/// How often disks that have joined are looked for, while none is lost.
+const IDLE: Duration = Duration::from_secs(1);
+
+/// The thread; it ends when this is dropped.
+pub(super) struct Reopener {
+    end: watch::Sender<bool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Reopener {
+    /// Watches the disks of `table`; what it has opened goes to `to`.
+    ///
+    /// # Errors
+    /// `Internal` without a thread.
+    pub fn start(pool: PoolId, table: Table<File>, to: mpsc::Sender<Input>) -> Result<Self> {
+        let (end, ends) = watch::channel(false);
+        let work = move || ring::block_on(Watch { pool, table, to, lost: BTreeMap::new() }.run(ends));
+        let thread = std::thread::Builder::new().name("reopen".to_owned()).spawn(work).context(Kind::Internal, || "no thread")?;
+        Ok(Self { end, thread: Some(thread) })
+    }
+}
+
+impl Drop for Reopener {
+    fn drop(&mut self) {
+        self.end.send_replace(true);
+        // A panic of it was reported where it happened.
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
+}
+
+/// A disk that is lost.
+struct Lost {
+    /// Which life of it: another one in the table is another disk.
+    life: Life,
+    pause: Duration,
+    /// When it is tried next; `None` while it is, and once it is handed over.
+    next: Option<BootTime>,
+}
+
+struct Watch {
+    pool: PoolId,
+    table: Table<File>,
+    to: mpsc::Sender<Input>,
+    lost: BTreeMap<DiskNo, Lost>,
+}
+
+impl Watch {
+    async fn run(mut self, mut ends: watch::Receiver<bool>) {
+        let mut tries = FuturesUnordered::new();
+        loop {
+            tries.extend(self.due().into_iter().map(|(no, id, address)| attempt(self.pool, no, id, address)));
+            let disks: Vec<File> = self.table.load().iter().map(|(.., d)| d.clone()).collect();
+            let resting = self.lost.is_empty();
+            let look = async {
+                let lost = select_all(disks.iter().map(|d| Box::pin(d.until_lost())));
+                // A kernel that refuses a timer serves no disk either.
+                match resting {
+                    true => drop(select(lost, pin!(ring::sleep(IDLE))).await),
+                    false => drop(ring::sleep(LOOK).await),
+                }
+            };
+            tokio::select! {
+                _ = ends.wait_for(|end| *end) => return,
+                () = look => {}
+                Some((no, opened)) = tries.next() => {
+                    if !self.tried(no, opened).await {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// The lost disks whose time has come.
+    fn due(&mut self) -> Vec<(DiskNo, DiskId, Address)> {
+        let (now, table) = (SystemClock.now(), self.table.load_full());
+        let is = |no: &DiskNo, life: Life| table.iter().any(|(n, _, d)| n == no && d.life() == life && d.lost().is_some());
+        self.lost.retain(|no, l| is(no, l.life));
+        let mut due = Vec::new();
+        for (no, id, disk) in table.iter() {
+            let Some(why) = disk.lost() else { continue };
+            let lost = self.lost.entry(*no).or_insert_with(|| {
+                tracing::warn!("disk {no} is lost to this manager, and is opened anew: {why}");
+                Lost { life: disk.life(), pause: FIRST, next: Some(now) }
+            });
+            if lost.next.is_some_and(|at| at <= now) {
+                lost.next = None;
+                due.push((*no, *id, disk.address()));
+            }
+        }
+        due
+    }
+
+    /// A disk was tried; whether there is still a driver.
+    async fn tried(&mut self, no: DiskNo, opened: Result<PoolDisk>) -> bool {
+        match opened {
+            Ok(disk) => self.to.send(Input::Reopened { no, disk: Box::new(disk) }).await.is_ok(),
+            Err(e) => {
+                tracing::info!("disk {no} is not back yet: {e}");
+                if let Some(lost) = self.lost.get_mut(&no) {
+                    lost.next = Some(SystemClock.now().plus(lost.pause));
+                    lost.pause = (lost.pause * 2).min(MOST);
+                }
+                true
+            }
+        }
+    }
+}
+
+async fn attempt(pool: PoolId, no: DiskNo, id: DiskId, address: Address) -> (DiskNo, Result<PoolDisk>) {
+    let opened = match select(pin!(open(pool, id, &address)), pin!(ring::sleep(PATIENCE))).await {
+        Either::Left((opened, _)) => opened,
+        Either::Right(_) => Err(Error::new(Kind::Io, format!("{address} did not open within {} s", PATIENCE.as_secs()))),
+    };
+    (no, opened)
+}
+
+async fn open(pool: PoolId, id: DiskId, address: &Address) -> Result<PoolDisk> {
+    let disk =
+        PoolDisk::open_with(address, OpenMode::ReadWrite, &NbdOptions::patient()).await.context(Kind::Io, || format!("disk {address}"))?;
+    find::confirm(&disk, pool, id).await?;
+    match disk.try_lock(MANAGER_LOCK).context(Kind::Io, || "the manager's lock")? {
+        Lock::Taken | Lock::Absent => Ok(disk),
+        Lock::Held => Err(Error::new(Kind::Busy, format!("another manager holds {address}"))),
+    }
+}
+
+/// Of this disk: what the new life must have as the former one had.
+pub(super) fn same(former: &Member<File>, new: &PoolDisk) -> Result<()> {
+    let (no, _, disk) = former;
+    match disk.size() == new.size() {
+        true => Ok(()),
+        false => {
+            Err(Error::new(Kind::Refused, format!("disk {no} has another size than before: {} bytes, not {}", new.size(), disk.size())))
+        }
+    }
+}

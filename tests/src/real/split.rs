@@ -1,0 +1,77 @@
+//! A pool on image files that the manager and a client reach by servers of their own: so one of them loses its path, and the other does not.
+//!
+//! The client is a host of its own (a network namespace), which cannot reach the manager's servers: those are on this host's loopback.
+
+use super::mount::Mount;
+use super::nbd::{NbdServer, pause_filter};
+use super::netns::Netns;
+use super::pool::{Pool, free_port, scratch};
+use std::path::PathBuf;
+
+/// Disks.
+pub const DISKS: usize = 2;
+
+/// See the head of this file.
+pub struct Split {
+    /// Before the servers: its manager ends first.
+    pub pool: Pool,
+    host: Netns,
+    /// The manager's servers.
+    pub managers: Vec<NbdServer>,
+    /// The client's.
+    pub clients: Vec<NbdServer>,
+    controls: Vec<PathBuf>,
+    key: PathBuf,
+    _dir: tempfile::TempDir,
+}
+
+impl Split {
+    /// With a volume `db`; `params` are of the client's addresses, such as `&stall-ms=500`.
+    ///
+    /// # Panics
+    /// Where it cannot be made.
+    #[must_use]
+    pub fn new(size: u64, params: &str) -> Self {
+        let (dir, host) = (scratch(), Netns::new());
+        let (mut managers, mut clients, mut controls) = (Vec::new(), Vec::new(), Vec::new());
+        for n in 0..DISKS {
+            let file = dir.path().join(format!("d{n}.raw"));
+            std::fs::File::create(&file).and_then(|f| f.set_len(size)).expect("an image");
+            let (file, control) = (file.to_string_lossy().into_owned(), dir.path().join(format!("c{n}.control")));
+            managers.push(NbdServer::nbdkit_tcp(dir.path(), &format!("m{n}"), &["file", &file]));
+            let at = format!("pause-control={}", control.display());
+            let args = ["--filter=pause", "file", &file, &at];
+            clients.push(NbdServer::nbdkit_at(host.here(), dir.path(), &format!("c{n}"), &args, &format!("?insecure=1{params}")));
+            controls.push(control);
+        }
+        let listen = [format!("{}:{}", host.here(), free_port())];
+        let pool = Pool::listening(managers.iter().map(|m| m.uri().into()).collect(), &listen);
+        pool.volume("db", "256M");
+        let key = pool.client("host1", &[("db", "read,write")]);
+        Self { pool, host, managers, clients, controls, key, _dir: dir }
+    }
+
+    /// The client, mounted.
+    #[must_use]
+    pub fn mount(&self, name: &str) -> Mount {
+        let disks: Vec<&str> = self.clients.iter().flat_map(|c| ["--disk", c.uri()]).collect();
+        Mount::with(&self.key, &self.pool.path().join(name), Some(&self.host), &disks)
+    }
+
+    /// Starts the client's server of this disk again.
+    pub fn start(&mut self, disk: usize) {
+        // That of a server that was killed stays in its way.
+        std::fs::remove_file(&self.controls[disk]).unwrap_or_default();
+        self.clients[disk].start();
+    }
+
+    /// The client's server of this disk stands still: what it has got it carries out later.
+    pub fn pause(&self, disk: usize) {
+        pause_filter(&self.controls[disk], b'p');
+    }
+
+    /// It goes on.
+    pub fn resume(&self, disk: usize) {
+        pause_filter(&self.controls[disk], b'r');
+    }
+}
