@@ -68,6 +68,14 @@ impl OutSet {
         self.change(|disks| disks.retain(|d| *d != no));
     }
 
+    /// These are, and no others: of a map that was asked for anew.
+    pub fn replace(&self, disks: &[DiskNo]) {
+        self.change(|old| {
+            old.clear();
+            old.extend(disks);
+        });
+    }
+
     fn change(&self, change: impl Fn(&mut Vec<DiskNo>)) {
         self.disks.rcu(|disks| {
             let mut disks = Vec::clone(disks);
@@ -90,6 +98,13 @@ struct Known {
     now: u64,
 }
 
+impl Known {
+    fn since(&self, volume: VolumeId, since: u64) -> Vec<DiskNo> {
+        let of_it = self.said.range((volume, DiskNo(0))..=(volume, DiskNo(u16::MAX)));
+        of_it.filter(|(_, when)| **when > since).map(|((_, disk), _)| *disk).collect()
+    }
+}
+
 impl Outs {
     /// A moment: what is said after it reaches the sets that begin by it.
     #[must_use]
@@ -100,16 +115,20 @@ impl Outs {
     /// The set of a map that was asked for at `since`: what was said of the volume from then on is in it, and what is said later reaches it.
     #[must_use]
     pub fn begin(&self, volume: VolumeId, since: u64) -> Arc<OutSet> {
-        let set = Arc::new(OutSet::default());
         let mut known = self.known();
-        let of_it = known.said.range((volume, DiskNo(0))..=(volume, DiskNo(u16::MAX)));
-        of_it.filter(|(_, when)| **when > since).for_each(|((_, disk), _)| set.add(*disk));
+        let set = Arc::new(OutSet::new(&known.since(volume, since)));
         known.sets.retain(|_, sets| {
             sets.retain(|s| s.strong_count() > 0);
             !sets.is_empty()
         });
         known.sets.entry(volume).or_default().push(Arc::downgrade(&set));
         set
+    }
+
+    /// What `set` has from now on: these disks, which the manager named when it was asked at `since`, and what was said from then on.
+    pub fn renew(&self, set: &OutSet, volume: VolumeId, since: u64, named: &[DiskNo]) {
+        let known = self.known();
+        set.replace(&[known.since(volume, since), named.to_vec()].concat());
     }
 
     /// The legs of this volume on this disk have failed.

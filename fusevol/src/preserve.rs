@@ -170,6 +170,18 @@ impl PreserveLog {
         Ok(())
     }
 
+    /// The same, but nothing is written: the page of the current segment is, before anything is preserved.
+    pub async fn flip_later(&self, first: Segment) {
+        let mut w = self.writer.lock().await;
+        w.spare = None;
+        // A segment that was to follow the current one and is not named on disk yet is passed over: it has no record.
+        if w.current.is_some() {
+            w.closing = Some(first);
+        } else {
+            begin(&mut w, first);
+        }
+    }
+
     /// There is no space for the next segment: says on disk that the log ends here, in the place that was kept for the successor. Readers
     /// find it there and give errors from then on. Nothing is preserved before the next flip.
     ///

@@ -15,16 +15,17 @@ use crate::out::OutSet;
 use crate::preserve::log_reader::{Copy, LogReader, read_copy};
 use crate::stale::Whose;
 use crate::volume::{Copies, Engine, Pieces, cut, fetch_map, middle, plan_au, read_any, read_pieces_into, seek, whole_pages};
+use arc_swap::ArcSwap;
 use fusevol_shared::disk::Disk;
 use fusevol_shared::disk::buf::IoBuf;
 use fusevol_shared::error::{Error, Kind, Result};
 use fusevol_shared::ids::{SnapshotId, VolumeId};
-use fusevol_shared::map::{LegState, MapEntry, VolumeMap};
+use fusevol_shared::map::{LegState, MapEntry, MapRun, VolumeMap};
 use fusevol_shared::mask::BlockMask;
 use fusevol_shared::sentence::{self, Tag};
 use fusevol_shared::units::{DiskAu, VolAu};
 use fusevol_shared::wire::data::Claim;
-use fusevol_shared::wire::messages::{CloseSnapshot, GetSnapshotMap, OpenSnapshot, Segment, SnapshotInfo};
+use fusevol_shared::wire::messages::{CloseSnapshot, GetSnapshotMap, MapChanged, OpenSnapshot, Segment, SnapshotInfo};
 pub use modified::Modified;
 use std::ops::Range;
 use std::sync::Arc;
@@ -35,7 +36,8 @@ pub struct SnapshotReader<D, C> {
     engine: Engine<D, C>,
     volume: VolumeId,
     info: SnapshotInfo,
-    map: VolumeMap,
+    /// Its frozen map. Which blocks it has never changes, nor by which name it calls an AU; where the copies lie does.
+    map: ArcSwap<VolumeMap>,
     /// Refreshes that have begun; see [`SnapshotReader::refresh`].
     begun: AtomicU64,
     logs: tokio::sync::Mutex<Logs>,
@@ -47,6 +49,15 @@ struct Logs {
     /// The refresh that came to its end last.
     done: u64,
     reader: LogReader,
+}
+
+/// The frozen map of an open snapshot.
+async fn fetch<D: Disk, C: Control>(engine: &Engine<D, C>, info: &SnapshotInfo) -> Result<VolumeMap> {
+    let mut map = VolumeMap::default();
+    let part = async |from| engine.control.call(GetSnapshotMap { snapshot: info.id, from }).await;
+    let aus = engine.au_size.aus_for(info.size).ok_or_else(|| Error::new(Kind::Damaged, "the snapshot has more than 2^32 AUs"))?;
+    fetch_map(aus, part, |au, e| map.set(au, Some(e))).await?;
+    Ok(map)
 }
 
 /// A block of the request that is read from disk.
@@ -73,11 +84,7 @@ impl<D: Disk, C: Control> SnapshotReader<D, C> {
             if opened.info.broken {
                 return Err(Error::new(Kind::Damaged, format!("snapshot {} is broken: it has lost blocks", opened.info.name)));
             }
-            let mut map = VolumeMap::default();
-            let part = async |from| engine.control.call(GetSnapshotMap { snapshot, from }).await;
-            let aus =
-                engine.au_size.aus_for(opened.info.size).ok_or_else(|| Error::new(Kind::Damaged, "the snapshot has more than 2^32 AUs"))?;
-            fetch_map(aus, part, |au, e| map.set(au, Some(e))).await?;
+            let map = fetch(engine, &opened.info).await?;
             let mut reader = LogReader::new(engine.pool, opened.volume, opened.info.epoch, engine.au_size, out.clone());
             opened.segments.iter().for_each(|s| reader.add(s));
             engine.lease.wait().await?;
@@ -89,7 +96,7 @@ impl<D: Disk, C: Control> SnapshotReader<D, C> {
                 engine: engine.clone(),
                 volume: opened.volume,
                 info: opened.info,
-                map,
+                map: ArcSwap::from_pointee(map),
                 begun: AtomicU64::new(0),
                 logs: tokio::sync::Mutex::new(Logs { done: 0, reader }),
                 closed: AtomicBool::new(false),
@@ -130,7 +137,7 @@ impl<D: Disk, C: Control> SnapshotReader<D, C> {
     /// Bytes in blocks that were written then.
     #[must_use]
     pub fn written_bytes(&self) -> u64 {
-        self.map.written_blocks() * self.block_size()
+        self.map.load().written_blocks() * self.block_size()
     }
 
     /// The first byte from `off` on that was written.
@@ -149,7 +156,7 @@ impl<D: Disk, C: Control> SnapshotReader<D, C> {
     }
 
     fn next_written(&self, from: VolAu) -> Option<(VolAu, BlockMask)> {
-        self.map.iter_from(from).map(|(au, e)| (au, e.written)).find(|(_, m)| !m.is_empty())
+        self.map.load().iter_from(from).map(|(au, e)| (au, e.written)).find(|(_, m)| !m.is_empty())
     }
 
     /// A writer begins a log: the push is answered after this.
@@ -208,7 +215,11 @@ impl<D: Disk, C: Control> SnapshotReader<D, C> {
             if !sentence::holds(Tag::S1) {
                 self.refresh().await?;
             }
-            self.plan(outer.clone())
+            match self.plan(outer.clone()) {
+                // All copies that this map knows of are out: some may be well by now.
+                Err(e) if e.kind() == Kind::Io => self.renew().await.and_then(|()| self.plan(outer.clone())),
+                plan => plan,
+            }
         };
         let version = self.out.version();
         let (pieces, wanted) = match plan.await {
@@ -238,7 +249,7 @@ impl<D: Disk, C: Control> SnapshotReader<D, C> {
         let (mut pieces, mut wanted) = (Pieces::new(), Vec::new());
         let mut to = 0;
         for (au, within) in cut(size, outer) {
-            let entry = self.map.get(au).filter(|e| !e.written.is_empty());
+            let entry = self.map.load().get(au).filter(|e| !e.written.is_empty());
             let source = entry.map(|e| self.copies(&e).first().map(|at| (*at, e.written, e.name())));
             let source = match source {
                 Some(None) => return Err(Error::new(Kind::Io, format!("AU {au} of the snapshot has no replica in sync"))),
@@ -272,22 +283,58 @@ impl<D: Disk, C: Control> SnapshotReader<D, C> {
             let n = usize::try_from(within.end - within.start).expect("within a request");
             let to = from..from + n;
             from = to.end;
-            let Some(entry) = self.map.get(au).filter(|e| !e.written.is_empty()) else {
+            let Some(entry) = self.map.load().get(au).filter(|e| !e.written.is_empty()) else {
                 buf[to].fill(0);
                 continue;
             };
             let claim = Claim::Frozen { snapshot: self.info.id, au };
-            // Each turn is one more disk that is out.
+            // Each turn is one more disk that is out, or the first that finds no copy.
+            let (mut entry, mut renewed) = (entry, false);
             loop {
                 let version = self.out.version();
                 let copies = self.copies(&entry);
                 let (part, _) = read_any(&self.engine.disks, self.engine.au_size, &copies, entry.written, claim, within.clone()).await;
+                if part.is_err() && !std::mem::replace(&mut renewed, true) {
+                    // What was out, or missed something, when this map was got may be well by now.
+                    self.renew().await?;
+                    entry = self.map.load().get(au).unwrap_or(entry);
+                    continue;
+                }
                 if self.out.version() == version {
                     buf[to].copy_from_slice(&part?);
                     break;
                 }
             }
         }
+        Ok(())
+    }
+
+    /// AUs of the volume have their copies elsewhere: of those that the snapshot shares it has, too.
+    pub fn places_changed(&self, change: &MapChanged) {
+        let entries = || change.runs.iter().filter_map(MapRun::entries).flatten();
+        let known = self.map.load();
+        let shares = |(au, e): &(VolAu, MapEntry)| known.get(*au).is_some_and(|old| old.name() == e.name() && old.legs() != e.legs());
+        if !entries().any(|e| shares(&e)) {
+            return;
+        }
+        self.map.rcu(|map| {
+            let mut map = VolumeMap::clone(map);
+            for (au, e) in entries() {
+                if let Some(old) = map.get(au).filter(|old| old.name() == e.name()) {
+                    map.set(au, MapEntry::new(e.legs(), old.written));
+                }
+            }
+            map
+        });
+    }
+
+    /// Gets the map again, and what is out.
+    async fn renew(&self) -> Result<()> {
+        let (asked, snapshot) = (self.engine.outs.now(), self.info.id);
+        let opened = self.engine.control.call(OpenSnapshot { snapshot }).await?;
+        let map = fetch(&self.engine, &self.info).await?;
+        self.map.store(Arc::new(map));
+        self.engine.outs.renew(&self.out, self.volume, asked, &opened.out);
         Ok(())
     }
 

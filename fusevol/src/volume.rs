@@ -179,6 +179,10 @@ pub struct Volume<D, C> {
     preserved: PreserveLog,
     legs: Legs,
     copying: copier::Copying,
+    /// Changes of a reader's map so far.
+    changes: Mutex<u64>,
+    /// The preserve log has a segment of which it is not known that its append was before any SEAL: that is looked at before it is used.
+    unseen: AtomicBool,
     /// The map here is ahead of what the journal could be told: nothing is written under this attachment any more.
     poisoned: AtomicBool,
     /// Detached: nothing goes through any more.

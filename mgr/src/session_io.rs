@@ -24,6 +24,8 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+mod log;
+mod takeover;
 #[cfg(test)]
 mod tests;
 

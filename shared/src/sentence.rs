@@ -46,6 +46,12 @@ pub enum Tag {
     R4,
     /// A copy counts only after it holds all that its writer has written, and was flushed, and is written from then on.
     B1,
+    /// A client reads its SEAL clear after it marked a region and before it writes there, and after its append (or its flush) and before it answers an fsync.
+    T1,
+    /// A takeover copies what is marked before it reads the preserve log.
+    T2,
+    /// A takeover reads and closes the journal before it copies.
+    T4,
 }
 
 #[cfg(debug_assertions)]

@@ -48,8 +48,7 @@ impl Bench {
     }
 
     async fn second_volume(&self) -> VolumeId {
-        let made =
-            self.manager.admin(AdminRequest::VolumeCreate { name: "other".into(), size: 16 * AU }).expect("a volume is made");
+        let made = self.manager.admin(AdminRequest::VolumeCreate { name: "other".into(), size: 16 * AU }).expect("a volume is made");
         let AdminReply::Volume(volume) = made else { panic!("{made:?}") };
         let rights = Right::ALL.into_iter().fold(Rights::NONE, Rights::with);
         let grant = AdminRequest::AccessGrant { volume: "other".into(), client: "host1".into(), rights };

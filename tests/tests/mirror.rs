@@ -76,7 +76,7 @@ impl Mirror {
 
     fn check_equal(&self) {
         let disks = Disks::new(2, self.memory.clone(), Vec::new());
-        disks.check_equal(&self.manager.maps(self.id), AU / 64);
+        disks.check_equal(&self.manager.maps(self.id)[0], AU / 64);
     }
 }
 
@@ -126,6 +126,7 @@ fn a_dead_disk_is_given_up_and_then_another_one_dies() {
         volume.flush().await.expect("flushed");
         assert_eq!(volume.copying().out, [legs[0].0]);
         assert_eq!(volume.read(0, 4096).await.expect("read")[0], 2);
+        m.manager.admin(AdminRequest::DiskFail { disk: legs[0].to_string(), failed: true }).expect("given up");
         let mut well = BTreeMap::new();
         for _ in 0..8 {
             volume.look_after_copies(&mut well).await.expect("copied");
@@ -284,7 +285,10 @@ async fn a_write_beside_the_copier() -> bool {
     volume.flush().await.expect("flushed");
     settle().await;
     m.faults(second).remove(dead);
-    let hang = m.faults(second).add(Rule::on(Ops::WRITE, Fault::Hang));
+    let map = m.manager.maps(m.id).remove(0);
+    let leg = map.get(VolAu(0)).and_then(|e| e.legs().iter().find(|l| l.at.disk == second).map(|l| l.at)).expect("a copy is there");
+    let place = u64::from(leg.au.0) * AU..u64::from(leg.au.0 + 1) * AU;
+    let hang = m.faults(second).add(Rule::on(Ops::WRITE, Fault::Hang).within(place));
     let copied = volume.clone();
     let copier = tokio::task::spawn_local(async move {
         let mut well = BTreeMap::new();
@@ -302,9 +306,10 @@ async fn a_write_beside_the_copier() -> bool {
     writer.await.expect("no panic").expect("written");
     copier.await.expect("no panic");
     volume.flush().await.expect("flushed");
-    while volume.counters().unfolded > 0 {
+    for _ in 0..64 {
         settle().await;
     }
+    assert_eq!(volume.counters().unfolded, 0);
     assert_eq!(volume.copying().out, Vec::<u16>::new());
     let map = m.manager.maps(m.id).remove(0);
     let entry = map.get(VolAu(0)).expect("written");

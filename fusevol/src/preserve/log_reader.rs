@@ -127,6 +127,8 @@ impl LogReader {
         // What was read of a leg that is out by now may miss records: from the others, from the start. (Those that are known stay known.)
         loop {
             let version = self.out.version();
+            // For ever: what a leg has missed it misses, also when its disk is not out any more.
+            self.segments.values_mut().for_each(|c| c.legs = usable(&self.out, &c.legs));
             self.refresh_once(disks).await?;
             if self.out.version() == version {
                 return Ok(());

@@ -75,6 +75,7 @@ async fn route(session: &Weak<Session>, push: Pushed) {
     match about(&push.body) {
         About::List => {
             push.ack(Ack::Done);
+            session.opened().volumes.values().filter_map(|f| f.attached()).for_each(|v| v.ask_for_orders());
             renew(&session).await;
         }
         About::Locks => {
@@ -88,6 +89,10 @@ async fn route(session: &Weak<Session>, push: Pushed) {
             push.ack(Ack::Done);
         }
         About::Volume(id) => {
+            if let Push::MapChanged(change) = &push.body {
+                let readers: Vec<_> = session.opened().snapshots.values().filter_map(|f| f.reader()).collect();
+                readers.iter().filter(|r| r.volume() == id).for_each(|r| r.places_changed(change));
+            }
             let file = session.opened().volumes.get(&id).cloned();
             let place = match file {
                 Some(file) => file.inbox.place(push),

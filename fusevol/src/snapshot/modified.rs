@@ -46,10 +46,10 @@ impl<D: Disk, C: Control> SnapshotReader<D, C> {
             }
         };
         if complete {
-            compare(&self.map, &live, &mut add);
+            compare(&self.map.load(), &live, &mut add);
         }
         self.refresh().await?;
-        let places: HashMap<DiskAu, (VolAu, BlockMask)> = self.map.iter().map(|(au, e)| (e.name(), (au, e.written))).collect();
+        let places: HashMap<DiskAu, (VolAu, BlockMask)> = self.map.load().iter().map(|(au, e)| (e.name(), (au, e.written))).collect();
         for (at, block) in self.logs.lock().await.reader.blocks() {
             if let Some((au, written)) = places.get(&at) {
                 add(*au, written.and(BlockMask::range(block..block + 1)));

@@ -21,8 +21,12 @@ use fusevol_shared::ids::VolumeId;
 use fusevol_shared::map::MapEntry;
 use fusevol_shared::units::VolAu;
 use fusevol_shared::wire::messages::{AttachRead, AttachWrite, Attached, Detach, GetMap, GetNeed, MapChanged, MapPart};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+
+/// How often a map is asked for that changes meanwhile.
+const REFRESHES: u32 = 16;
 
 /// Gets the whole map of an object with so many AUs, part by part. `part` asks for one; `each` takes its entries.
 pub(crate) async fn fetch_map(aus: u32, part: impl AsyncFn(VolAu) -> Result<MapPart>, mut each: impl FnMut(VolAu, MapEntry)) -> Result<()> {
@@ -41,7 +45,7 @@ pub(crate) async fn fetch_map(aus: u32, part: impl AsyncFn(VolAu) -> Result<MapP
     }
 }
 
-fn unsettled<D, C>(engine: &Engine<D, C>) -> std::sync::MutexGuard<'_, std::collections::BTreeMap<VolumeId, Arc<JournalLog<D, C>>>> {
+fn unsettled<D, C>(engine: &Engine<D, C>) -> std::sync::MutexGuard<'_, BTreeMap<VolumeId, Arc<JournalLog<D, C>>>> {
     engine.unsettled.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
@@ -124,6 +128,8 @@ impl<D: Disk, C: Control> Volume<D, C> {
             preserved: PreserveLog::new(log, engine.au_size, first, out.clone()),
             legs: Legs::new(attached.copies, out),
             copying: Default::default(),
+            changes: Mutex::default(),
+            unseen: AtomicBool::new(false),
             poisoned: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             ended: tokio::sync::Notify::new(),
@@ -156,30 +162,57 @@ impl<D: Disk, C: Control> Volume<D, C> {
         if self.mode == Mode::Write || change.version < self.version {
             return Ok(());
         }
-        let new = entries(&change.runs)?;
-        change.unmapped.iter().for_each(|au| self.view.clear(*au));
-        new.iter().for_each(|(au, e)| self.view.set(*au, e));
-        self.view.drain(change.unmapped.iter().copied().chain(new.iter().map(|(au, _)| *au))).await;
+        // What snapshots have of an AU stands before what the live map has.
+        let mut new: BTreeMap<VolAu, Option<MapEntry>> = entries(&change.runs)?.into_iter().map(|(au, e)| (au, Some(e))).collect();
+        new.extend(change.unmapped.iter().map(|au| (*au, None)));
+        {
+            let mut changes = self.changes();
+            *changes += 1;
+            for (au, entry) in &new {
+                match entry {
+                    Some(e) => self.view.set(*au, e),
+                    None => self.view.clear(*au),
+                }
+            }
+        }
+        self.view.drain(new.into_keys()).await;
         Ok(())
     }
 
-    /// Gets a reader's map again: after another manager has begun to serve, whose pushes name only what it knows of.
-    /// Returns when no read under the old map is in flight.
+    /// Gets a reader's map again: after another manager has begun to serve, whose pushes name only what it knows of; or where no copy
+    /// answers that this map names. Returns when no read under the old map is in flight.
     ///
     /// # Errors
-    /// What the manager answers; the old map stays then.
+    /// What the manager answers, `Busy` where the map changes again and again; the old map stays then.
     pub async fn refresh_map(&self) -> Result<()> {
-        let mut new = std::collections::BTreeMap::new();
-        let part = async |from| self.engine.control.call(GetMap { volume: self.id, from }).await;
-        fetch_map(self.view.aus(), part, |au, e| {
-            new.insert(au, e);
-        })
-        .await?;
+        for _ in 0..REFRESHES {
+            let before = *self.changes();
+            let mut new = BTreeMap::new();
+            let part = async |from| self.engine.control.call(GetMap { volume: self.id, from }).await;
+            fetch_map(self.view.aus(), part, |au, e| {
+                new.insert(au, e);
+            })
+            .await?;
+            if let Some(gone) = self.take_over(before, &new) {
+                self.view.drain(gone.into_iter().chain(new.into_keys())).await;
+                return Ok(());
+            }
+        }
+        Err(Error::new(Kind::Busy, "the map changes while it is asked for, again and again"))
+    }
+
+    /// Takes a map over that was asked for after so many changes; `None` where one has come since, which may be newer. Gives what is gone.
+    fn take_over(&self, changes: u64, new: &BTreeMap<VolAu, MapEntry>) -> Option<Vec<VolAu>> {
+        let _same = Some(self.changes()).filter(|now| **now == changes)?;
         let gone: Vec<VolAu> = self.view.iter_from(VolAu(0)).map(|(au, _)| au).filter(|au| !new.contains_key(au)).collect();
         gone.iter().for_each(|au| self.view.clear(*au));
         new.iter().for_each(|(au, e)| self.view.set(*au, e));
-        self.view.drain(gone.into_iter().chain(new.into_keys())).await;
-        Ok(())
+        Some(gone)
+    }
+
+    /// Changes of a reader's map so far; one is carried out at a time.
+    fn changes(&self) -> std::sync::MutexGuard<'_, u64> {
+        self.changes.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// Gives the volume back: waits for the writes in flight, flushes, appends, folds, tells the manager. Every later I/O is

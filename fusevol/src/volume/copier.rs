@@ -34,6 +34,8 @@ use task::{Need, Task};
 
 /// How often it is looked whether there is something to copy, or a disk is back.
 const LOOK: Duration = Duration::from_secs(1);
+/// Where nothing is known to lack, one in so many looks asks the manager all the same.
+const IDLE: u32 = 30;
 /// Looks in a row at which a disk must answer before it is written again.
 const WELL: u32 = 2;
 /// AUs that are claimed at once.
@@ -56,6 +58,8 @@ pub(super) struct Copying {
     holes: Mutex<BTreeSet<VolAu>>,
     /// When the next bytes may be copied.
     next: Mutex<BootTime>,
+    /// One looks at a time.
+    looking: tokio::sync::Mutex<()>,
 }
 
 /// What is shown of the copier.
@@ -123,11 +127,17 @@ impl<D: Disk, C: Control> Volume<D, C> {
         }
     }
 
+    /// The manager may have orders: it is asked soon.
+    pub fn ask_for_orders(&self) {
+        self.copying.wake();
+    }
+
     /// Looks after the copies as long as the volume is attached.
     pub(super) async fn keep_copies(&self) {
-        let mut well = BTreeMap::new();
-        while self.stands_until(self.engine.control.sleep(LOOK)).await {
-            if !self.legs.is_mirrored() || self.copying.whole.load(Ordering::SeqCst) {
+        let (mut well, mut idle) = (BTreeMap::new(), 0);
+        while self.legs.is_mirrored() && self.stands_until(self.engine.control.sleep(LOOK)).await {
+            idle = if self.copying.whole.load(Ordering::SeqCst) { (idle + 1) % IDLE } else { 0 };
+            if idle > 0 {
                 continue;
             }
             if let Err(e) = self.look_after_copies(&mut well).await {
@@ -142,6 +152,7 @@ impl<D: Disk, C: Control> Volume<D, C> {
     /// # Errors
     /// What the manager answers; those of the disks and of the journal. What is left is done by the next one.
     pub async fn look_after_copies(&self, well: &mut BTreeMap<DiskNo, u32>) -> Result<()> {
+        let _one = self.copying.looking.lock().await;
         self.engine.lease.wait().await?;
         let says = self.copying.says();
         let orders = self.engine.control.call(Recovery { volume: self.id, token: self.token, says }).await?;
@@ -240,6 +251,19 @@ impl<D: Disk, C: Control> Volume<D, C> {
     /// The disk is written again: the map says of each leg there whether it misses something.
     async fn take_back(&self, no: DiskNo) -> Result<()> {
         let _gate = self.legs.close().await;
+        if !self.legs.out.has(no) {
+            return Ok(());
+        }
+        // What was bound without its copies there must stand before the return: after it a binding has all its copies.
+        let _turn = self.turn.lock().await;
+        loop {
+            let page = self.ledger.bindings(super::flush::AUS_PER_PAGE);
+            if page.is_empty() {
+                break;
+            }
+            let appended = self.log()?.append(page.entries()).await;
+            appended.inspect_err(|_| self.ledger.put_back_bindings(page))?.clear()?;
+        }
         self.log()?.append(vec![Entry::Returned { disk: no }]).await?.clear()?;
         self.legs.returned(no);
         tracing::warn!("volume {}: disk {no} answers again: what its copies missed is copied", self.id);

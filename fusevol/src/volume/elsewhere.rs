@@ -17,7 +17,7 @@ use fusevol_shared::mask::BlockMask;
 use fusevol_shared::sentence::{self, Tag};
 use fusevol_shared::units::{AuSize, BLOCKS_PER_AU, DiskAu, DiskNo, VolAu};
 use fusevol_shared::wire::data::Claim;
-use fusevol_shared::wire::messages::LegOut;
+use fusevol_shared::wire::messages::{AttachRead, LegOut};
 use smallvec::SmallVec;
 use std::ops::Range;
 
@@ -68,6 +68,7 @@ impl<D: Disk, C: Control> Volume<D, C> {
 
     async fn read_au(&self, au: VolAu, within: Range<u64>, bad: &mut Vec<(VolAu, DiskAu, Range<u64>)>) -> Result<IoBuf> {
         let claim = Claim::Live { volume: self.id, au };
+        let mut renewed = false;
         loop {
             let version = self.legs.out.version();
             let Some(pin) = self.view.pin(au) else {
@@ -77,7 +78,13 @@ impl<D: Disk, C: Control> Volume<D, C> {
             let copies = self.copies(pin.slot());
             let (read, failed) = read_any(&self.engine.disks, self.engine.au_size, &copies, pin.written(), claim, within.clone()).await;
             drop(pin);
+            if self.mode == Mode::Read && read.is_err() && !std::mem::replace(&mut renewed, true) {
+                // What was out when this map was got may be well by now.
+                self.renew_reader().await?;
+                continue;
+            }
             if self.mode == Mode::Read
+                && sentence::holds(Tag::R3)
                 && let Some(first) = failed.first()
             {
                 // It is out from now on, or the writer alone may say so.
@@ -107,6 +114,15 @@ impl<D: Disk, C: Control> Volume<D, C> {
             // The writer knows of each leg whether it misses something.
             Mode::Write => usable.into_iter().chain(slot.in_sync().filter(|at| out.contains(&at.disk))).collect(),
         }
+    }
+
+    /// A reader's map, and what is out, as they are now.
+    async fn renew_reader(&self) -> Result<()> {
+        let asked = self.engine.outs.now();
+        let attached = self.engine.control.call(AttachRead { volume: self.id }).await?;
+        self.refresh_map().await?;
+        self.engine.outs.renew(&self.legs.out, self.id, asked, &attached.out);
+        Ok(())
     }
 
     /// Nobody writes: then the manager says that the copies on this disk are out.
@@ -147,7 +163,9 @@ impl<D: Disk, C: Control> Volume<D, C> {
             return Ok(false);
         }
         let others: Copies = self.copies(&slot).into_iter().filter(|l| *l != at).collect();
-        self.mark(au.0..au.0 + 1, &[slot]).await?;
+        if self.mode == Mode::Write {
+            self.mark(au.0..au.0 + 1, &[slot]).await?;
+        }
         self.engine.lease.wait().await?;
         let claim = Claim::Live { volume: self.id, au };
         for run in slot.written().and(BlockMask::range(blocks)).runs() {

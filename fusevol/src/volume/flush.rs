@@ -1,5 +1,5 @@
 //! Flush: take the bits that the journal does not know, flush the disks that were written, append the bits, read the own SEAL,
-//! acknowledge. The manager is not asked.
+//! acknowledge. The manager is not asked. Who was sealed before its append counted finds that out by this look, and answers nobody (T1, L1).
 //!
 //! Callers share rounds: who calls while a round runs is served by the next one, which one of the waiting runs.
 //! A failed flush is an error to every caller of its round; the bits on the failed disks are lost (see [`super::ledger`]).
@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Appends of one round; the bits of a volume of 64 TiB at once are far below.
 const PAGES: usize = 16 * 1024;
 /// AUs in one append: each weighs two at most, its binding and its bits.
-const AUS_PER_PAGE: usize = APPEND_WEIGHT / 16;
+pub(super) const AUS_PER_PAGE: usize = APPEND_WEIGHT / 16;
 
 struct Last {
     round: u64,
@@ -116,7 +116,7 @@ impl<D: Disk, C: Control> Volume<D, C> {
         if !sentence::holds(Tag::J1) {
             self.ledger.take();
         }
-        if !self.append_taken().await? {
+        if !self.append_taken().await? && sentence::holds(Tag::T1) {
             // Nothing was appended, so nobody has looked at the SEAL since.
             self.check_seal().await?;
         }
@@ -124,7 +124,7 @@ impl<D: Disk, C: Control> Volume<D, C> {
     }
 
     /// The own SEAL is clear, or the session is over.
-    async fn check_seal(&self) -> Result<()> {
+    pub(super) async fn check_seal(&self) -> Result<()> {
         self.engine.slot.check(&self.engine.disks).await.inspect_err(|_| {
             if self.engine.slot.is_sealed() {
                 self.engine.lease.end();
@@ -190,7 +190,9 @@ impl<D: Disk, C: Control> Volume<D, C> {
             match self.log()?.append(page.entries()).await {
                 Ok(counts) => {
                     self.ledger.appended(&page);
-                    counts.clear()?;
+                    if sentence::holds(Tag::T1) {
+                        counts.clear()?;
+                    }
                 }
                 Err(e) => {
                     self.ledger.put_back(page);

@@ -59,14 +59,15 @@ impl<D: Disk, C: Control> Volume<D, C> {
         if !used {
             self.reserve.put_back(legs);
         }
+        let seq = seq?;
         Ok(Held { seq, time: self.engine.lease.now().since(began) })
     }
 
-    /// The caller holds every block. Gives the number of the flip, and whether the place was used for it.
-    async fn flip(&self, epoch: VolumeEpoch, legs: &[fusevol_shared::units::DiskAu]) -> Result<(Seq, bool)> {
+    /// The caller holds every block. Gives the number of the flip, if it may be told, and whether the place was used for it.
+    async fn flip(&self, epoch: VolumeEpoch, legs: &[fusevol_shared::units::DiskAu]) -> Result<(Result<Seq>, bool)> {
         self.check_writable()?;
         if let Some((_, seq)) = self.last_flip().filter(|(e, _)| *e == epoch) {
-            return Ok((seq, false));
+            return Ok((Ok(seq), false));
         }
         let closing = self.epoch();
         if epoch <= closing {
@@ -97,12 +98,20 @@ impl<D: Disk, C: Control> Volume<D, C> {
         if sentence::holds(Tag::H1) {
             self.view.iter_from(VolAu(0)).for_each(|(_, slot)| slot.freeze());
         }
+        // Who was sealed meanwhile names no segment any more: nobody else would look for it (T4).
+        if sentence::holds(Tag::T4)
+            && let Err(e) = flipped.clone().clear()
+        {
+            self.preserved.flip_later(segment).await;
+            self.unseen.store(true, Ordering::SeqCst);
+            return Ok((Err(e), true));
+        }
         // Where this fails, the log writes it before anything is preserved.
         if let Err(e) = self.preserved.flip(&self.engine.disks, segment).await {
             // A leg that failed is given up when it is to preserve something.
             tracing::warn!("the preserve log of volume {} goes on later: {e}", self.id);
         }
-        Ok((flipped.clear()?, true))
+        Ok((flipped.clear(), true))
     }
 
     fn take_all_changed(&self) -> Vec<fusevol_shared::map::AuMask> {

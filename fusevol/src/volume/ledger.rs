@@ -173,6 +173,24 @@ impl Ledger {
         Page { bound, written }
     }
 
+    /// Up to `limit` bindings that the journal does not know, whether anything is written in them or not.
+    #[must_use]
+    pub fn bindings(&self, limit: usize) -> Page {
+        let mut s = self.state();
+        let aus: Vec<VolAu> = s.bound.keys().take(limit).copied().collect();
+        let bound = aus.into_iter().filter_map(|au| Some((au, s.unbind(au)?))).collect();
+        Page { bound, written: Vec::new() }
+    }
+
+    /// The journal has not got these bindings.
+    pub fn put_back_bindings(&self, page: Page) {
+        let mut s = self.state();
+        for (au, places) in page.bound {
+            s.bound.entry(au).or_insert(places);
+            s.plain.insert(au);
+        }
+    }
+
     /// The journal has it.
     pub fn appended(&self, page: &Page) {
         let mut s = self.state();
@@ -185,10 +203,8 @@ impl Ledger {
         for (au, m) in std::mem::take(&mut s.taken) {
             add(&mut s.pending, au, m);
         }
-        for (au, places) in page.bound {
-            s.bound.entry(au).or_insert(places);
-            s.plain.insert(au);
-        }
+        drop(s);
+        self.put_back_bindings(page);
     }
 
     /// The flush failed. The taken bits of which `lost` says so (it clears them in the map, too) are forgotten; the others go back.

@@ -142,8 +142,8 @@ impl<D: Disk, C: Control> Volume<D, C> {
     async fn say_out(&self, disk: DiskNo, regions: &[RegionRun], why: &str) -> Result<()> {
         let call = LegOut { volume: self.id, token: self.token, disk, dirty: regions.to_vec(), why: why.to_owned() };
         loop {
-            match self.engine.control.call(call.clone()).await {
-                Ok(_) => return Ok(()),
+            match self.say_out_once(&call).await {
+                Ok(()) => return Ok(()),
                 Err(e) if e.kind() == Kind::Unreachable => {
                     // The manager may be restarting: it is asked as long as the lease, or its coming back, allows.
                     self.engine.lease.wait().await?;
@@ -152,6 +152,12 @@ impl<D: Disk, C: Control> Volume<D, C> {
                 Err(e) => return Err(e.within(format!("the copies on disk {disk} failed, and could not be given up"))),
             }
         }
+    }
+
+    /// A former return of the disk stands in the journal: it must not be folded after this.
+    async fn say_out_once(&self, call: &LegOut) -> Result<()> {
+        self.log()?.fold_all().await?;
+        self.engine.control.call(call.clone()).await.map(drop)
     }
 
     /// Whether these AUs have a copy in sync that is on none of these disks.

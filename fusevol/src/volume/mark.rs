@@ -1,6 +1,9 @@
 //! Marks: a region is marked in the journal before the first write to it, and cleared when it is at rest (PROTOCOL.md, M1, M2).
 //!
-//! AUs that were bound under this attachment in this epoch need no mark: a binding is one.
+//! AUs that were bound under this attachment in this epoch need no mark: a binding is one. When their region is at rest they are cleared with it, and need
+//! one from then on: so what a takeover must copy is what was written of late (T3).
+//!
+//! Nothing is written in a region before the SEAL was read clear *after* its mark was durable (T1): whoever sealed the session before that finds the mark.
 
 use super::Volume;
 use super::view::Slot;
@@ -25,7 +28,9 @@ impl<D: Disk, C: Control> Volume<D, C> {
         let mut clean: Vec<Region> = Vec::new();
         for (au, slot) in aus.map(VolAu).zip(slots) {
             let region = au.region();
-            if !slot.is_fresh() && !self.regions.touch(region) && clean.last() != Some(&region) {
+            if slot.is_fresh() {
+                self.regions.touch_bound(region);
+            } else if !self.regions.touch(region) && clean.last() != Some(&region) {
                 clean.push(region);
             }
         }
@@ -38,7 +43,10 @@ impl<D: Disk, C: Control> Volume<D, C> {
     async fn mark_regions(&self, clean: Vec<Region>) -> Result<()> {
         let _gate = self.legs.gate().await;
         let marked = vec![Entry::Marked { epoch: self.epoch(), regions: clean.clone() }];
-        self.log()?.append(marked).await?.clear()?;
+        let marked = self.log()?.append(marked).await?;
+        if sentence::holds(Tag::T1) {
+            marked.clear()?;
+        }
         let out = self.legs.out.disks();
         for au in clean.iter().flat_map(|r| r.aus()).filter(|_| !out.is_empty()) {
             self.view.miss(VolAu(au), &out);
@@ -73,15 +81,27 @@ impl<D: Disk, C: Control> Volume<D, C> {
         }
         let regions: Vec<Region> = held.iter().map(|(r, _)| *r).collect();
         let changed = self.take_changed(&regions);
+        let dirty: Vec<Region> = regions.iter().copied().filter(|r| self.regions.is_dirty(*r)).collect();
         regions.iter().for_each(|r| self.regions.set_clean(*r));
+        self.rest(&regions);
         for entry in cleared(self.epoch(), &regions, &changed) {
             if let Err(e) = self.log()?.append(vec![entry]).await.map(drop) {
                 self.put_changed_back(&changed);
-                regions.iter().for_each(|r| self.regions.set_dirty(*r));
+                // Those of which the journal has no mark stay clean: the next write there marks them.
+                dirty.iter().for_each(|r| self.regions.set_dirty(*r));
                 return Err(e);
             }
         }
         Ok(())
+    }
+
+    /// AUs of these regions that were bound need a mark from now on.
+    fn rest(&self, regions: &[Region]) {
+        for r in regions {
+            self.regions.forget_bound(*r);
+            let aus = self.view.iter_from(VolAu(r.aus().start)).take_while(|(au, _)| au.0 < r.aus().end);
+            aus.for_each(|(_, slot)| slot.settle());
+        }
     }
 
     /// What changed in these regions since it was said last.

@@ -12,6 +12,7 @@ use fusevol_shared::mask::BlockMask;
 use fusevol_shared::units::VolAu;
 use futures_util::future::try_join_all;
 use std::ops::Range;
+use std::sync::atomic::Ordering;
 
 impl<D: Disk, C: Control> Volume<D, C> {
     /// Preserves what `outer` will overwrite. The caller holds the guard of all its blocks.
@@ -30,6 +31,10 @@ impl<D: Disk, C: Control> Volume<D, C> {
     }
 
     async fn preserve_blocks(&self, todo: Vec<(VolAu, &Slot<'_>, BlockMask)>) -> Result<()> {
+        if self.unseen.load(Ordering::SeqCst) {
+            self.check_seal().await?;
+            self.unseen.store(false, Ordering::SeqCst);
+        }
         let reads = todo.iter().flat_map(|(au, slot, blocks)| blocks.runs().map(|run| self.old_blocks(*au, slot, run)));
         let old: Vec<Old> = try_join_all(reads).await?.into_iter().flatten().collect();
         let preserved = self.preserve_old(old).await;

@@ -8,6 +8,9 @@
 //! Both are done under the range guard of the region's blocks, so no write is under way meanwhile.
 //!
 //! *touched* says whether a region was written since the cleaner looked last; a region that was not is at rest.
+//!
+//! *bound* says that AUs of the region may have been bound under this attachment and be *fresh* still: these need no mark, and count as marked for whoever
+//! takes the volume over (PROTOCOL.md, T3). So they come to rest, too: the same clearing ends it, and the next write to them marks their region.
 
 use fusevol_shared::change::Region;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,6 +19,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub struct Regions {
     dirty: Box<[AtomicU64]>,
     touched: Box<[AtomicU64]>,
+    bound: Box<[AtomicU64]>,
 }
 
 fn place(r: Region) -> (usize, u64) {
@@ -28,7 +32,7 @@ impl Regions {
     pub fn new(aus: u32) -> Self {
         let words = aus.div_ceil(fusevol_shared::change::AUS_PER_REGION).div_ceil(64);
         let clean = || (0..words).map(|_| AtomicU64::new(0)).collect();
-        Self { dirty: clean(), touched: clean() }
+        Self { dirty: clean(), touched: clean(), bound: clean() }
     }
 
     /// Whether it is dirty; a writer that finds it so has touched it.
@@ -40,6 +44,22 @@ impl Regions {
             self.touched[word].fetch_or(bit, Ordering::Relaxed);
         }
         dirty
+    }
+
+    /// An AU of it is written that was bound under this attachment.
+    pub fn touch_bound(&self, r: Region) {
+        let (word, bit) = place(r);
+        for bits in [&self.bound, &self.touched] {
+            if bits[word].load(Ordering::Relaxed) & bit == 0 {
+                bits[word].fetch_or(bit, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// None of its AUs is fresh any more.
+    pub fn forget_bound(&self, r: Region) {
+        let (word, bit) = place(r);
+        self.bound[word].fetch_and(!bit, Ordering::Relaxed);
     }
 
     /// Whether it is dirty.
@@ -65,26 +85,32 @@ impl Regions {
     /// Every dirty region, ascending.
     #[must_use]
     pub fn dirty(&self) -> Vec<Region> {
-        let mut out = Vec::new();
-        for (i, word) in (0u32..).zip(self.dirty.iter()) {
-            let mut bits = word.load(Ordering::SeqCst);
-            while bits != 0 {
-                out.push(Region(i * 64 + bits.trailing_zeros()));
-                bits &= bits - 1;
-            }
-        }
-        out
+        list(self.dirty.iter().map(|w| w.load(Ordering::SeqCst)))
     }
 
-    /// Dirty regions that were not written since the last call.
+    /// Regions that are dirty, or have fresh AUs, and were not written since the last call.
     #[must_use]
     pub fn at_rest(&self) -> Vec<Region> {
         let rests = |r: &Region| {
             let (word, bit) = place(*r);
             self.touched[word].fetch_and(!bit, Ordering::Relaxed) & bit == 0
         };
-        self.dirty().into_iter().filter(rests).collect()
+        let either = self.dirty.iter().zip(&self.bound).map(|(d, b)| d.load(Ordering::SeqCst) | b.load(Ordering::Relaxed));
+        list(either).into_iter().filter(rests).collect()
     }
+}
+
+/// The regions of these words, ascending.
+fn list(words: impl Iterator<Item = u64>) -> Vec<Region> {
+    let mut out = Vec::new();
+    for (i, word) in (0u32..).zip(words) {
+        let mut bits = word;
+        while bits != 0 {
+            out.push(Region(i * 64 + bits.trailing_zeros()));
+            bits &= bits - 1;
+        }
+    }
+    out
 }
 
 #[cfg(test)]
@@ -103,5 +129,11 @@ mod tests {
         assert_eq!(r.at_rest(), [Region(129)]);
         r.set_clean(Region(129));
         assert_eq!(r.at_rest(), [Region(3)]);
+        r.touch_bound(Region(70));
+        assert_eq!(r.at_rest(), [Region(3)], "what was bound is written still");
+        assert_eq!(r.at_rest(), [Region(3), Region(70)]);
+        assert!(!r.is_dirty(Region(70)) && r.is_dirty(Region(3)));
+        r.forget_bound(Region(70));
+        assert_eq!((r.at_rest(), r.dirty()), (vec![Region(3)], vec![Region(3)]));
     }
 }

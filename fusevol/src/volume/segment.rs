@@ -47,6 +47,8 @@ impl<D: Disk, C: Control> Volume<D, C> {
             return Ok(()); // another writer has just done it
         }
         let epoch = self.preserve_epoch();
+        // A session that is over breaks nothing: its segments are another's matter.
+        self.check_seal().await?;
         self.preserved.break_off(&self.engine.disks).await?;
         self.log()?.append(vec![Entry::Broken { epoch }]).await?.clear()?;
         self.snapshots.store(false, Ordering::SeqCst);

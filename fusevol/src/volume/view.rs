@@ -6,7 +6,7 @@
 //! - `written`: blocks that read from disk; all others are zeros.
 //! - `need`: blocks whose bytes a snapshot still needs and that are not preserved yet; a writer preserves them first.
 //! - `changed`: blocks that were written or discarded in the current epoch, and not said to be so yet.
-//! - *fresh*: bound under this attachment in this epoch: that counts as a mark.
+//! - *fresh*: bound under this attachment in this epoch, and written since without a rest: that counts as a mark.
 //!
 //! Who reads a disk under the map holds a [`Pin`], and [`MapView::drain`] returns when every pin is gone that may have seen an AU before it left
 //! the map (PROTOCOL.md, R1): see [`readers`]. Who writes holds the guard of its blocks; their AU does not leave meanwhile.
@@ -126,8 +126,13 @@ impl<'a> Slot<'a> {
 
     /// A snapshot is taken: what is written now must be preserved from now on.
     pub fn freeze(&self) {
-        self.chunk.first[self.at].fetch_and(!Word::FRESH, Ordering::SeqCst);
+        self.settle();
         self.add_need(self.written());
+    }
+
+    /// It has come to rest: who writes it from now on marks its region.
+    pub fn settle(&self) {
+        self.chunk.first[self.at].fetch_and(!Word::FRESH, Ordering::SeqCst);
     }
 
     /// No snapshot needs anything of it any more.

@@ -23,6 +23,9 @@ impl Catalog {
             Base::Limbo(entry) => self.limbo_loaded(entry),
             Base::Quarantine(entry) => self.quarantine_loaded(entry),
             Base::Late { session, places } => self.late_loaded(*session, places),
+            Base::Fresh { token, regions } => self.fresh_loaded(*token, regions),
+            Base::Taking { token, places } => self.takeover_granted(*token, places),
+            Base::Kept(entry) => self.kept_loaded(entry),
             Base::Counters { session, token, limbo, quarantine } => {
                 must(self.sessions.last_key_value().is_none_or(|(no, _)| no < session), "the next session is there already")?;
                 must(self.attachments.last_key_value().is_none_or(|(t, _)| t < token), "the next token is there already")?;

@@ -5,6 +5,7 @@
 //! bound again; a snapshot that is taken between two writes) it finds in the draft.
 
 use super::fits::{Left, all_of, entries_fit, entries_of, legs_fit};
+use super::fresh::Step;
 use super::record::SnapshotEntry;
 use super::{Attachment, Catalog, Snapshot, Volume, must, unfit};
 use fusevol_shared::change::{Append, Entry, Placed, Region};
@@ -54,6 +55,8 @@ struct Done {
     snapshot: Option<Snapshot>,
     broken: BTreeSet<SnapshotId>,
     changed: Changed,
+    /// What becomes of the AUs that are not at rest.
+    fresh: Vec<Step>,
 }
 
 fn change(changed: &mut Changed, epoch: VolumeEpoch, masks: impl IntoIterator<Item = AuMask>) {
@@ -81,6 +84,7 @@ impl<'a> Draft<'a> {
             snapshot: None,
             broken: BTreeSet::new(),
             changed: Changed::new(),
+            fresh: Vec::new(),
         };
         let aus = catalog.aus_of(volume.entry.size)?;
         Ok(Self { catalog, a, volume, snapshots: catalog.snapshots_of(a.volume), aus, done })
@@ -123,6 +127,7 @@ impl<'a> Draft<'a> {
                 self.regions(regions)?;
                 must(changed.iter().all(|c| c.au.0 < self.aus), "a change lies beyond its volume")?;
                 change(&mut self.done.changed, *epoch, changed.iter().copied());
+                self.done.fresh.push(Step::Cleared(regions.clone()));
                 Ok(())
             }
         }
@@ -145,6 +150,7 @@ impl<'a> Draft<'a> {
             must(self.get(au).is_none(), "an AU gets space twice")?;
             self.take(e.legs().iter().map(|l| l.at).collect())?;
             self.begins(au, &e);
+            self.done.fresh.push(Step::Bound(au));
         }
         Ok(())
     }
@@ -235,6 +241,7 @@ impl<'a> Draft<'a> {
             self.take(e.legs().iter().map(|l| l.at).collect())?;
             self.begins(au, &e);
             self.done.late.extend(former.legs().iter().map(|l| l.at));
+            self.done.fresh.push(Step::Bound(au));
             self.leaves(au, former);
         }
         Ok(())
@@ -282,6 +289,7 @@ impl<'a> Draft<'a> {
                 continue;
             }
             self.done.map.insert(au, None);
+            self.done.fresh.push(Step::Left(au));
             self.leaves(au, e);
         }
         let epoch = self.epoch();
@@ -314,6 +322,7 @@ impl<'a> Draft<'a> {
         must(epoch > self.epoch() && epoch <= self.volume.entry.epoch, "a flip to an epoch that did not begin")?;
         self.done.flipped = VolumeEpoch(epoch.0 - 1);
         self.done.bound.clear();
+        self.done.fresh.push(Step::Flipped);
         self.segment(segment)?;
         let due = self.volume.entry.pending.as_ref().filter(|_| epoch == self.volume.entry.epoch);
         if let Some(p) = due {
@@ -377,6 +386,7 @@ impl Catalog {
             a.flipped = done.flipped;
             a.bound = done.bound;
             a.folded = last;
+            done.fresh.into_iter().for_each(|step| a.fresh.take(step));
         }
         self.forget_changes(volume);
         Ok(())

@@ -86,6 +86,7 @@ impl Catalog {
         self.release(free);
         self.quarantine.retain(|_, q| q.session != no);
         self.opens.retain(|(_, s)| *s != no);
+        self.opens_over(|(_, s)| *s == no);
         for l in self.limbo.values_mut() {
             l.waits.retain(|s| *s != no);
         }
@@ -97,6 +98,8 @@ impl Catalog {
         let gone = self.attachments.remove(&token)?;
         self.release(gone.reserve.places().collect::<Vec<_>>());
         self.release(gone.journal.iter().flat_map(Journal::places).collect::<Vec<_>>());
+        let taking = self.taking.remove(&token).unwrap_or_default();
+        self.release(taking.places().collect::<Vec<_>>());
         Some(gone)
     }
 

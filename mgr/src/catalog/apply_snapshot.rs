@@ -97,6 +97,7 @@ impl Catalog {
         if let Some(volume) = self.snapshot(id).map(|s| s.entry.volume) {
             self.waits_no_more(volume, session);
         }
+        self.opens_over(|o| *o == (id, session));
         Ok(())
     }
 

@@ -1,5 +1,6 @@
 //! A session on a volume, as the catalog keeps it.
 
+use super::fresh::Fresh;
 use super::record::{AttachmentEntry, Mode};
 use super::reserve::Reserve;
 use fusevol_shared::change::{Journal, Places, Region};
@@ -34,6 +35,8 @@ pub struct Attachment {
     /// Regions of AUs that were bound since the last flip, of a volume with several copies: a binding is a mark, so where the
     /// writer dies their copies may differ.
     pub bound: BTreeSet<Region>,
+    /// Bound and not at rest yet, as far as is folded.
+    pub fresh: Fresh,
 }
 
 impl Attachment {
@@ -51,6 +54,7 @@ impl Attachment {
             granted: e.granted.clone(),
             reserve,
             bound: BTreeSet::new(),
+            fresh: Fresh::default(),
         }
     }
 

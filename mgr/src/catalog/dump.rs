@@ -10,6 +10,8 @@ use fusevol_shared::units::VolAu;
 const AUS_PER_RECORD: usize = 512;
 /// AUs in one record of changes: the same.
 const CHANGES_PER_RECORD: usize = 2048;
+/// Regions in one record of AUs that are not at rest: the same.
+const REGIONS_PER_RECORD: usize = 2048;
 
 fn dump_map(of: MapOf, map: &VolumeMap, out: &mut Vec<Record>) {
     let mut from = Some(VolAu(0));
@@ -61,6 +63,10 @@ impl Catalog {
         }));
         out.extend(self.sessions.values().map(|s| Record::Base(Base::Session(s.clone()))));
         out.extend(self.attachments.values().map(|a| Record::Base(Base::Attachment(a.entry()))));
+        for (token, regions) in self.attachments.values().map(|a| (a.token, a.fresh.regions())) {
+            out.extend(regions.chunks(REGIONS_PER_RECORD).map(|r| Record::Base(Base::Fresh { token, regions: r.to_vec() })));
+        }
+        out.extend(self.taking.iter().map(|(token, r)| Record::Base(Base::Taking { token: *token, places: r.runs() })));
         for v in self.volumes.values() {
             dump_map(MapOf::Volume(v.entry.id), &v.map, &mut out);
             out.extend(v.segments.values().map(|s| Record::Base(Base::Segment { volume: v.entry.id, segment: s.clone() })));
@@ -88,6 +94,7 @@ impl Catalog {
         out.extend(self.opens.iter().map(|(id, session)| Record::SnapshotOpened { id: *id, session: *session }));
         out.extend(self.limbo.values().map(|l| Record::Base(Base::Limbo(l.clone()))));
         out.extend(self.quarantine.values().map(|q| Record::Base(Base::Quarantine(q.clone()))));
+        out.extend(self.kept.values().map(|k| Record::Base(Base::Kept(k.entry()))));
         for session in self.late.values().copied().collect::<std::collections::BTreeSet<_>>() {
             let places = self.late.iter().filter(|(_, s)| **s == session).map(|(p, _)| *p).collect();
             out.push(Record::Base(Base::Late { session, places }));

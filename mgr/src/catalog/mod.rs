@@ -10,6 +10,8 @@
 //! free -> journal of a writer -> quarantine of its session (where the journal failed) -------> free
 //! free -> the manager's copier -> a volume; a leg that a preserve segment has lost stays its own (a husk) until it is dropped
 //! ```
+//! A takeover without a fence: free -> taking -> a volume, or a preserve segment; what its old writer could still write goes to quarantine, by limbo where
+//! readers have it, and is *kept* besides while a snapshot is open that was opened before.
 //! An AU to which something was written that was not answered (*late*) goes to the quarantine of that session where it would be free.
 //! An AU that left every map stays in limbo until each session that may still read it has answered. What a session may still write (reserves,
 //! journals, quarantine) stays until it is proven drained.
@@ -23,9 +25,11 @@ mod apply_mirror;
 mod apply_pool;
 mod apply_session;
 mod apply_snapshot;
+mod apply_takeover;
 mod attachment;
 mod dump;
 mod fits;
+pub mod fresh;
 mod prove;
 mod query;
 pub mod record;
@@ -42,6 +46,8 @@ pub use fits::JOURNAL_COPIES;
 pub use prove::{Violation, prove};
 
 use apply_session::Beginning;
+use apply_takeover::Kept;
+pub use apply_takeover::TAKEOVER_MAX;
 use fusevol_shared::error::{Error, Kind, Result};
 use fusevol_shared::ids::{ClientId, FenceToken, SessionNo, SnapshotId, VolumeEpoch, VolumeId};
 use fusevol_shared::map::VolumeMap;
@@ -51,6 +57,7 @@ use fusevol_shared::units::{DiskAu, DiskNo, VolAu};
 use fusevol_shared::wire::messages::Segment;
 use fusevol_shared::wire::rights::Rights;
 use record::{ClientEntry, DiskEntry, Fencing, LimboEntry, PoolEntry, QuarantineEntry, Record, SessionEntry, SnapshotEntry, VolumeEntry};
+use reserve::Reserve;
 use space::Space;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -130,6 +137,10 @@ pub struct Catalog {
     quarantine: BTreeMap<u64, QuarantineEntry>,
     /// AUs that belong to somebody, and that a session may still write besides: they go to its quarantine where they would be free.
     late: BTreeMap<DiskAu, SessionNo>,
+    /// Where a takeover copies to, by the attachment that it ends.
+    taking: BTreeMap<FenceToken, Reserve>,
+    /// Places that open snapshots may still read, though no map names them.
+    kept: BTreeMap<u64, Kept>,
     counters: Counters,
     fencing: Fencing,
     /// Where a manager's copier may still write.
@@ -229,6 +240,9 @@ impl Catalog {
             Record::Copied { volume, copies, limbo, waits } => self.copied(*volume, copies, *limbo, waits),
             Record::CopyEnded { places } => self.copy_ended(places),
             Record::TargetsLost { places } => self.targets_lost(places),
+            Record::TakeoverGranted { token, places } => self.takeover_granted(*token, places),
+            Record::TakeoverDropped { token } => self.takeover_dropped(*token),
+            Record::TakenOver(t) => self.taken_over(t),
         }
     }
 
@@ -261,13 +275,25 @@ impl Catalog {
                 late.entry(session).or_default().push(p);
                 continue;
             }
+            if let Some(k) = self.kept.values_mut().find(|k| k.places.contains(&p)) {
+                k.freed.insert(p);
+                continue;
+            }
             let released = self.disks.get_mut(&p.disk).is_some_and(|d| d.space.release(p.au));
             assert!(released, "an AU is freed twice: {p}");
         }
         for (session, places) in late {
-            let no = self.counters.quarantine;
-            self.quarantine.insert(no, QuarantineEntry { no, session, places });
-            self.counters.quarantine = no + 1;
+            self.quarantined(session, places);
         }
+    }
+
+    /// Places that have no other owner are in quarantine for a session.
+    fn quarantined(&mut self, session: SessionNo, places: Vec<DiskAu>) {
+        if places.is_empty() {
+            return;
+        }
+        let no = self.counters.quarantine;
+        self.quarantine.insert(no, QuarantineEntry { no, session, places });
+        self.counters.quarantine = no + 1;
     }
 }

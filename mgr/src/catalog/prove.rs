@@ -26,6 +26,8 @@ enum Owner {
     Journal(FenceToken),
     Quarantine(SessionNo),
     Copier,
+    Taking(FenceToken),
+    Kept(u64),
 }
 
 struct Proof<'a> {
@@ -43,6 +45,7 @@ pub fn prove(catalog: &Catalog) -> Vec<Violation> {
     p.maps();
     p.segments_and_limbo();
     p.writers();
+    p.takeovers();
     p.epochs();
     p.space();
     p.names();
@@ -167,6 +170,26 @@ impl Proof<'_> {
             let fits = q.no == *no && catalog.sessions.contains_key(&q.session) && !q.places.is_empty();
             self.check(fits, || format!("quarantine {no} does not fit together"));
             q.places.iter().for_each(|at| self.own(*at, Owner::Quarantine(q.session)));
+        }
+    }
+
+    /// What takeovers have, and what they left to readers.
+    fn takeovers(&mut self) {
+        let catalog = self.catalog;
+        for (token, r) in &catalog.taking {
+            let writes = catalog.attachment(*token).is_some_and(|a| a.writes());
+            self.check(writes && !r.is_empty(), || format!("a takeover of attachment {token}, which is not there"));
+            r.places().for_each(|at| self.own(at, Owner::Taking(*token)));
+        }
+        for a in catalog.attachments.values() {
+            let aus = catalog.volume(a.volume).and_then(|v| catalog.au_size().aus_for(v.entry.size)).unwrap_or(0);
+            let fits = a.fresh.aus().iter().all(|au| au.0 < aus);
+            self.check(fits, || format!("attachment {} has bound AUs beyond its volume", a.token));
+        }
+        for (no, k) in &catalog.kept {
+            let open = !k.opens.is_empty() && k.opens.iter().all(|o| catalog.opens.contains(o));
+            self.check(open && k.freed.is_subset(&k.places), || format!("what open snapshots may read does not fit together: {no}"));
+            k.freed.iter().for_each(|at| self.own(*at, Owner::Kept(*no)));
         }
     }
 

@@ -254,6 +254,24 @@ impl Catalog {
         self.quarantine.values()
     }
 
+    /// Where a takeover of this attachment copies to.
+    #[must_use]
+    pub fn taking(&self, token: FenceToken) -> Vec<Vec<DiskAu>> {
+        self.taking.get(&token).into_iter().flat_map(|r| r.each().map(<[DiskAu]>::to_vec)).collect()
+    }
+
+    /// AUs that takeovers have, or that are kept for who reads a snapshot.
+    #[must_use]
+    pub fn taken_aside(&self) -> u64 {
+        self.taking.values().map(|r| r.places().count() as u64).sum::<u64>() + self.kept.values().map(|k| k.freed.len() as u64).sum::<u64>()
+    }
+
+    /// Whether a session may read this place under the map, or out of the segments, of a snapshot that it had opened before a takeover.
+    #[must_use]
+    pub fn is_kept_for(&self, session: SessionNo, place: DiskAu) -> bool {
+        self.kept.values().any(|k| k.opens.iter().any(|(_, s)| *s == session) && k.places.contains(&place))
+    }
+
     /// Whether a snapshot of the volume shares this AU: it has it under the same name.
     #[must_use]
     pub(super) fn shared(snapshots: &[&Snapshot], au: VolAu, entry: &MapEntry) -> bool {

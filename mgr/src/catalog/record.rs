@@ -342,6 +342,12 @@ pub enum Record {
     CopyEnded { places: Vec<DiskAu> },
     /// A former manager may still write to these stale legs: they belong to nothing any more, and are given to nobody.
     TargetsLost { places: Vec<DiskAu> },
+    /// The manager has these free places, to copy there what the writer of this attachment, whose session is sealed, could still write.
+    TakeoverGranted { token: FenceToken, places: Vec<Places> },
+    /// A takeover of this attachment was not carried to its end: what it had is in quarantine for its session, as a copy may still land.
+    TakeoverDropped { token: FenceToken },
+    /// The attachment is over, without a proof that its writer is: see [`Takeover`].
+    TakenOver(Takeover),
 }
 
 /// A stale leg that is brought up to date in its place.
@@ -366,6 +372,40 @@ pub struct Copied {
     pub name: DiskAu,
     /// All of them.
     pub legs: Vec<DiskAu>,
+}
+
+/// Whatever the writer of an attachment could still write lies elsewhere from now on, for the volume and all its snapshots.
+#[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+#[rkyv(derive(Debug))]
+pub struct Takeover {
+    /// The attachment that ends.
+    pub token: FenceToken,
+    /// The last append of its journal that counts: the last folded one.
+    pub closing: Seq,
+    /// AUs of the live map at their new places, with their masks as they are. A snapshot that shares the former place shares the new one.
+    pub moves: Vec<MapRun>,
+    /// Segments that carry on what the preserve log has of those places, and what stood in segments that end. One to which others lead has its number still.
+    pub segments: Vec<Segment>,
+    /// Segments of the attachment to which its writer could still write.
+    pub ended: Vec<u32>,
+    /// The former places wait in this limbo for the readers of the live map; after that they are in quarantine for the session.
+    pub limbo: u64,
+    /// Those readers.
+    pub waits: Vec<SessionNo>,
+}
+
+/// Places that sessions may still read under the map of a snapshot that they had opened before a takeover.
+#[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+#[rkyv(derive(Debug))]
+pub struct KeptEntry {
+    /// A number of quarantine.
+    pub no: u64,
+    /// Who has what open.
+    pub opens: Vec<(SnapshotId, SessionNo)>,
+    /// Which places.
+    pub places: Vec<DiskAu>,
+    /// Those of them that would be free otherwise; ascending.
+    pub freed: Vec<DiskAu>,
 }
 
 /// What a checkpoint says beside the records that serve it unchanged.
@@ -404,4 +444,10 @@ pub enum Base {
     Bound { token: FenceToken, regions: Vec<Region> },
     /// Places to which a manager may still write, that nobody else has; and legs that it is bringing up to date.
     Copying { generation: Generation, own: Vec<DiskAu>, targets: Vec<CopyTarget> },
+    /// AUs that were bound under an attachment and have not come to rest: a bit each, by region.
+    Fresh { token: FenceToken, regions: Vec<(Region, u64)> },
+    /// What a takeover of this attachment has to copy to.
+    Taking { token: FenceToken, places: Vec<Places> },
+    /// Places that open snapshots may still read.
+    Kept(KeptEntry),
 }

@@ -144,9 +144,9 @@ pub enum Pool {
 pub enum FencingArg {
     /// A fence agent has cut it off, its byte lock is free, or `client confirm-dead`
     Required,
-    /// A fence agent where one knows the client; else what lease and SEAL allow
+    /// A fence agent where one knows the client; else SEAL and lease, and what it could still write is taken over by copies
     Best,
-    /// No agent is asked
+    /// The same at once: no agent is asked
     LeaseOnly,
 }
 

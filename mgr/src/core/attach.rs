@@ -141,6 +141,10 @@ impl Core {
             self.wait_for_holder(session, volume, holder, asker)?;
             return Ok(None);
         }
+        if self.old_map_is_read(volume) {
+            let e = Error::new(Kind::Busy, "the volume was taken over, and its readers do not have its new map yet");
+            return Err(e.hint("try again in a moment"));
+        }
         self.begin_write_alone(session, volume, asker)
     }
 
@@ -170,6 +174,19 @@ impl Core {
         }
     }
 
+    /// Whether what a session holds is being taken from it without a fence, or is about to be.
+    fn is_taken_from(&self, no: SessionNo) -> bool {
+        let sealed = self.lives.get(&no).is_some_and(|l| l.remap.is_some());
+        sealed || self.lives.get(&no).is_some_and(|l| l.lapsed || l.is_sealed()) && self.may_be_remapped(no)
+    }
+
+    /// Whether a reader may still read AUs of this volume where they do not lie any more: it would miss what a writer writes now.
+    fn old_map_is_read(&self, volume: VolumeId) -> bool {
+        let Some(v) = self.catalog.volume(volume) else { return false };
+        let moved = |l: &crate::catalog::record::LimboEntry| l.aus.iter().any(|au| v.map.get(*au).is_some());
+        self.catalog.limbo().any(|l| l.volume == volume && !l.waits.is_empty() && moved(l))
+    }
+
     /// The holder is asked for by its locks, if it may be dead; `Busy` if not.
     fn wait_for_holder(&mut self, session: SessionNo, volume: VolumeId, holder: SessionNo, asker: Asker) -> Result<()> {
         if !self.probe_holder(holder) {
@@ -197,6 +214,9 @@ impl Core {
         match self.session_state(holder) {
             SessionState::Live => e.hint("unmount it there, or open it read-only"),
             SessionState::Away => e.hint("its connection is lost, its lease is not over yet: try again in a moment"),
+            SessionState::Lapsed | SessionState::Sealed if self.is_taken_from(holder) => {
+                e.hint("it is being taken over, unfenced: try again in a moment; `fusevol-mgr status` shows how far it is")
+            }
             SessionState::Lapsed | SessionState::Sealed => {
                 let client = self
                     .catalog

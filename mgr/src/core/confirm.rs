@@ -12,7 +12,7 @@ use fusevol_shared::ids::{ClientId, SessionNo};
 use std::collections::BTreeSet;
 
 /// Between two looks at a heartbeat: a part of the lease, in which a live session beats at least once.
-const BEATS_A_LEASE: u32 = 3;
+pub(super) const BEATS_A_LEASE: u32 = 3;
 /// Leases and margins after which the administrator is told that it lasts longer.
 const PATIENCE: u32 = 4;
 /// Administrators that wait for this at once.

@@ -89,7 +89,9 @@ impl Core {
             }
             Claim::Frozen { snapshot, au } if !write => {
                 let s = self.catalog.snapshot(snapshot).filter(|_| self.catalog.is_open(snapshot, session)).ok_or_else(not_yours)?;
-                let lies = |(place, au)| s.map.get(VolAu(au)).is_some_and(|e| lies_at(&e, place, false));
+                let lies = |(place, au)| {
+                    s.map.get(VolAu(au)).is_some_and(|e| lies_at(&e, place, false)) || self.catalog.is_kept_for(session, place)
+                };
                 must(places.into_iter().zip(au.0..).all(lies))
             }
             Claim::Segment { volume } => self.is_segment(session, volume, &places, write),
@@ -136,7 +138,11 @@ impl Core {
         let a = self.catalog.attachment_of(volume, session);
         let reads = a.is_some() || self.catalog.snapshots_of(volume).iter().any(|s| self.catalog.is_open(s.entry.id, session));
         let own = |s: &fusevol_shared::change::Segment| !write || s.session == session;
-        let lies = |p: &DiskAu| v.segments.values().any(|s| own(s) && s.legs.contains(p)) || a.is_some_and(|a| a.reserve.holds(*p));
+        let lies = |p: &DiskAu| {
+            v.segments.values().any(|s| own(s) && s.legs.contains(p))
+                || a.is_some_and(|a| a.reserve.holds(*p))
+                || !write && self.catalog.is_kept_for(session, *p)
+        };
         must(reads && (!write || a.is_some_and(Attachment::writes)) && places.iter().all(lies))
     }
 

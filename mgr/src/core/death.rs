@@ -23,7 +23,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// Most that is folded of journals in one step.
-const CLOSE_WEIGHT: usize = 4 * FOLD_WEIGHT;
+pub(super) const CLOSE_WEIGHT: usize = 4 * FOLD_WEIGHT;
 /// First wait before a journal is read again; it doubles.
 const AGAIN_FIRST: Duration = Duration::from_millis(500);
 const AGAIN_MOST: Duration = Duration::from_secs(60);
@@ -79,7 +79,8 @@ impl Core {
             c.next = now;
             return Ok(());
         }
-        if tokens.is_empty() && life.proxied == 0 {
+        life.remap = None;
+        if tokens.is_empty() && !life.is_written_for() {
             self.end_session(session, &why)?;
             if let Some(a) = asker {
                 self.reply(a, Ok(Reply::Done(Done {})));
@@ -101,6 +102,7 @@ impl Core {
         });
         c.tokens.insert(token);
         c.next = now;
+        life.remap.take_if(|r| r.token == token);
     }
 
     /// Asks for the journals that are to be read now.
@@ -109,7 +111,7 @@ impl Core {
         let due: Vec<SessionNo> = self
             .lives
             .iter()
-            .filter(|(_, l)| l.proxied == 0 && l.closing.as_ref().and_then(Closing::due).is_some_and(|d| d <= now))
+            .filter(|(_, l)| !l.is_written_for() && l.closing.as_ref().and_then(Closing::due).is_some_and(|d| d <= now))
             .map(|(no, _)| *no)
             .collect();
         for session in due {
@@ -177,7 +179,7 @@ impl Core {
     }
 
     /// Whether what was read can be the end of this journal.
-    fn judge(&self, token: FenceToken, tail: &Tail) -> Result<()> {
+    pub(super) fn judge(&self, token: FenceToken, tail: &Tail) -> Result<()> {
         let a = self.catalog.attachment(token).ok_or_else(|| damaged("the journal of no attachment"))?;
         if tail.last.0 == 0 && tail.appends.is_empty() {
             // Never begun: nothing of it was folded.
@@ -196,7 +198,7 @@ impl Core {
     }
 
     /// Folds a tail in parts; what it weighs, or nothing where it weighs more than there is room for: then a part of it is folded.
-    fn fold_tail(&mut self, token: FenceToken, tail: &Tail, room: usize) -> Result<Option<usize>> {
+    pub(super) fn fold_tail(&mut self, token: FenceToken, tail: &Tail, room: usize) -> Result<Option<usize>> {
         let mut used = 0;
         loop {
             let Some(prev) = self.catalog.attachment(token).map(|a| a.folded) else { return Ok(Some(used)) };
@@ -224,7 +226,7 @@ impl Core {
     }
 
     /// Regions that may have changed unsaid. A journal that replaced another and was never begun did not take over its marks: any may have.
-    fn left_dirty(&self, token: FenceToken, tail: &Tail) -> Vec<Region> {
+    pub(super) fn left_dirty(&self, token: FenceToken, tail: &Tail) -> Vec<Region> {
         let Some(a) = self.catalog.attachment(token) else { return Vec::new() };
         let replaced = a.journal.as_ref().is_some_and(|j| j.no > 1);
         if tail.last.0 > 0 || !replaced {

@@ -1,6 +1,7 @@
 //! What goes into the core and what comes out of it.
 
 use super::admin_api::{AdminReply, AdminRequest, Notice};
+use super::errand::{Errand, Outcome};
 use super::fence::{FenceFor, Fenced};
 use super::{CopyEnd, CopyJob, Ticket, Verdict};
 use crate::catalog::record::Record;
@@ -183,6 +184,13 @@ pub enum Event {
     },
     /// `Core::deadline` has come.
     Tick,
+    /// Answer to `Effect::Errand`.
+    Errand {
+        /// Whose attachment is taken over.
+        session: SessionNo,
+        /// What came of it.
+        outcome: Outcome,
+    },
 }
 
 /// What the driver does once the records of the batch are durable.
@@ -294,6 +302,13 @@ pub enum Effect {
     },
     /// For the log of the manager; also kept for `events`.
     Notice(Notice),
+    /// Does a step of a takeover on the disks; answered by `Event::Errand`.
+    Errand {
+        /// Whose attachment is taken over.
+        session: SessionNo,
+        /// What is to be done.
+        errand: Errand,
+    },
 }
 
 /// What a step gives: records to be committed, effects to be carried out after that.

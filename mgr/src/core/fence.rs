@@ -6,8 +6,9 @@
 //!     '-------- at growing intervals -----+---------- failed: said
 //!                                         '---------- no agent knows the client: the next rung
 //! ```
-//! The rungs: a recall with a deadline (`recall`), a hard fence here, else SEAL, lease and margin (`seal`), which is called *unfenced*. The pool says
-//! how far down it may go ([`Fencing`]): `required` ends nothing without a fence, a byte lock or the administrator's word, `lease-only` asks no agent.
+//! The rungs: a recall with a deadline (`recall`), a hard fence here, else SEAL, lease and margin (`seal`), and what was written is taken over (`remap`), which
+//! is called *unfenced*. The pool says how far down it may go ([`Fencing`]): `required` ends nothing without a fence, a byte lock or the administrator's
+//! word, `best` goes on where no agent helps, `lease-only` asks none.
 //!
 //! A fence takes everything of its client on that host away, so it is asked for only where something is held that could be written (with
 //! `required` also to end a reader), and never while another session of the client lives: a host that has come back keeps its disks.
@@ -97,7 +98,7 @@ impl Core {
     /// Somebody wants what this session holds.
     pub(super) fn holder_is_wanted(&mut self, no: SessionNo) {
         if let Some(l) = self.lives.get_mut(&no) {
-            l.wanted |= l.lapsed;
+            l.wanted |= l.lapsed || l.is_sealed();
         }
     }
 
@@ -115,6 +116,14 @@ impl Core {
             || self.catalog.attachments().any(|a| a.session == no && a.writes()) || self.catalog.quarantine().any(|q| q.session == no);
         let asked = waited && (policy == Fencing::Required || writes()) && !self.another_lives(no);
         asked.then_some(next)
+    }
+
+    /// Whether no agent can prove anything of this session soon: they were asked and could not, or must not be asked.
+    pub(super) fn agents_are_no_help(&self, no: SessionNo) -> bool {
+        match self.lives.get(&no).map(|l| &l.fence) {
+            Some(Fence::Open { failed, .. }) => failed.is_some() || self.another_lives(no),
+            Some(Fence::Asked { .. } | Fence::Done { .. }) | None => false,
+        }
     }
 
     /// Whether the client has a session that is not lost: a fence would hit that, too.

@@ -14,6 +14,7 @@ use super::ConnId;
 use super::death::Closing;
 use super::fence::Fence;
 use super::reader::Reader;
+use super::remap::Remap;
 use super::seal::{Seal, Watch};
 use fusevol_shared::clock::BootTime;
 use fusevol_shared::ids::VolumeId;
@@ -63,6 +64,10 @@ pub(super) struct Life {
     pub proxied: u32,
     /// Journals that are being read.
     pub closing: Option<Closing>,
+    /// What it could still write is being taken from it.
+    pub remap: Option<Remap>,
+    /// A step of that is under way on the disks, also where it is not wanted any more: nothing that it writes to is free before it has returned.
+    pub errand: bool,
 }
 
 impl Life {
@@ -91,6 +96,8 @@ impl Life {
             confirmed: false,
             proxied: 0,
             closing: None,
+            remap: None,
+            errand: false,
         }
     }
 
@@ -102,6 +109,11 @@ impl Life {
     /// Whether it is drained, and only its journals are to be read.
     pub fn is_ending(&self) -> bool {
         self.closing.as_ref().is_some_and(|c| c.whole)
+    }
+
+    /// Whether the manager does something for it that may still write to what it holds.
+    pub fn is_written_for(&self) -> bool {
+        self.proxied > 0 || self.errand
     }
 
     /// Whether its SEAL may be set on the disks.

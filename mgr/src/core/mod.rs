@@ -8,6 +8,7 @@
 //!
 //! - [`rights`]: who may ask what. - `session`: sessions, leases, lapse, proof of drain. - `death`: journals of the drained. - `seal`, `confirm`:
 //!   the ladder for those of whom no proof comes. - `fence`: its agents. - `attach`: attachments. - `change`: space ahead of writes. - `fold`: the writer's changes.
+//! - `remap`: what a lost writer could still write is taken from it without a fence; `errand`: what that asks of the disks.
 //! - `data`: I/O through the manager. `paths`: whether a path leads to the pool's disk.
 //! - `mirror`: legs that fail. `returns`: and come back. `recovery`: how far the copies are. `jobs`: the same for people. `copier`: the manager's own.
 //! - `reader`: what readers are told, limbo. - `locks`: byte-range locks. - `hold`: snapshots taken. - `snapshot`: snapshots read and removed. - `admin*`: the verbs.
@@ -25,6 +26,7 @@ mod confirm;
 mod copier;
 mod data;
 mod death;
+pub mod errand;
 mod event;
 mod fence;
 mod fold;
@@ -40,6 +42,7 @@ mod push;
 mod reader;
 mod recall;
 mod recovery;
+mod remap;
 mod returns;
 mod rights;
 mod seal;
@@ -263,6 +266,7 @@ impl Core {
             Event::NonceRead { session, disk, found } => self.nonce_read(session, disk, found),
             Event::BlocksCopied { batch, ends } => self.blocks_copied(batch, ends),
             Event::DiskLooked { disk, well } => self.disk_looked(disk, well),
+            Event::Errand { session, outcome } => self.errand_done(session, outcome),
             Event::Tick => {}
         }
         self.settle();

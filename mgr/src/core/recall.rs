@@ -42,7 +42,8 @@ impl Core {
         }
         self.locks_gone(volume, session);
         let client = self.catalog.session(session).and_then(|s| self.catalog.client(s.client));
-        if writes && client.is_none_or(|c| c.revoked) {
+        let errand = self.lives.get(&session).is_some_and(|l| l.errand);
+        if writes && (errand || client.is_none_or(|c| c.revoked)) {
             return self.close_attachment(session, token);
         }
         if let Err(e) = self.end_attachment(token) {
@@ -56,6 +57,12 @@ impl Core {
             return Ok(());
         };
         self.commit(Record::Detached { token })?;
+        self.attachment_is_over(session, volume, writes);
+        Ok(())
+    }
+
+    /// What follows from the end of an attachment.
+    pub(super) fn attachment_is_over(&mut self, session: SessionNo, volume: VolumeId, writes: bool) {
         self.limbo_moved = true;
         self.spent.insert(volume);
         if self.catalog.reads_frozen(volume, session) {
@@ -68,6 +75,5 @@ impl Core {
         if writes {
             self.writer_gone(volume);
         }
-        Ok(())
     }
 }

@@ -2,13 +2,14 @@
 //!
 //! ```text
 //!  doomed (revoked and not given back in time, or deaf) -----------------------------.
-//!  lapsed, of another boot, reads only, and somebody waits: its heartbeat is watched --+-> SealSlot -> Sealed -> SessionSealed is durable
+//!  lapsed, of another boot, somebody waits, and the pool allows it: its heartbeat is watched --+-> SealSlot -> Sealed -> SessionSealed is durable
 //!      over one lease and a margin, and stands still                                   |     -> one lease and a margin
 //!  confirm-dead: its heartbeat stands still over a third of a lease ------------------'     -> what it only reads is given up;
 //!                                                                                     confirmed: its journals are read, it is ended
 //! ```
 //! What a sealed session could still *write* (reserves, journals, quarantine) stays until it is proven drained: its byte lock is free, it says
-//! goodbye, or the administrator says so. A session without anything of that kind is ended whole.
+//! goodbye, or the administrator says so. Its volumes are taken over from it meanwhile (`remap`), where the pool allows that and somebody wants them. A
+//! session without anything that it could write is ended whole.
 
 use super::admin_api::Level;
 use super::{Core, Effect};
@@ -80,8 +81,10 @@ impl Core {
         let until = self.now.boot.plus(self.lease_and_margin());
         let sealed: Vec<SessionNo> = self.catalog.sessions().filter(|s| s.sealed).map(|s| s.no).collect();
         for no in sealed {
+            // A takeover that another manager did not bring to its end is wanted still.
+            let wanted = self.catalog.attachments().any(|a| a.session == no && !self.catalog.taking(a.token).is_empty());
             if let Some(l) = self.lives.get_mut(&no) {
-                l.doomed = true;
+                (l.doomed, l.wanted) = (true, wanted);
                 l.seal = Seal::Settling { until };
             }
         }
@@ -100,24 +103,38 @@ impl Core {
         for no in due {
             self.begin_seal(no);
         }
-        let silent: Vec<SessionNo> =
-            self.lives.iter().filter(|(no, l)| l.lapsed && l.watch.is_none() && self.is_in_the_way(**no)).map(|(no, _)| *no).collect();
-        let gap = self.lease_and_margin();
-        for no in silent {
+        let silent: Vec<(SessionNo, Duration)> = self
+            .lives
+            .iter()
+            .filter(|(_, l)| l.lapsed && l.watch.is_none())
+            .filter_map(|(no, _)| Some((*no, self.is_in_the_way(*no)?)))
+            .collect();
+        for (no, gap) in silent {
+            let writes = self.catalog.attachments().any(|a| a.session == no && a.writes());
             if let Some(l) = self.lives.get_mut(&no) {
+                // It is not only ended but taken over.
+                l.wanted |= writes;
                 l.watch = Some(Watch::new(now, gap, false));
             }
         }
     }
 
-    /// Whether a session of which no byte lock speaks, and which writes nothing, keeps others waiting.
-    fn is_in_the_way(&self, no: SessionNo) -> bool {
-        let free = |l: &super::life::Life| !l.doomed && !l.is_sealed() && !l.is_ending();
-        self.lives.get(&no).is_some_and(free)
-            && !self.is_probed(no)
-            && !self.must_be_fenced()
-            && (self.legs_wait_for(no) || !self.catalog.attachments().any(|a| a.session == no && a.writes()))
-            && (self.lives.get(&no).is_some_and(|l| l.wanted) || self.catalog.limbo().any(|l| l.waits.binary_search(&no).is_ok()))
+    /// Whether a session of which no byte lock speaks keeps others waiting, and may be ended without a proof; between two looks at its heartbeat then. What
+    /// is taken over is waited for by somebody: a part of the lease, in which a live session beats at least once, is long enough for that.
+    fn is_in_the_way(&self, no: SessionNo) -> Option<Duration> {
+        let free = |l: &super::life::Life| !l.doomed && !l.is_sealed() && !l.is_ending() && !l.confirmed;
+        let life = self.lives.get(&no).filter(|l| free(l))?;
+        if self.is_probed(no) || self.must_be_fenced() {
+            return None;
+        }
+        let waits = || self.catalog.limbo().any(|l| l.waits.binary_search(&no).is_ok());
+        if !life.wanted && !waits() {
+            return None;
+        }
+        if self.legs_wait_for(no) || !self.catalog.attachments().any(|a| a.session == no && a.writes()) {
+            return Some(self.lease_and_margin());
+        }
+        self.may_be_remapped(no).then_some(self.config.lease / super::confirm::BEATS_A_LEASE)
     }
 
     pub(super) fn begin_seal(&mut self, no: SessionNo) {

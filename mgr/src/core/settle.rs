@@ -1,5 +1,6 @@
 //! What follows from a step: timers that are due, AUs and segments that are free, what sessions must be told.
 
+use super::remap::Remap;
 use super::{Core, Effect};
 use crate::catalog::record::Record;
 use fusevol_shared::clock::BootTime;
@@ -19,6 +20,7 @@ impl Core {
         self.fences_due();
         self.seals_begin();
         self.seals_due();
+        self.remaps_go_on();
         self.closings_due();
         self.holds_go_on();
         self.free_limbo();
@@ -35,8 +37,9 @@ impl Core {
             let probe = (l.may_be_dead() && !l.probe.asked && !l.is_ending() && self.is_probed(*no)).then_some(l.probe.next);
             let recall = if l.doomed && (l.is_sealed() || l.is_ending()) { None } else { l.recalled.values().min().copied() };
             let watch = l.watch.and_then(|w| w.due());
-            let closing = l.closing.as_ref().filter(|_| l.proxied == 0).and_then(|c| c.due());
-            [lease, probe, recall, watch, l.seal.due(), closing, self.fence_due(*no)].into_iter().flatten()
+            let closing = l.closing.as_ref().filter(|_| !l.is_written_for()).and_then(|c| c.due());
+            let remap = l.remap.as_ref().filter(|_| !l.errand).and_then(Remap::due);
+            [lease, probe, recall, watch, l.seal.due(), closing, remap, self.fence_due(*no)].into_iter().flatten()
         });
         let confirms = self.confirms.iter().map(|c| c.deadline);
         lives

@@ -54,7 +54,8 @@ impl Core {
             SessionState::Lapsed => format!("the lease of {who} is over; what it holds stays held until it is proven drained"),
             SessionState::Sealed => format!("{who} is sealed; what it could still write stays held until it is proven drained"),
         };
-        let text = life.fence.said().map_or(text.clone(), |said| format!("{text}; {said}"));
+        let taken = life.remap.as_ref().map(super::remap::Remap::said);
+        let text = [life.fence.said(), taken].into_iter().flatten().fold(text, |text, said| format!("{text}; {said}"));
         let client = self.catalog.session(no).and_then(|s| self.catalog.client(s.client)).map_or_else(String::new, |c| c.name.to_string());
         Some(Finding { level: Level::Warning, text, action: format!("fusevol-mgr client confirm-dead {client}") })
     }
@@ -62,8 +63,12 @@ impl Core {
     /// Quarantine of a session that lives is free when it ends; nothing is to be done.
     fn quarantine_finding(&self) -> Option<Finding> {
         let held = self.space_view().quarantine;
-        let text =
-            || format!("{} are in quarantine: journals that have failed, until their sessions are over and drained", size::show(held));
+        let text = || {
+            format!(
+                "{} are in quarantine: what lost sessions, or failed journals, could still write, until their sessions are over and drained",
+                size::show(held)
+            )
+        };
         (held > 0).then(|| Finding { level: Level::Warning, text: text(), action: String::new() })
     }
 

@@ -15,6 +15,7 @@ mod mirror_jobs;
 mod mirror_places;
 mod people;
 mod random;
+mod remap;
 mod seal;
 mod sessions;
 mod through;

@@ -66,7 +66,7 @@ impl Core {
         let journals: u64 = c.attachments().filter_map(|a| a.journal.as_ref()).map(|j| j.places().len() as u64).sum();
         let copying = c.copying().filter(|(_, x)| x.target.is_none()).count() as u64;
         let quarantine: u64 = c.quarantine().map(|q| q.places.len() as u64).sum::<u64>() + copying;
-        let others = limbo + preserve + reserve + journals + quarantine;
+        let others = limbo + preserve + reserve + journals + quarantine + c.taken_aside();
         let (total, free) = (c.total_aus(), c.free_aus());
         SpaceView {
             total: self.bytes(total),

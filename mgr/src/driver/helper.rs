@@ -1,4 +1,4 @@
-//! The thread that seals and reads the slots of sessions and reads the journals of the dead, on its own ring: these may take as long as
+//! The thread that seals and reads the slots of sessions, reads the journals of the dead and carries out takeovers, on its own ring: these may take as long as
 //! the disks let them, and the driver goes on meanwhile. Jobs are done one after the other; each is answered by its event.
 //!
 //! Invariants: at most [`JOBS_MAX`] jobs wait; when this is dropped, no job is begun any more, and none is in flight once it is gone.
@@ -104,6 +104,7 @@ pub async fn carry_out<D: Disk>(io: &SessionIo<'_, D>, effect: &Effect, generati
         Effect::ReadJournals { session, journals } => {
             Some(Event::JournalsRead { session: *session, tails: io.read_journals(journals).await })
         }
+        Effect::Errand { session, errand } => Some(Event::Errand { session: *session, outcome: io.errand(errand).await }),
         _ => None,
     }
 }
@@ -118,6 +119,10 @@ fn not_done(effect: &Effect) -> Option<Event> {
             let busy = WireError::from(&Error::new(Kind::Busy, "too much is being read from the disks"));
             let tails = journals.iter().map(|j| (j.token, Err(busy.clone()))).collect();
             Some(Event::JournalsRead { session: *session, tails })
+        }
+        Effect::Errand { session, errand } => {
+            let busy = WireError::from(&Error::new(Kind::Busy, "too much is asked of the disks"));
+            Some(Event::Errand { session: *session, outcome: errand.not_done(busy) })
         }
         _ => None,
     }

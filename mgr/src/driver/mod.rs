@@ -220,6 +220,7 @@ impl<L: Log, C: Clients> Driver<L, C> {
             | Effect::ReadJournals { .. }
             | Effect::Copy { .. }
             | Effect::LookAtDisk { .. }
+            | Effect::Errand { .. }
             | Effect::Fence { .. }) => {
                 self.own.extend(self.log.begin(errand));
             }
@@ -234,7 +235,7 @@ fn grants_lease(effect: &Effect) -> bool {
     matches!(effect, Effect::Reply { result: Ok(Reply::Welcome(_) | Reply::Renewed(_)), .. })
 }
 
-/// Whether an effect writes where a successor might, too: a session's SEAL, copies.
+/// Whether an effect writes where a successor might, too: a session's SEAL, copies, what the catalog gave a takeover.
 fn writes_slot(effect: &Effect) -> bool {
-    matches!(effect, Effect::OpenSlot { .. } | Effect::SealSlot { .. } | Effect::Copy { .. })
+    matches!(effect, Effect::OpenSlot { .. } | Effect::SealSlot { .. } | Effect::Copy { .. } | Effect::Errand { .. })
 }

@@ -71,7 +71,8 @@ pub async fn look<D: Disk>(catalog: &Catalog, pool: PoolId, io: &SessionIo<'_, D
     }
     for volume in replayed.volumes() {
         for s in volume.segments.values() {
-            segment(volume, s, pool, io, &mut found).await;
+            let attached = replayed.attachment(s.token).is_some();
+            segment((volume, attached), s, pool, io, &mut found).await;
         }
     }
     found
@@ -169,8 +170,8 @@ fn fold(catalog: &mut Catalog, a: &Attachment, appends: Vec<Append>) -> Result<(
     catalog.apply(&Record::Folded { token: a.token, prev: a.folded, appends, limbo, waits: Vec::new() })
 }
 
-/// Walks a preserve segment on each of its legs.
-async fn segment<D: Disk>(volume: &Volume, s: &Segment, pool: PoolId, io: &SessionIo<'_, D>, found: &mut Findings) {
+/// Walks a preserve segment on each of its legs; `attached`: its writer has the volume still.
+async fn segment<D: Disk>((volume, attached): (&Volume, bool), s: &Segment, pool: PoolId, io: &SessionIo<'_, D>, found: &mut Findings) {
     found.segments += 1;
     let what = format!("preserve segment {} of volume '{}'", s.no, volume.entry.name);
     let log = LogId { pool, volume: volume.entry.id, session: s.session, token: s.token, segment: s.no, epoch: s.epoch };
@@ -184,7 +185,7 @@ async fn segment<D: Disk>(volume: &Volume, s: &Segment, pool: PoolId, io: &Sessi
                     let seen = walk(&bytes, io.au_size(), &log, at);
                     counted = counted.max(seen.counted().min(seen.records.len()));
                     said = seen.wrong();
-                    said.extend(goes_on(volume, &seen));
+                    said.extend(goes_on(volume, attached, &seen));
                 }
             }
             if said.is_empty() {
@@ -199,12 +200,12 @@ async fn segment<D: Disk>(volume: &Volume, s: &Segment, pool: PoolId, io: &Sessi
     if good > 0 { found.flaws.extend(wrong) } else { found.violations.extend(wrong) }
 }
 
-/// What is wrong with the segment that goes on.
-fn goes_on(volume: &Volume, seen: &Walk) -> Option<String> {
+/// What is wrong with the segment that goes on. A takeover lays it down elsewhere, and cannot say so where another names it: the catalog's place counts.
+fn goes_on(volume: &Volume, attached: bool, seen: &Walk) -> Option<String> {
     let Ok((_, next)) = &seen.successor else { return None };
     match volume.segments.get(&next.next.segment) {
         None => Some(format!("segment {} goes on, of which neither catalog nor journal know", next.next.segment)),
-        Some(s) if s.legs != next.legs || s.epoch != next.next.epoch => {
+        Some(s) if attached && s.legs != next.legs || s.epoch != next.next.epoch => {
             Some(format!("segment {} goes on, of which the catalog says another place or epoch", s.no))
         }
         Some(_) => None,

@@ -168,7 +168,11 @@ async fn probe<D: Disk>(disk: &D) -> std::result::Result<Finding, DiskError> {
     patient("the label was not read", label::probe(disk)).await
 }
 
+/// Outside of a ring nothing is bounded.
 async fn patient<T>(what: &str, request: impl Future<Output = DiskResult<T>>) -> DiskResult<T> {
+    if !ring::runs_here() {
+        return request.await;
+    }
     match select(pin!(request), pin!(ring::sleep(PATIENCE))).await {
         Either::Left((result, _)) => result,
         Either::Right(_) => Err(DiskError {

@@ -11,6 +11,8 @@ use fusevol::volume::{Engine, Mode, Volume};
 use fusevol_shared::clock::{BootTime, SystemClock};
 use fusevol_shared::disk::Disk;
 use fusevol_shared::error::Result;
+use fusevol_shared::format::layout::Layout;
+use fusevol_shared::format::slot::SlotAt;
 use fusevol_shared::ids::{BootId, DiskId, KeyPrint, SessionId, SnapshotId, VolumeId};
 use fusevol_shared::units::DiskNo;
 use fusevol_shared::wire::messages::{Ack, Hello, Hold, PROTOCOL, Push};
@@ -37,23 +39,40 @@ impl<D: Disk> Host<D> {
     /// # Panics
     /// If the manager refuses the session.
     pub async fn start(manager: &Arc<Manager>, print: KeyPrint, disks: Vec<(DiskId, Arc<D>)>) -> Rc<Self> {
+        Self::begin(manager, print, disks, BootId([2; 16]), false).await
+    }
+
+    /// The same on a host of its own, with its slot on the disks: its SEAL is looked at. The lease never ends: so it is for a machine that was
+    /// paused, whose clock stood still.
+    ///
+    /// # Panics
+    /// As [`Host::start`].
+    pub async fn start_elsewhere(manager: &Arc<Manager>, print: KeyPrint, disks: Vec<(DiskId, Arc<D>)>, boot: BootId) -> Rc<Self> {
+        Self::begin(manager, print, disks, boot, true).await
+    }
+
+    async fn begin(manager: &Arc<Manager>, print: KeyPrint, disks: Vec<(DiskId, Arc<D>)>, boot: BootId, slot: bool) -> Rc<Self> {
         let link = manager.connect(print);
         let session = SessionId([print.0[0]; 16]);
-        let hello =
-            Hello { protocol: PROTOCOL, session, boot: BootId([2; 16]), host: "model".into(), program: "test".into(), resume: false };
+        let hello = Hello { protocol: PROTOCOL, session, boot, host: "model".into(), program: "test".into(), resume: false };
         let welcome = link.call(hello).await.expect("a session is opened");
         let lease = Lease::new(Arc::new(SystemClock), IO_TIMEOUT);
         lease.extend(BootTime(u64::MAX));
         let table = Disks::new();
+        let mut places = Vec::new();
         for (no, (id, disk)) in (0..).zip(disks) {
             assert_eq!(welcome.disks.iter().find(|d| d.no == DiskNo(no)).map(|d| d.id), Some(id));
+            if slot && welcome.slots.contains(&DiskNo(no)) {
+                let layout = Layout::for_disk(welcome.au_size, disk.size()).expect("large enough");
+                places.push((DiskNo(no), SlotAt::new(welcome.pool, id, &layout, welcome.session)));
+            }
             table.set_present(DiskNo(no), id, disk);
         }
         let engine = Engine {
             disks: Arc::new(table),
             control: Arc::new(link),
             lease: Arc::new(lease),
-            slot: Arc::new(Slot::new(welcome.pool, welcome.session, session, welcome.opened, Vec::new())),
+            slot: Arc::new(Slot::new(welcome.pool, welcome.session, session, welcome.opened, places)),
             pool: welcome.pool,
             session: welcome.session,
             au_size: welcome.au_size,
@@ -124,10 +143,14 @@ impl<D: Disk> Host<D> {
 
     async fn handle(&self, body: &Push) -> Result<()> {
         match body {
-            Push::MapChanged(m) => match self.volume(m.volume).await {
-                Some(v) => v.map_changed(m).await,
-                None => Ok(()),
-            },
+            Push::MapChanged(m) => {
+                let readers: Vec<_> = self.snapshots.borrow().values().cloned().collect();
+                readers.iter().filter(|r| r.volume() == m.volume).for_each(|r| r.places_changed(m));
+                match self.volume(m.volume).await {
+                    Some(v) => v.map_changed(m).await,
+                    None => Ok(()),
+                }
+            }
             Push::SegmentAdded(m) => {
                 let reader = self.snapshots.borrow().get(&m.snapshot).cloned();
                 if let Some(r) = reader {

@@ -134,9 +134,7 @@ impl Net {
             volume: VolumeId([0; 16]),
         };
         n.admin(AdminRequest::DiskAdd { id: DiskId([7; 16]), aus: 200, first_data: AuNo(20), end_data: AuNo(199), paths: vec![] });
-        let AdminReply::Volume(v) = n.admin(AdminRequest::VolumeCreate { name: "vol".into(), size: 1 << 24 }) else {
-            panic!("no volume")
-        };
+        let AdminReply::Volume(v) = n.admin(AdminRequest::VolumeCreate { name: "vol".into(), size: 1 << 24 }) else { panic!("no volume") };
         n.volume = v.id;
         n.admin(AdminRequest::ClientAdd { name: "host".into(), print: super::run::print(1) });
         let rights = fusevol_shared::wire::rights::Rights::NONE.with(Right::Read);

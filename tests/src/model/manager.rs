@@ -1,4 +1,6 @@
-//! The manager's core in memory. Time stands still, so that no lease ends by itself.
+//! The manager's core in memory. Time stands still unless a test lets it go by, so that no lease ends by itself.
+//!
+//! What the core asks of the disks for its sessions is passed over, unless somebody [helps](Manager::helped).
 
 use fusevol::control::Control;
 use fusevol_mgr::catalog::Catalog;
@@ -37,6 +39,9 @@ struct Inner {
     pushes: BTreeMap<ConnId, VecDeque<(u64, Push)>>,
     wakers: Vec<Waker>,
     next: u64,
+    now: Now,
+    /// What is to be done on the disks, where somebody does it.
+    errands: Option<VecDeque<Effect>>,
 }
 
 /// A manager in memory.
@@ -76,6 +81,8 @@ impl Manager {
             pushes: BTreeMap::new(),
             wakers: Vec::new(),
             next: 1,
+            now: NOW,
+            errands: None,
         };
         Arc::new(Self(Mutex::new(inner)))
     }
@@ -90,8 +97,8 @@ impl Manager {
         if let Some(queue) = &mut m.queue {
             return queue.push_back(event);
         }
-        let mut out = Output::default();
-        m.core.step(NOW, event, &mut out);
+        let (mut out, now) = (Output::default(), m.now);
+        m.core.step(now, event, &mut out);
         m.records.append(&mut out.records);
         drop(m);
         self.carry_out(out.effects);
@@ -119,8 +126,8 @@ impl Manager {
             let (records, effects, dump) = {
                 let mut m = self.inner();
                 let events = std::mem::take(m.queue.as_mut().expect("set above"));
-                let mut out = Output::default();
-                events.into_iter().for_each(|e| m.core.step(NOW, e, &mut out));
+                let (mut out, now) = (Output::default(), m.now);
+                events.into_iter().for_each(|e| m.core.step(now, e, &mut out));
                 m.records.extend(out.records.iter().cloned());
                 (out.records, out.effects, m.core.catalog().dump())
             };
@@ -140,13 +147,18 @@ impl Manager {
                 Effect::Push { conn, push, body } => m.pushes.entry(conn).or_default().push_back((push, body)),
                 Effect::AdminReply { to, result } => drop(m.admin.insert(to, result)),
                 Effect::Verdict { ticket, result } => drop(m.verdicts.insert(ticket, result)),
-                // Nobody dies here: no lock, slot or journal is asked for. (The simulator is where sessions die.)
-                Effect::Close { .. }
-                | Effect::ProbeLock { .. }
-                | Effect::OpenSlot { .. }
+                errand @ (Effect::OpenSlot { .. }
                 | Effect::SealSlot { .. }
                 | Effect::ReadSlot { .. }
                 | Effect::ReadJournals { .. }
+                | Effect::Errand { .. }) => {
+                    if let Some(errands) = &mut m.errands {
+                        errands.push_back(errand);
+                    }
+                }
+                // Nobody's process dies here: no lock is asked for. (The simulator is where they die.)
+                Effect::Close { .. }
+                | Effect::ProbeLock { .. }
                 | Effect::Fence { .. }
                 | Effect::ReadNonce { .. }
                 | Effect::Copy { .. }
@@ -157,6 +169,30 @@ impl Manager {
         let wake = std::mem::take(&mut m.wakers);
         drop(m);
         wake.into_iter().for_each(Waker::wake);
+    }
+
+    /// From now on what the core asks of the disks waits until it is [taken](Manager::errand).
+    pub fn helped(&self) {
+        self.inner().errands = Some(VecDeque::new());
+    }
+
+    /// What is to be done on the disks next; who takes it answers it by [`Manager::step`].
+    #[must_use]
+    pub fn errand(&self) -> Option<Effect> {
+        self.inner().errands.as_mut().and_then(VecDeque::pop_front)
+    }
+
+    /// Time goes by.
+    pub fn advance(&self, by: Duration) {
+        let mut m = self.inner();
+        m.now.boot = m.now.boot.plus(by);
+        drop(m);
+        self.step(Event::Tick);
+    }
+
+    /// Asks the core.
+    pub fn look<T>(&self, f: impl FnOnce(&Core) -> T) -> T {
+        f(&self.inner().core)
     }
 
     fn number(&self) -> u64 {
@@ -221,6 +257,13 @@ impl Manager {
         let c = m.core.catalog();
         let live = c.volume(id).map(|v| v.map.clone());
         live.into_iter().chain(c.snapshots_of(id).into_iter().map(|s| s.map.clone())).collect()
+    }
+
+    /// Whether a preserve segment of the volume has fewer copies than the volume.
+    #[must_use]
+    pub fn has_thin_segments(&self, id: VolumeId, copies: u8) -> bool {
+        let m = self.inner();
+        m.core.catalog().volume(id).is_some_and(|v| v.segments.values().any(|s| s.legs.len() < usize::from(copies)))
     }
 
     /// What is wrong with the catalog: as it stands, and folded anew from its records and from its checkpoint.

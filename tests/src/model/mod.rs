@@ -6,6 +6,7 @@
 //! - [`run`]: random operations from a seed, compared after each.
 //! - [`copies`]: the disks of mirrored volumes, which die and come back.
 //! - [`lockers`]: processes that lock byte ranges on several hosts.
+//! - [`frozen`]: a writer that stands still while its volume is taken over from it.
 //! - [`huge`]: a volume of millions of AUs, mapped to the last block without having been written.
 //! - [`through`]: I/O through the manager.
 //! - [`slow`]: a disk that lets other tasks run in the midst of its I/O. [`timed`]: one that takes a given time, and counts.
@@ -13,6 +14,7 @@
 //! Everything runs on one thread, in an order that the seed decides.
 
 pub mod copies;
+pub mod frozen;
 pub mod host;
 pub mod huge;
 pub mod lockers;

@@ -297,7 +297,12 @@ impl Client {
         let volume = match &push.2 {
             Push::Hold(m) => m.volume,
             Push::Release(m) => m.volume,
-            Push::MapChanged(m) => m.volume,
+            Push::MapChanged(m) => {
+                let open = |p: &Place<Reader>| if let Place::Open(r) = p { Some(r.clone()) } else { None };
+                let readers: Vec<_> = self.snapshots.borrow().values().filter_map(open).collect();
+                readers.iter().filter(|r| r.volume() == m.volume).for_each(|r| r.places_changed(m));
+                m.volume
+            }
             Push::Recall(m) => m.volume,
             Push::VolumesChanged(_) | Push::LocksFreed(_) => return self.link.ack(push.0, push.1, Ack::Done),
             Push::LegFailed(m) => {

@@ -339,7 +339,11 @@ impl Serving {
                 let io = SessionIo::new(m.pool.id, m.pool.au_size, &self.disks, Duration::from_secs(5));
                 io.open_slot(SlotOf { session, id, slots: &slots }, self.generation).await;
             }
-            Effect::SealSlot { .. } | Effect::ReadSlot { .. } | Effect::ReadNonce { .. } | Effect::ReadJournals { .. } => {
+            Effect::SealSlot { .. }
+            | Effect::ReadSlot { .. }
+            | Effect::ReadNonce { .. }
+            | Effect::ReadJournals { .. }
+            | Effect::Errand { .. } => {
                 let (pool, au_size, disks) = (m.pool.id, m.pool.au_size, self.disks.clone());
                 let (inbox, generation) = (self.inbox.clone(), self.generation);
                 drop(m.exec.spawn(m.proc, async move {
@@ -386,6 +390,7 @@ async fn ask_disks(io: &SessionIo<'_, SimDisk>, effect: Effect, generation: Gene
             let tails = io.read_journals(&journals).await;
             Event::JournalsRead { session, tails }
         }
+        Effect::Errand { session, errand } => Event::Errand { session, outcome: io.errand(&errand).await },
         other => panic!("no disk answers {other:?}"),
     }
 }
@@ -408,6 +413,7 @@ fn event_name(event: &Event) -> &'static str {
         Event::NonceRead { .. } => "nonce read",
         Event::BlocksCopied { .. } => "blocks copied",
         Event::DiskLooked { .. } => "disk looked",
+        Event::Errand { .. } => "errand",
         Event::Tick => "tick",
     }
 }

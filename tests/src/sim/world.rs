@@ -22,6 +22,7 @@ use fusevol::volume::Mode;
 use fusevol_mgr::core::AdminRequest;
 use fusevol_shared::error::Kind;
 use fusevol_shared::ids::{SnapshotId, VolumeId};
+use fusevol_shared::map::LegState;
 use fusevol_shared::wire::messages::Hold;
 use futures_util::future::{Either, join_all, select};
 use std::cell::{Cell, RefCell};
@@ -321,7 +322,7 @@ impl Shared {
     pub async fn give_up(&self, disk: usize, clear: bool) {
         let disk = fusevol_shared::units::DiskNo(u16::try_from(disk).expect("few"));
         // Where no manager answers it is not given up.
-        let _ = (disk, clear);
+        drop(self.watch.ask(&self.exec, &self.net, &ADDRESSES, AdminRequest::DiskFail { disk: disk.to_string(), failed: !clear }).await);
     }
 
     // ---- the end ----
@@ -400,14 +401,20 @@ impl Shared {
             self.sched().sleep(proc, Duration::from_millis(300)).await;
             let looked = volume.look_after_copies(&mut well).await;
             let shown = volume.copying();
-            if looked.is_ok() && (shown.todo, shown.out.len()) == (0, 0) && volume.counters().unfolded == 0 {
+            // What only snapshots have is the manager's to copy.
+            let whole = self
+                .watch
+                .maps(vol.id)
+                .first()
+                .is_some_and(|live| live.iter().all(|(_, e)| e.legs().iter().filter(|l| l.state == LegState::InSync).count() >= 2));
+            if looked.is_ok() && whole && shown.out.is_empty() && volume.counters().unfolded == 0 {
                 break;
             }
             assert!(self.sched().now() < until, "{} does not become whole: {looked:?}, {shown:?}", vol.name);
         }
         let memory = self.pool.media.iter().map(|(id, m)| (*id, m.image())).collect();
         let disks = crate::model::copies::Disks::new(2, memory, Vec::new());
-        disks.check_equal(&self.watch.maps(vol.id), volume.block_size());
+        disks.check_equal(&self.watch.maps(vol.id)[0], volume.block_size());
     }
 
     async fn read_shot(&self, client: &Rc<Client>, vol: &Rc<Vol>, id: SnapshotId) {

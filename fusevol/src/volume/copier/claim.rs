@@ -68,7 +68,15 @@ impl<D: Disk, C: Control> Volume<D, C> {
         let mut claimed = Vec::new();
         for task in tasks {
             // Places are had before anything waits for us.
-            let places = self.new_places(&task).await?;
+            let places = match self.new_places(&task).await {
+                Ok(places) => places,
+                // Others may have room, or need none.
+                Err(e) if e.kind() == Kind::NoSpace => {
+                    self.copying.say("no other disk has room for copies: add a disk, or free space");
+                    continue;
+                }
+                Err(e) => return Err(e),
+            };
             match self.claim(task.au, claimed.is_empty()).await? {
                 Some(held) if self.still_needs(&task, orders) => claimed.push(Claimed { task, places, _held: held }),
                 _ => self.put_back(places).await,

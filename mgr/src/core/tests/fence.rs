@@ -88,8 +88,9 @@ fn a_lost_writer_is_cut_off_once_somebody_wants_its_volume_and_then_succeeded() 
 }
 
 #[test]
-fn without_an_agent_or_with_one_that_fails_all_stays_held_and_it_is_tried_again() {
+fn required_without_an_agent_or_with_one_that_fails_keeps_all_held_and_tries_again() {
     let (mut w, v, _, b) = lost();
+    w.admin(AdminRequest::PoolSet { fencing: Fencing::Required });
     w.disks.fence = Some(Fenced::NoAgent);
     assert_eq!(w.refused(b, AttachWrite { volume: v }), Kind::Busy);
     assert_eq!(asked(&mut w).len(), 1);

@@ -6,6 +6,7 @@
 use super::writer::Writer;
 use crate::catalog::record::{DiskEntry, PoolEntry, Record};
 use crate::catalog::{Catalog, prove};
+use crate::core::errand::{Errand, KeptBlock, LogEnd, Outcome};
 use crate::core::{AdminId, AdminReply, AdminRequest, Config, ConnId, Core, Effect, Event, Fenced, JournalRef, Now, Output};
 use fusevol_shared::clock::BootTime;
 use fusevol_shared::error::{Kind, WireError};
@@ -79,6 +80,10 @@ pub struct Disks {
     pub fence: Option<Fenced>,
     /// Questions are left to the test.
     pub silent: bool,
+    /// What was done for takeovers, in order.
+    pub errands: Vec<Errand>,
+    /// What preserve logs have, for those who take volumes over.
+    pub log: Vec<KeptBlock>,
 }
 
 impl Disks {
@@ -109,6 +114,19 @@ impl Disks {
                 Some(Event::SlotRead { session: *session, beat: self.beats.get(session).copied() })
             }
             Effect::Fence { asked, .. } => self.fence.clone().map(|fenced| Event::Fenced { asked: *asked, fenced }),
+            Effect::Errand { session, errand } => {
+                self.errands.push(errand.clone());
+                let outcome = match errand {
+                    Errand::Journal(j) => Outcome::Journal(self.tail(j)),
+                    Errand::Copy(_) => Outcome::Copied(Ok(())),
+                    Errand::Log { token, segments, .. } => {
+                        let ended = segments.iter().filter(|s| s.token == *token).map(|s| s.no).collect();
+                        Outcome::Log(Ok(LogEnd { ended, named: Vec::new(), blocks: self.log.clone() }))
+                    }
+                    Errand::Lay { .. } => Outcome::Laid(Ok(())),
+                };
+                Some(Event::Errand { session: *session, outcome })
+            }
             Effect::ReadJournals { session, journals } => {
                 let tails = journals.iter().map(|j| (j.token, self.tail(j))).collect();
                 Some(Event::JournalsRead { session: *session, tails })
@@ -213,7 +231,9 @@ impl World {
             for e in &effects {
                 match e {
                     Effect::OpenSlot { .. } => _ = self.disks.answer(e),
-                    Effect::SealSlot { .. } | Effect::ReadSlot { .. } | Effect::ReadJournals { .. } if self.disks.silent => {
+                    Effect::SealSlot { .. } | Effect::ReadSlot { .. } | Effect::ReadJournals { .. } | Effect::Errand { .. }
+                        if self.disks.silent =>
+                    {
                         self.questions.push(e.clone());
                     }
                     _ => next.extend(self.disks.answer(e)),
