@@ -283,6 +283,7 @@ impl Core {
         if holds(Tag::R2) {
             let out = self.catalog.volume(volume).map(|v| v.out.clone()).unwrap_or_default();
             out.into_iter().for_each(|d| waits.extend(self.say_leg_failed(volume, d, Some(session))));
+            waits.iter().for_each(|(s, _)| self.holder_is_wanted(*s));
         }
         if waits.is_empty() {
             return self.attached_reply(token).map(Some);
