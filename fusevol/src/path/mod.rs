@@ -61,6 +61,13 @@ impl<D> Path<D> {
         }
     }
 
+    /// A path that could not be opened.
+    #[must_use]
+    pub fn lost(why: String, moved: Arc<Notify>) -> Self {
+        let machine = Mutex::new(Machine::lost(SystemClock.now(), why));
+        Self { direct: ArcSwapOption::empty(), former: Mutex::default(), machine, redirected: AtomicU64::new(0), moved }
+    }
+
     /// The disk, where I/O goes to it.
     #[must_use]
     pub fn direct(&self) -> Option<Arc<D>> {

@@ -74,11 +74,29 @@ impl Run {
         let others = self.key.managers.iter().filter(|m| Some(*m) != answers.as_ref());
         for address in answers.iter().chain(others) {
             match self.connect(address).await {
-                Ok(connection) => return connection.serve(&self.queue, self.session).await,
+                Ok(connection) => {
+                    return tokio::select! {
+                        end = connection.serve(&self.queue, self.session) => end,
+                        other = self.moved_from(address) => {
+                            let why = format!("the manager is reached at {other} now, and not at {address} any more");
+                            End::Lost { served: true, why: Error::new(fusevol_shared::error::Kind::Unreachable, why) }
+                        }
+                    };
+                }
                 Err(e) => why = e.within(format_args!("manager at {address}")),
             }
         }
         End::Lost { served: false, why }
+    }
+
+    /// Returns when a manager answers at another address than this one.
+    async fn moved_from(&self, address: &str) -> String {
+        loop {
+            sleep(LOOK).await;
+            if let Some(other) = (self.at)().filter(|a| a != address) {
+                return other;
+            }
+        }
     }
 
     async fn connect(&self, address: &str) -> Result<Connection, Error> {

@@ -13,6 +13,7 @@
 use super::ConnId;
 use super::death::Closing;
 use super::fence::Fence;
+use super::mail::Posted;
 use super::reader::Reader;
 use super::seal::{Seal, Watch};
 use fusevol_shared::clock::BootTime;
@@ -63,6 +64,10 @@ pub(super) struct Life {
     pub proxied: u32,
     /// Journals that are being read.
     pub closing: Option<Closing>,
+    /// What it is told through the disks.
+    pub letter: Option<Posted>,
+    /// Before that no letter to it is begun: others had to wait.
+    pub mail_rest: BootTime,
 }
 
 impl Life {
@@ -91,6 +96,8 @@ impl Life {
             confirmed: false,
             proxied: 0,
             closing: None,
+            letter: None,
+            mail_rest: now,
         }
     }
 

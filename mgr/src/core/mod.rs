@@ -8,7 +8,7 @@
 //!
 //! - [`rights`]: who may ask what. - `session`: sessions, leases, lapse, proof of drain. - `death`: journals of the drained. - `seal`, `confirm`:
 //!   the ladder for those of whom no proof comes. - `fence`: its agents. - `attach`: attachments. - `change`: space ahead of writes. - `fold`: the writer's changes.
-//! - `data`: I/O through the manager. `paths`: whether a path leads to the pool's disk.
+//! - `mail`: what is said through the disks. - `data`: I/O through the manager. `paths`: whether a path leads to the pool's disk.
 //! - `reader`: what readers are told, limbo. - `locks`: byte-range locks. - `hold`: snapshots taken. - `snapshot`: snapshots read and removed. - `admin*`: the verbs.
 //!
 //! Invariants: each record that is put out has been applied here; each request is answered once; nothing leaves limbo that a
@@ -30,6 +30,7 @@ mod hold;
 mod life;
 mod list;
 mod locks;
+mod mail;
 mod notice;
 mod paths;
 mod push;
@@ -216,6 +217,8 @@ impl Core {
             Event::DataIo { ticket, session, io } => self.data_io(ticket, session, &io),
             Event::DataDone { session } => self.data_done(session),
             Event::NonceRead { session, disk, found } => self.nonce_read(session, disk, found),
+            Event::LetterWritten { session, done } => self.letter_written(session, done),
+            Event::AnswerRead { session, answer } => self.answer_read(session, answer),
             Event::Tick => {}
         }
         self.settle();

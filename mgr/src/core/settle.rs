@@ -23,6 +23,7 @@ impl Core {
         self.drop_segments();
         self.tell_readers();
         self.tell_lists();
+        self.mail_goes_on();
         self.confirms_go_on();
     }
 
@@ -37,6 +38,7 @@ impl Core {
             [lease, probe, recall, watch, l.seal.due(), closing, self.fence_due(*no)].into_iter().flatten()
         });
         let confirms = self.confirms.iter().map(|c| c.deadline);
+        let lives = lives.chain(self.mail_due());
         lives.chain(self.holds.values().map(|h| h.deadline)).chain(self.pending.values().map(|p| p.deadline)).chain(confirms).min()
     }
 

@@ -216,6 +216,8 @@ impl<L: Log, C: Clients> Driver<L, C> {
             errand @ (Effect::SealSlot { .. }
             | Effect::ReadSlot { .. }
             | Effect::ReadNonce { .. }
+            | Effect::WriteLetter { .. }
+            | Effect::ReadAnswer { .. }
             | Effect::ReadJournals { .. }
             | Effect::Fence { .. }) => {
                 self.own.extend(self.log.begin(errand));
@@ -231,7 +233,7 @@ fn grants_lease(effect: &Effect) -> bool {
     matches!(effect, Effect::Reply { result: Ok(Reply::Welcome(_) | Reply::Renewed(_)), .. })
 }
 
-/// Whether an effect writes a session's SEAL.
+/// Whether an effect writes to a session on the disks: its SEAL, or a letter.
 fn writes_slot(effect: &Effect) -> bool {
-    matches!(effect, Effect::OpenSlot { .. } | Effect::SealSlot { .. })
+    matches!(effect, Effect::OpenSlot { .. } | Effect::SealSlot { .. } | Effect::WriteLetter { .. })
 }

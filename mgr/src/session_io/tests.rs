@@ -83,7 +83,7 @@ fn the_highest_beat_of_this_identity_counts() {
     let layout = Layout::for_disk(AuSize::DEFAULT, 64 << 20).expect("large enough");
     let put = |i: usize, id: SessionId, session: SessionNo, beat: u64| {
         let at = SlotAt::new(POOL, w.disks[i].1, &layout, SESSION);
-        w.memory[i].poke(at.off, &Heartbeat { session, id, beat: Seq(beat), nonce: 0 }.encode(at));
+        w.memory[i].poke(at.off, &Heartbeat { session, id, beat: Seq(beat), nonce: 0, answer: None }.encode(at));
     };
     put(0, ID, SESSION, 7);
     put(1, ID, SESSION, 9);

@@ -148,6 +148,8 @@ impl Manager {
                 | Effect::ReadJournals { .. }
                 | Effect::Fence { .. }
                 | Effect::ReadNonce { .. }
+                | Effect::WriteLetter { .. }
+                | Effect::ReadAnswer { .. }
                 | Effect::Notice(_) => {}
             }
         }

@@ -27,9 +27,13 @@ pub struct NbdServer {
     running: Option<Child>,
 }
 
+fn local(port: u16) -> Place {
+    Place::Port("127.0.0.1".to_owned(), port)
+}
+
 enum Place {
     Unix(PathBuf),
-    Port(u16),
+    Port(String, u16),
 }
 
 impl NbdServer {
@@ -46,7 +50,16 @@ impl NbdServer {
     pub fn nbdkit_tcp(dir: &Path, name: &str, args: &[&str]) -> Self {
         let port = free_port();
         let all = ["-f", "--exit-with-parent", "-i", "127.0.0.1", "-p", &port.to_string()].iter().map(OsString::from).collect();
-        Self::start_new("nbdkit", dir, name, all, args, Place::Port(port), |at| format!("nbd://{at}/{name}"))
+        Self::start_new("nbdkit", dir, name, all, args, local(port), |at| format!("nbd://{at}/{name}"))
+    }
+
+    /// The same on a port of this address of the host, which other hosts reach.
+    #[must_use]
+    pub fn nbdkit_at(address: &str, dir: &Path, name: &str, args: &[&str]) -> Self {
+        let port = free_port();
+        let all = ["-f", "--exit-with-parent", "-i", address, "-p", &port.to_string()].iter().map(OsString::from).collect();
+        let place = Place::Port(address.to_owned(), port);
+        Self::start_new("nbdkit", dir, name, all, args, place, |at| format!("nbd://{at}/{name}?insecure=1"))
     }
 
     /// The same by TLS only: the server shows a certificate of a new authority, and asks for one of it; the address names the folder
@@ -58,7 +71,7 @@ impl NbdServer {
         let mut all: Vec<OsString> = text.iter().map(OsString::from).collect();
         all.push(format!("--tls-certificates={}", pki.display()).into());
         let uri = |at: &str| format!("nbds://{at}/{name}?tls-certificates={}", pki.display());
-        Self::start_new("nbdkit", dir, name, all, args, Place::Port(port), uri)
+        Self::start_new("nbdkit", dir, name, all, args, local(port), uri)
     }
 
     /// qemu-nbd on the socket `dir/name.sock`, for 16 connections: `args` are options, `file` a raw image.
@@ -82,7 +95,7 @@ impl NbdServer {
         args.extend(more.iter().map(OsString::from));
         let at = match &place {
             Place::Unix(path) => path.to_string_lossy().into_owned(),
-            Place::Port(port) => format!("127.0.0.1:{port}"),
+            Place::Port(address, port) => format!("{address}:{port}"),
         };
         let (uri, log) = (uri(&at), dir.join(format!("{name}.{program}.log")));
         let mut server = Self { program, args, place, uri, log, running: None };
@@ -110,7 +123,7 @@ impl NbdServer {
             }
             match &self.place {
                 Place::Unix(path) => UnixStream::connect(path).is_ok().then_some(()),
-                Place::Port(port) => TcpStream::connect(("127.0.0.1", *port)).is_ok().then_some(()),
+                Place::Port(address, port) => TcpStream::connect((address.as_str(), *port)).is_ok().then_some(()),
             }
         });
     }

@@ -94,6 +94,15 @@ impl Pool {
         Self::init(scratch(), disks, &[], lease)
     }
 
+    /// Made by `init` of disks that are there already, and served at these addresses, with a lease of two seconds.
+    ///
+    /// # Panics
+    /// Where that fails.
+    #[must_use]
+    pub fn at(disks: Vec<PathBuf>, listen: &[String]) -> Self {
+        Self::init(scratch(), disks, listen, 2)
+    }
+
     fn init(scratch: tempfile::TempDir, disks: Vec<PathBuf>, listen: &[String], lease: u32) -> Self {
         let mut pool = Self { scratch, disks, manager: None, next: None, boot: None };
         let mut init = Command::new(program("fusevol-mgr"));

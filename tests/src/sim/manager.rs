@@ -325,7 +325,12 @@ impl Serving {
                 let io = SessionIo::new(m.pool.id, m.pool.au_size, &self.disks, Duration::from_secs(5));
                 io.open_slot(SlotOf { session, id, slots: &slots }, self.generation).await;
             }
-            Effect::SealSlot { .. } | Effect::ReadSlot { .. } | Effect::ReadNonce { .. } | Effect::ReadJournals { .. } => {
+            Effect::SealSlot { .. }
+            | Effect::ReadSlot { .. }
+            | Effect::ReadNonce { .. }
+            | Effect::ReadJournals { .. }
+            | Effect::WriteLetter { .. }
+            | Effect::ReadAnswer { .. } => {
                 let (pool, au_size, disks) = (m.pool.id, m.pool.au_size, self.disks.clone());
                 let (inbox, generation) = (self.inbox.clone(), self.generation);
                 drop(m.exec.spawn(m.proc, async move {
@@ -364,6 +369,14 @@ async fn ask_disks(io: &SessionIo<'_, SimDisk>, effect: Effect, generation: Gene
             let tails = io.read_journals(&journals).await;
             Event::JournalsRead { session, tails }
         }
+        Effect::WriteLetter { slots, page, letter } => {
+            let done = io.write_letter(&slots, page, &letter).await;
+            Event::LetterWritten { session: letter.session, done }
+        }
+        Effect::ReadAnswer { session, id, slots } => {
+            let answer = io.read_answer(SlotOf { session, id, slots: &slots }).await;
+            Event::AnswerRead { session, answer }
+        }
         other => panic!("no disk answers {other:?}"),
     }
 }
@@ -384,6 +397,8 @@ fn event_name(event: &Event) -> &'static str {
         Event::DataIo { .. } => "data io",
         Event::DataDone { .. } => "data done",
         Event::NonceRead { .. } => "nonce read",
+        Event::LetterWritten { .. } => "letter written",
+        Event::AnswerRead { .. } => "answer read",
         Event::Tick => "tick",
     }
 }
