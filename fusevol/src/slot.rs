@@ -30,8 +30,8 @@ use fusevol_shared::wire::data::Claim;
 use futures_util::future::{Either, LocalBoxFuture, pending, ready, select};
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, Stream, StreamExt};
-use std::sync::{Mutex, OnceLock, PoisonError};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 #[cfg(test)]

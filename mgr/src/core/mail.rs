@@ -106,8 +106,12 @@ impl Core {
             let Some((_, no)) = next.filter(|(from, _)| *from <= now).min() else { break };
             self.begin_letter(no, page);
         }
-        let due: Vec<SessionNo> =
-            self.lives.iter().filter(|(_, l)| l.letter.as_ref().and_then(Posted::due).is_some_and(|d| d <= now)).map(|(no, _)| *no).collect();
+        let due: Vec<SessionNo> = self
+            .lives
+            .iter()
+            .filter(|(_, l)| l.letter.as_ref().and_then(Posted::due).is_some_and(|d| d <= now))
+            .map(|(no, _)| *no)
+            .collect();
         due.into_iter().for_each(|no| self.post(no));
     }
 

@@ -117,9 +117,7 @@ impl Disks {
                 self.letters.insert(letter.session, (*page, letter.clone()));
                 Some(Event::LetterWritten { session: letter.session, done: true })
             }
-            Effect::ReadAnswer { session, .. } => {
-                Some(Event::AnswerRead { session: *session, answer: self.answers.get(session).copied() })
-            }
+            Effect::ReadAnswer { session, .. } => Some(Event::AnswerRead { session: *session, answer: self.answers.get(session).copied() }),
             Effect::Fence { asked, .. } => self.fence.clone().map(|fenced| Event::Fenced { asked: *asked, fenced }),
             Effect::ReadJournals { session, journals } => {
                 let tails = journals.iter().map(|j| (j.token, self.tail(j))).collect();

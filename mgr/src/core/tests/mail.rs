@@ -141,7 +141,11 @@ fn a_session_that_cannot_do_it_is_given_up() {
 fn what_is_being_given_back_is_not_attached_anew_under_the_same_token() {
     for (mode, attach) in [("read,write", true), ("read", false)] {
         let (mut w, v, a, b) = pair();
-        if attach { drop(w.attach(a, v)) } else { drop(w.read(a, v)) }
+        if attach {
+            drop(w.attach(a, v))
+        } else {
+            drop(w.read(a, v))
+        }
         w.disconnect(a);
         w.admin(AdminRequest::AccessRevoke { volume: "db".into(), client: "host1".into(), rights: None });
         wait(&mut w, &[b], LEASE * 3 / 4);
@@ -153,7 +157,11 @@ fn what_is_being_given_back_is_not_attached_anew_under_the_same_token() {
         let refused = if attach { w.refused(a, AttachWrite { volume: v }) } else { w.refused(a, AttachRead { volume: v }) };
         assert_eq!(refused, Kind::Busy);
         w.ack(a, push, Ack::Done);
-        if attach { drop(w.attach(a, v)) } else { drop(w.read(a, v)) }
+        if attach {
+            drop(w.attach(a, v))
+        } else {
+            drop(w.read(a, v))
+        }
         say(&mut w, S, push, true);
         wait(&mut w, &[a, b], LEASE);
         assert_eq!(w.shadow.attached(v).count(), 1, "an answer that was counted is not counted again");
@@ -215,7 +223,8 @@ fn a_part_fits_on_a_page() {
     let leg = |n: u32| Leg::single(DiskAu { disk: DiskNo(u16::MAX), au: AuNo(n) });
     let n = u32::try_from(AUS_PER_LETTER).expect("few");
     let runs = (0..n).map(|i| MapRun { first: VolAu(2 * i), legs: vec![leg(i), leg(2 * i), leg(3 * i)], written: vec![u64::MAX - 1] });
-    let body = MapChanged { volume: VolumeId([1; 16]), version: fusevol_shared::ids::MapVersion(1), runs: runs.collect(), unmapped: vec![] };
+    let body =
+        MapChanged { volume: VolumeId([1; 16]), version: fusevol_shared::ids::MapVersion(1), runs: runs.collect(), unmapped: vec![] };
     let archive = FromManager::Push { push: u64::MAX, body: Push::MapChanged(body) }.to_archive().expect("archived");
     assert!(archive.len() <= BODY_MAX, "{}", archive.len());
 }
