@@ -136,8 +136,18 @@ fn the_first_address_is_cut() {
     println!("a new mount with the first address cut: {took:?}");
     other.umount();
     w.first.heal();
+    // The same for I/O through the manager, and back to the first address.
+    ["0", "1"].into_iter().for_each(|disk| drop(mount.fusevol(&["paths", "fail", disk]).ok()));
+    all_are(&mount, "proxied");
+    goes_on(&load, 50);
+    let _so_far = load.slowest();
+    w.second.cut();
+    until("the first address to be used", PATIENCE, || at(&mount).contains(&format!("{}:", w.first.here())).then_some(()));
     goes_on(&load, 200);
-    load.verify("after the first address was cut");
+    println!("the address that I/O through the manager goes by is cut: longest act {:?}", load.slowest());
+    ["0", "1"].into_iter().for_each(|disk| drop(mount.fusevol(&["paths", "restore", disk]).ok()));
+    all_are(&mount, "direct");
+    load.verify("after both addresses were cut, one after the other");
     let _oracle = load.finish();
     mount.umount();
     w.pool.check();
@@ -259,7 +269,8 @@ fn everything_is_cut() {
     println!("everything cut: failed {:?} after the cut; {}", LEASE + took, load.error().expect("it has"));
     assert_eq!(load.acked(), over, "nothing is acknowledged once the lease is over");
     [&w.first, &w.second, &w.san].into_iter().for_each(Cable::heal);
-    let mut oracle = load.wreck();
+    let (mut oracle, ended) = timed(|| load.wreck());
+    println!("the other threads have ended after {ended:?}");
     let ((), back) = timed(|| until("the volume to be readable", PATIENCE, || std::fs::read(mount.image("db")).ok().map(drop)));
     println!("healed: readable after {back:?}, direct after {:?} more", all_are(&mount, "direct"));
     oracle.verify("after everything was cut", &mount.image("db"));

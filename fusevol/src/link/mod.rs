@@ -1,6 +1,6 @@
 //! The client's connection to its manager, kept up for as long as the session lives.
 //!
-//! A [`Link`] runs on a thread of its own. It connects to the manager's addresses in order, says `Hello` (which the [`Owner`] makes),
+//! A [`Link`] runs on a thread of its own. It connects to one of the manager's addresses ([`dial`]), says `Hello` (which the [`Owner`] makes),
 //! sends what is asked through [`Link::call`] and brings back the answers, hands pushes on in order and takes their acknowledgements.
 //!
 //! States ([`Phase`]): `Connecting` <-> `Connected`; either -> `Ended` (the manager has refused the session for good) -> `Connecting`
@@ -15,6 +15,7 @@
 
 mod config;
 mod connection;
+pub(crate) mod dial;
 mod pending;
 mod pushes;
 mod run;

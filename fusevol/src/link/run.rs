@@ -2,18 +2,13 @@
 
 use super::config::Backoff;
 use super::connection::{ClientStream, Connection, End};
+use super::dial;
 use super::{Control, Owner, Phase, Pushed, Shared, closed};
 use fusevol_shared::error::{Context, Error, Kind, Result, WireError};
 use fusevol_shared::wire::tls::ClientTls;
-use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
-
-/// How long an address is tried before the next one is, beside it.
-const HEAD_START: Duration = Duration::from_millis(250);
 
 pub(super) struct Run {
     shared: Arc<Shared>,
@@ -68,7 +63,7 @@ impl Run {
     async fn round(&mut self, backoff: &mut Backoff) -> End {
         let shared = Arc::clone(&self.shared);
         let mut last = Error::new(Kind::Unreachable, "the key file names no manager");
-        let mut left = in_order(&shared.config.key.managers, self.good.as_ref());
+        let mut left = dial::in_order(&shared.config.key.managers, self.good.as_ref());
         while let Some((address, stream)) = self.dial(&mut left, &mut last).await {
             let mut connection = Connection::new(&shared, &*self.owner, &self.deliver, stream);
             match connection.hello().await {
@@ -86,34 +81,11 @@ impl Run {
         End::Lost(last)
     }
 
-    /// A connection to the first of these addresses that answers: one after the other, but who is slow is not waited for. Takes those away that
-    /// failed, and the one that is used.
     async fn dial(&self, left: &mut Vec<String>, last: &mut Error) -> Option<(String, ClientStream)> {
-        let mut asked = FuturesUnordered::new();
-        let mut waiting = left.clone().into_iter();
-        loop {
-            if let Some(address) = waiting.next() {
-                asked.push(async move { (self.connect(&address).await, address) });
-            } else if asked.is_empty() {
-                return None;
-            }
-            let head_start = async {
-                if waiting.len() == 0 {
-                    std::future::pending::<()>().await;
-                }
-                sleep(HEAD_START).await;
-            };
-            tokio::select! {
-                Some((connected, address)) = asked.next() => {
-                    left.retain(|a| *a != address);
-                    match connected {
-                        Ok(stream) => return Some((address, stream)),
-                        Err(e) => *last = prefer(std::mem::replace(last, closed().into()), e.within(format_args!("manager at {address}"))),
-                    }
-                }
-                () = head_start => {}
-            }
-        }
+        let failed = |address: &str, e: Error| {
+            *last = prefer(std::mem::replace(last, closed().into()), e.within(format_args!("manager at {address}")));
+        };
+        dial::first(left, async |address: &str| self.connect(address).await, failed).await
     }
 
     async fn connect(&self, address: &str) -> Result<ClientStream> {
@@ -123,12 +95,6 @@ impl Run {
         let stream = connected.context(Kind::Unreachable, || "no connection")?;
         timeout(limit, self.tls.connect(stream)).await.map_err(|_| late())?
     }
-}
-
-/// The addresses as they are tried: the one that was good last, then the others in the order of the key file.
-fn in_order(all: &[String], good: Option<&String>) -> Vec<String> {
-    let good = all.iter().find(|a| Some(*a) == good);
-    good.into_iter().chain(all.iter().filter(|a| Some(*a) != good)).cloned().collect()
 }
 
 /// Of two failures the one that says more: distrust over silence.
