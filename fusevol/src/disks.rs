@@ -92,7 +92,15 @@ impl<D: Disk> Disks<D> {
 
     /// `no` is this open disk from now on; its label says `id`.
     pub fn set_present(&self, no: DiskNo, id: DiskId, disk: Arc<D>) {
-        let path = Path::new(disk, self.moved.clone());
+        self.set_member(no, id, Path::new(disk, self.moved.clone()));
+    }
+
+    /// `no`, whose label says `id`, is not reached from here for now: its I/O goes through the manager; `why` is for people.
+    pub fn set_unreached(&self, no: DiskNo, id: DiskId, why: String) {
+        self.set_member(no, id, Path::lost(why, self.moved.clone()));
+    }
+
+    fn set_member(&self, no: DiskNo, id: DiskId, path: Path<D>) {
         self.change(no, State::Present(Arc::new(Member::new(no, id, path, self.door.clone(), self.unreturned.clone()))));
     }
 

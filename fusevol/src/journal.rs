@@ -92,6 +92,7 @@ pub struct JournalLog<D, C> {
     full: AtomicBool,
     /// Something may still land in the volume: the attachment is not given back.
     held: AtomicBool,
+    given_back: AtomicBool,
 }
 
 /// Changes that are queued.
@@ -117,6 +118,7 @@ impl<D: Disk, C: Control> JournalLog<D, C> {
             trimmed: Notify::new(),
             full: AtomicBool::new(false),
             held: AtomicBool::new(false),
+            given_back: AtomicBool::new(false),
         }
     }
 
@@ -298,6 +300,23 @@ impl<D: Disk, C: Control> JournalLog<D, C> {
     /// The attachment is the session's until that is proven drained: it is never settled.
     pub fn hold(&self) {
         self.held.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether it is.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        self.held.load(Ordering::SeqCst)
+    }
+
+    /// The attachment was given back by the answer to a recall: the manager ends it, and reads this journal.
+    pub fn give_back(&self) {
+        self.given_back.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether it was.
+    #[must_use]
+    pub fn is_given_back(&self) -> bool {
+        self.given_back.load(Ordering::SeqCst)
     }
 
     /// Everything that counts is folded, and nothing of this journal is in doubt: the attachment may end.

@@ -12,6 +12,8 @@
 //! majority only and lets the rest go; who was let go [`UNHEARD`] times in a row is left out of checks. A beat waits a little for all;
 //! who does not answer it is left alone for a pause that doubles. Where the others are not enough, those are asked again, too.
 //!
+//! With a heartbeat goes the answer to the last letter; letters are looked for on all slot disks, those that cannot be read pass.
+//!
 //! Invariants: a beat is over before the SEAL is read that lets it count [L1]; a sealed slot does no I/O any more.
 
 use crate::disks::{Disks, Member, io_error};
@@ -19,7 +21,8 @@ use fusevol_shared::clock::{BootTime, Clock, SystemClock};
 use fusevol_shared::disk::buf::IoBuf;
 use fusevol_shared::disk::{Disk, ring};
 use fusevol_shared::error::{Error, Kind, Result};
-use fusevol_shared::format::slot::{Heartbeat, SlotAt, SlotSeal, majority};
+use fusevol_shared::format::mail::{Letter, LetterAt, MAIL, MAIL_BYTES, PAGES};
+use fusevol_shared::format::slot::{Answer, Heartbeat, SlotAt, SlotSeal, majority};
 use fusevol_shared::ids::{Generation, PoolId, Seq, SessionId, SessionNo};
 use fusevol_shared::sentence::{self, Tag};
 use fusevol_shared::units::{DiskNo, PAGE};
@@ -27,8 +30,8 @@ use fusevol_shared::wire::data::Claim;
 use futures_util::future::{Either, LocalBoxFuture, pending, ready, select};
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, Stream, StreamExt};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 #[cfg(test)]
@@ -51,6 +54,7 @@ pub struct Slot {
     opened: Generation,
     places: Vec<SlotPlace>,
     beats: AtomicU64,
+    answer: Mutex<Option<Answer>>,
     /// Why the session is over.
     sealed: OnceLock<String>,
 }
@@ -131,7 +135,7 @@ impl Slot {
             SlotPlace { disk, at, silent_until, pause, unheard }
         };
         let places = places.into_iter().map(place).collect();
-        Self { pool, session, id, opened, places, beats: AtomicU64::new(0), sealed: OnceLock::new() }
+        Self { pool, session, id, opened, places, beats: AtomicU64::new(0), answer: Mutex::default(), sealed: OnceLock::new() }
     }
 
     /// The disks that carry it.
@@ -179,7 +183,8 @@ impl Slot {
     /// As [`Slot::check`]; `Io` where fewer than a majority could be written, too.
     pub async fn beat<D: Disk>(&self, disks: &Disks<D>) -> Result<()> {
         let beat = Seq(self.beats.fetch_add(1, Ordering::SeqCst) + 1);
-        let heartbeat = Heartbeat { session: self.session, id: self.id, beat, nonce: 0 };
+        let answer = *self.answer.lock().unwrap_or_else(PoisonError::into_inner);
+        let heartbeat = Heartbeat { session: self.session, id: self.id, beat, nonce: 0, answer };
         let write = async |member: &Member<D>, at: SlotAt| {
             let page = IoBuf::copy_of(&heartbeat.encode(at)).freeze();
             // By the own path only: a heartbeat says that this host reaches the disk.
@@ -193,6 +198,35 @@ impl Slot {
             .await
             .map_err(|e| if e.kind() == Kind::Lapsed { e } else { e.within("the heartbeat cannot be written") })?;
         if sentence::holds(Tag::L1) { self.read(disks, Wait::All).await } else { Ok(()) }
+    }
+
+    /// The answer that each heartbeat has from now on.
+    pub fn answer(&self, answer: Answer) {
+        *self.answer.lock().unwrap_or_else(PoisonError::into_inner) = Some(answer);
+    }
+
+    /// The letters to this session on those slot disks that this host reaches by itself and that answer in time.
+    pub async fn letters<D: Disk>(&self, disks: &Disks<D>) -> Vec<Letter> {
+        let on_one = async |place: &SlotPlace| {
+            let member = disks.get(place.disk).ok().filter(|m| m.id() == place.at.disk);
+            let disk = member.and_then(|m| m.path().direct())?;
+            let (result, pages) = disk.read(MAIL, IoBuf::zeroed(MAIL_BYTES)).await;
+            result.ok().map(|()| self.letters_in(&pages, place.at))
+        };
+        let mut asked: FuturesUnordered<_> = self.places.iter().map(on_one).collect();
+        let (mut letters, mut time) = (Vec::new(), limit());
+        while let Either::Left((Some(found), _)) = select(asked.next(), &mut time).await {
+            letters.extend(found.unwrap_or_default());
+        }
+        letters
+    }
+
+    fn letters_in(&self, pages: &[u8], at: SlotAt) -> Vec<Letter> {
+        let letter = |page| {
+            let bytes = pages.get(usize::from(page) * PAGE..)?.get(..PAGE)?;
+            Letter::decode(bytes, LetterAt { pool: at.pool, disk: at.disk, page }).ok()
+        };
+        (0..PAGES).filter_map(letter).filter(|l| (l.session, l.id) == (self.session, self.id)).collect()
     }
 
     fn judge(&self, disk: DiskNo, page: &[u8], at: SlotAt) -> Said {

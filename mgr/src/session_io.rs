@@ -14,8 +14,9 @@ use fusevol_shared::disk::{Answer, Disk, DiskError, DiskResult, ring};
 use fusevol_shared::error::{Error, Kind, Result, WireError};
 use fusevol_shared::format::journal::{Half, JournalId, Tail, half_bytes, read_half, tail, turn_seen};
 use fusevol_shared::format::layout::Layout;
+use fusevol_shared::format::mail::{Letter, LetterAt};
 use fusevol_shared::format::preserve::At;
-use fusevol_shared::format::slot::{Heartbeat, SlotAt, SlotSeal, majority};
+use fusevol_shared::format::slot::{Answer as Answered, Heartbeat, SlotAt, SlotSeal, majority};
 use fusevol_shared::ids::{DiskId, Generation, PoolId, Seq, SessionId, SessionNo};
 use fusevol_shared::units::{AuSize, DiskAu, DiskNo, DiskOff, PAGE};
 use futures_util::future::{Either, join_all, pending, select};
@@ -117,6 +118,27 @@ impl<'a, D: Disk> SessionIo<'a, D> {
         let pages = join_all(of.slots.iter().map(|no| self.read_beat(*no, of.session))).await;
         let own = pages.into_iter().flatten().filter(|b| (b.session, b.id) == (of.session, of.id));
         own.map(|b| b.beat).max()
+    }
+
+    /// Writes a letter to a session, to this page of each of its slot disks. Whether one has it: the session reads them all.
+    pub async fn write_letter(&self, slots: &[DiskNo], page: u8, letter: &Letter) -> bool {
+        let one = async |no: &DiskNo| {
+            let (_, id, _) = self.member(*no)?;
+            let at = LetterAt { pool: self.pool, disk: *id, page };
+            let page = letter.encode(at).ok_or_else(|| Error::new(Kind::Internal, "a letter that does not fit its page"))?;
+            let page = IoBuf::copy_of(&page).freeze();
+            self.bounded(*no, async |d| d.write(at.off(), page).await).await
+        };
+        let done: Vec<Result<()>> = join_all(slots.iter().map(one)).await;
+        done.iter().filter_map(|r| r.as_ref().err()).for_each(|e| tracing::debug!("a letter to session {}: {e}", letter.session));
+        done.iter().any(Result::is_ok)
+    }
+
+    /// The answer of this identity to the youngest letter, on any of its disks; `None` where there is none, or none that can be read.
+    pub async fn read_answer(&self, of: SlotOf<'_>) -> Option<Answered> {
+        let pages = join_all(of.slots.iter().map(|no| self.read_beat(*no, of.session))).await;
+        let own = pages.into_iter().flatten().filter(|b| (b.session, b.id) == (of.session, of.id));
+        own.filter_map(|b| b.answer).max_by_key(|a| a.push)
     }
 
     /// Identity and nonce in a session's slot on this disk; `None` where they cannot be read.

@@ -168,7 +168,7 @@ fn disks_that_are_not_ours_are_refused() {
     let _said = init(Path::new("/no/such/disk")).code(NOT_FOUND);
 }
 
-/// > A disk that is missing or whose label is another's is never read as data and never written: the mount is refused, naming it.
+/// > A disk that is missing or whose label is another's is never read as data and never written: its I/O goes through the manager until it is found; where none is found the mount is refused.
 #[test]
 fn missing_foreign_and_damaged_disks() {
     let mut pool = Pool::new();
@@ -176,24 +176,27 @@ fn missing_foreign_and_damaged_disks() {
     let key = pool.client("host1", &[("db", "read,write")]);
     let (fv, disk) = (pool.path().join("fv"), pool.disks()[1].clone());
     let away = pool.path().join("away.img");
-    let mount = |pool: &Pool| {
-        run(Command::new(program("fusevol"))
-            .args(["mount", "--key"])
-            .arg(&key)
-            .arg("--disk")
-            .arg(format!("{}/d*.img", pool.path().display()))
-            .arg(&fv))
-    };
+    let globs = format!("{}/d*.img", pool.path().display());
 
     fs::rename(&disk, &away).expect("scratch");
-    let refused = mount(&pool);
-    assert!(refused.code != 0 && refused.err.contains("hint:"), "{}", refused.err);
     // A blank one in its place is not it.
     File::create(&disk).and_then(|f| f.set_len(2 << 30)).expect("scratch");
-    let refused = mount(&pool);
-    assert!(refused.code != 0 && refused.err.contains("hint:"), "{}", refused.err);
+    let stands = Mount::with(&key, &fv, None, &["--disk", &globs]);
+    let said = stands.fusevol(&["paths"]).ok().says("proxied").says("not found on this host");
+    assert!(said.out.contains("direct"), "{}", said.out);
+    let image = OpenOptions::new().read(true).write(true).open(stands.image("db")).expect("it opens");
+    image.write_all_at(&[7; 8 << 20], 0).and_then(|()| image.sync_all()).expect("it writes, on both disks");
     assert!(fs::metadata(&disk).is_ok_and(|m| std::os::unix::fs::MetadataExt::blocks(&m) == 0), "nothing was written to it");
     fs::rename(&away, &disk).expect("scratch");
+    until("the disk to be found", Duration::from_secs(30), || (!stands.fusevol(&["paths"]).ok().out.contains("proxied")).then_some(()));
+    drop(image);
+    stands.umount();
+
+    let other = pool.path().join("other.img");
+    pool.disks().iter().zip([&away, &other]).for_each(|(disk, to)| fs::rename(disk, to).expect("scratch"));
+    let refused = run(Command::new(program("fusevol")).args(["mount", "--key"]).arg(&key).args(["--disk", &globs]).arg(&fv));
+    assert!(refused.code != 0 && refused.err.contains("hint:"), "{}", refused.err);
+    pool.disks().iter().zip([&away, &other]).for_each(|(disk, from)| fs::rename(from, disk).expect("scratch"));
 
     // One damaged copy of the label: another is used.
     let label = OpenOptions::new().write(true).open(&disk).expect("scratch");

@@ -1,6 +1,6 @@
 //! The client's connection to its manager, kept up for as long as the session lives.
 //!
-//! A [`Link`] runs on a thread of its own. It connects to the manager's addresses in order, says `Hello` (which the [`Owner`] makes),
+//! A [`Link`] runs on a thread of its own. It connects to one of the manager's addresses ([`dial`]), says `Hello` (which the [`Owner`] makes),
 //! sends what is asked through [`Link::call`] and brings back the answers, hands pushes on in order and takes their acknowledgements.
 //!
 //! States ([`Phase`]): `Connecting` <-> `Connected`; either -> `Ended` (the manager has refused the session for good) -> `Connecting`
@@ -11,10 +11,11 @@
 //!   anything younger, as the same bytes (same id, same sequence number). Each call gets exactly one answer.
 //! - At most [`IN_FLIGHT_MAX`] requests are unanswered on a connection and [`CALLS_MAX`] wait in all.
 //! - The time given with an answer is that of the sending that was answered, taken before the first byte left.
-//! - A push is handed on once in the life of a manager and session, however often it is repeated; a repeated one is answered from memory.
+//! - A push is handed on once in the life of a manager and session, however often it is repeated, by letter too; a repeated one is answered from memory.
 
 mod config;
 mod connection;
+pub(crate) mod dial;
 mod pending;
 mod pushes;
 mod run;
@@ -24,9 +25,13 @@ pub use pushes::Pushed;
 
 use fusevol_shared::clock::{BootTime, SystemClock};
 use fusevol_shared::error::{Context, Error, Kind, Result, WireError};
-use fusevol_shared::wire::messages::{Call, Hello, Reply, Welcome};
+use fusevol_shared::format::mail::Letter;
+use fusevol_shared::format::slot::Answer;
+use fusevol_shared::wire::codec::Message;
+use fusevol_shared::wire::messages::{Call, FromManager, Hello, Reply, Welcome};
 use pending::Pending;
-use pushes::Pushes;
+use pushes::{Pushes, Receive};
+use rkyv::util::AlignedVec;
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -93,6 +98,10 @@ struct Shared {
     work: Notify,
     state: watch::Sender<LinkState>,
     control: watch::Sender<Control>,
+    /// To the owner; it ends with the link's thread.
+    deliver: mpsc::WeakSender<Pushed>,
+    /// What is to be answered to the last letter.
+    answer: watch::Sender<Option<Answer>>,
 }
 
 /// Both directions, under one lock that is never held across an await.
@@ -124,6 +133,8 @@ impl Link {
             work: Notify::new(),
             state: watch::Sender::new(state),
             control: watch::Sender::new(Control::default()),
+            deliver: deliver.downgrade(),
+            answer: watch::Sender::new(None),
         });
         let handle = runtime.handle().clone();
         let run = run::Run::new(Arc::clone(&shared), owner, tls, deliver);
@@ -208,6 +219,21 @@ impl Link {
         async move { told.await.unwrap_or_else(|_| Err(closed().into())) }
     }
 
+    /// Takes in a push that stood in a letter: it is handed on once, whichever way it comes, and its answer shown by [`Link::answer`].
+    pub fn by_letter(&self, letter: &Letter) {
+        let shared = &self.0.shared;
+        if let Err(e) = shared.by_letter(letter) {
+            tracing::warn!("a letter of the manager of generation {} is passed over: {e}", letter.generation);
+        }
+        shared.show_answer();
+    }
+
+    /// The answer to the last letter that was answered, and each change of it.
+    #[must_use]
+    pub fn answer(&self) -> watch::Receiver<Option<Answer>> {
+        self.0.shared.answer.subscribe()
+    }
+
     /// Drops the connection and makes a new one at once.
     pub fn reconnect(&self) {
         self.0.shared.control.send_modify(|c| c.kicks += 1);
@@ -245,6 +271,32 @@ impl Drop for Handle {
 impl Shared {
     fn queues(&self) -> MutexGuard<'_, Queues> {
         self.queues.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn by_letter(self: &Arc<Self>, letter: &Letter) -> Result<()> {
+        let mut archive = AlignedVec::with_capacity(letter.body.len());
+        archive.extend_from_slice(&letter.body);
+        let FromManager::Push { push, body } = FromManager::from_archive(&archive)? else {
+            return Err(Error::new(Kind::Damaged, "it holds no push"));
+        };
+        if push != letter.push {
+            return Err(Error::new(Kind::Damaged, "it holds another push than it says"));
+        }
+        let received = self.queues().pushes.by_letter(letter.generation, push, &body)?;
+        let (Receive::Deliver(life), Some(deliver)) = (received, self.deliver.upgrade()) else { return Ok(()) };
+        tracing::info!("the manager asks through the disks: {body:?}");
+        if let Err(e) = deliver.try_send(pushes::pushed(self, life, push, body)) {
+            // It is read again with the next heartbeat.
+            pushes::take_back(e.into_inner());
+            self.queues().pushes.forget(push);
+        }
+        Ok(())
+    }
+
+    /// Shows what is to be answered to the last letter, if that has changed.
+    fn show_answer(&self) {
+        let now = self.queues().pushes.mailed();
+        self.answer.send_if_modified(|shown| std::mem::replace(shown, now) != now);
     }
 
     fn enter(&self, phase: Phase) {

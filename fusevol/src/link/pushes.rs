@@ -1,7 +1,8 @@
-//! The manager's pushes: each handed to the owner once, answered as often as it is repeated.
+//! The manager's pushes: each handed to the owner once, answered as often as it is repeated; whether they come over a connection or by letter.
 //!
 //! A push is *new*, then *handed on* (no answer yet), then *answered*. The manager repeats what it has not seen answered on each new
-//! connection; numbers belong to one life of the manager (`Generation`) and one session, so all is forgotten when either changes.
+//! connection; numbers belong to one life of the manager (`Generation`) and one session, so all is forgotten when either changes. A letter of a
+//! manager before the last that was heard of is nobody's; one of a later manager begins its life.
 //!
 //! Invariants: an answer is sent only on a connection on which the push was received, so that the manager can hold the two against each other;
 //! at most [`MEMORY`] pushes are remembered, and of them at most [`super::PUSHES_MAX`] wait for the owner.
@@ -9,6 +10,7 @@
 use super::Shared;
 use super::pending::Frame;
 use fusevol_shared::error::{Kind, WireError};
+use fusevol_shared::format::slot;
 use fusevol_shared::ids::{Generation, SessionId};
 use fusevol_shared::wire::codec;
 use fusevol_shared::wire::frame::FrameError;
@@ -46,6 +48,7 @@ impl Pushed {
         if let Some(shared) = ticket.shared.upgrade() {
             shared.queues().pushes.answer(ticket.life, ticket.push, ack);
             shared.work.notify_one();
+            shared.show_answer();
         }
     }
 }
@@ -69,6 +72,8 @@ pub(super) struct Pushes {
     life: u64,
     known: BTreeMap<u64, Known>,
     out: VecDeque<Frame>,
+    /// The answer to the last letter.
+    mailed: Option<slot::Answer>,
 }
 
 struct Known {
@@ -76,6 +81,8 @@ struct Known {
     ack: Option<Ack>,
     /// Received on the connection that stands.
     here: bool,
+    /// It came by letter, too.
+    by_letter: bool,
 }
 
 /// What to do with a push that has come.
@@ -89,7 +96,7 @@ pub(super) enum Receive {
 
 impl Pushes {
     pub(super) fn new() -> Self {
-        Self { of: None, life: 0, known: BTreeMap::new(), out: VecDeque::new() }
+        Self { of: None, life: 0, known: BTreeMap::new(), out: VecDeque::new(), mailed: None }
     }
 
     /// A new connection stands: nothing has been received on it yet.
@@ -115,13 +122,43 @@ impl Pushes {
             }
             return Ok(Receive::Known);
         }
+        self.know(push, Known { body: body.clone(), ack: None, here: true, by_letter: false })?;
+        Ok(Receive::Deliver(self.life))
+    }
+
+    /// A push has come by letter. Before the first connection there is no session to which it could.
+    pub(super) fn by_letter(&mut self, generation: Generation, push: u64, body: &Push) -> Result<Receive, FrameError> {
+        let Some((known, session)) = self.of.filter(|(known, _)| generation >= *known) else { return Ok(Receive::Known) };
+        if generation > known {
+            self.connected(generation, session);
+        }
+        if let Some(known) = self.known.get_mut(&push) {
+            if known.body != *body {
+                return Err(FrameError::Malformed(format!("push {push} was said before")));
+            }
+            known.by_letter = true;
+            if let Some(ack) = &known.ack {
+                self.mailed = Some(answer_of(push, ack));
+            }
+            return Ok(Receive::Known);
+        }
+        self.know(push, Known { body: body.clone(), ack: None, here: false, by_letter: true })?;
+        Ok(Receive::Deliver(self.life))
+    }
+
+    /// The answer to the last letter that was answered.
+    pub(super) fn mailed(&self) -> Option<slot::Answer> {
+        self.mailed
+    }
+
+    fn know(&mut self, push: u64, new: Known) -> Result<(), FrameError> {
         if self.known.len() >= MEMORY {
             let oldest = self.known.iter().find(|(_, k)| k.ack.is_some()).map(|(push, _)| *push);
             let oldest = oldest.ok_or_else(|| FrameError::Malformed(format!("{MEMORY} pushes wait for an answer already")))?;
             self.known.remove(&oldest);
         }
-        self.known.insert(push, Known { body: body.clone(), ack: None, here: true });
-        Ok(Receive::Deliver(self.life))
+        self.known.insert(push, new);
+        Ok(())
     }
 
     /// The owner could not take it: as if it had not come.
@@ -136,6 +173,9 @@ impl Pushes {
         }
         let Some(known) = self.known.get_mut(&push) else { return };
         known.ack = Some(ack.clone());
+        if known.by_letter {
+            self.mailed = Some(answer_of(push, &ack));
+        }
         if known.here
             && let Err(e) = self.send(push, ack)
         {
@@ -152,6 +192,10 @@ impl Pushes {
         self.out.push_back(codec::encode(&FromClient::Ack { push, ack })?);
         Ok(())
     }
+}
+
+fn answer_of(push: u64, ack: &Ack) -> slot::Answer {
+    slot::Answer { push, done: !matches!(ack, Ack::Failed(_)) }
 }
 
 /// A push on its way to the owner.

@@ -2,6 +2,7 @@
 
 use super::config::Backoff;
 use super::connection::{ClientStream, Connection, End};
+use super::dial;
 use super::{Control, Owner, Phase, Pushed, Shared, closed};
 use fusevol_shared::error::{Context, Error, Kind, Result, WireError};
 use fusevol_shared::wire::tls::ClientTls;
@@ -11,6 +12,8 @@ use tokio::time::{sleep, timeout};
 
 pub(super) struct Run {
     shared: Arc<Shared>,
+    /// The address that welcomed us last.
+    good: Option<String>,
     owner: Arc<dyn Owner>,
     tls: ClientTls,
     deliver: mpsc::Sender<Pushed>,
@@ -20,7 +23,7 @@ pub(super) struct Run {
 impl Run {
     pub(super) fn new(shared: Arc<Shared>, owner: Arc<dyn Owner>, tls: ClientTls, deliver: mpsc::Sender<Pushed>) -> Self {
         let control = shared.control.subscribe();
-        Self { shared, owner, tls, deliver, control }
+        Self { shared, good: None, owner, tls, deliver, control }
     }
 
     pub(super) async fn run(mut self) {
@@ -56,22 +59,17 @@ impl Run {
         }
     }
 
-    /// One attempt at each address in order; serves the first that welcomes us until that connection ends.
+    /// One attempt at each address; serves the first that welcomes us until that connection ends.
     async fn round(&mut self, backoff: &mut Backoff) -> End {
         let shared = Arc::clone(&self.shared);
         let mut last = Error::new(Kind::Unreachable, "the key file names no manager");
-        for address in &shared.config.key.managers {
-            let stream = match self.connect(address).await {
-                Ok(stream) => stream,
-                Err(e) => {
-                    last = prefer(last, e.within(format_args!("manager at {address}")));
-                    continue;
-                }
-            };
+        let mut left = dial::in_order(&shared.config.key.managers, self.good.as_ref());
+        while let Some((address, stream)) = self.dial(&mut left, &mut last).await {
             let mut connection = Connection::new(&shared, &*self.owner, &self.deliver, stream);
             match connection.hello().await {
                 Ok(()) => {
                     backoff.reset();
+                    self.good = Some(address.clone());
                     shared.enter(Phase::Connected { address: address.clone() });
                     tracing::info!("connected to the manager at {address}");
                     return connection.serve().await.within(address);
@@ -81,6 +79,13 @@ impl Run {
             }
         }
         End::Lost(last)
+    }
+
+    async fn dial(&self, left: &mut Vec<String>, last: &mut Error) -> Option<(String, ClientStream)> {
+        let failed = |address: &str, e: Error| {
+            *last = prefer(std::mem::replace(last, closed().into()), e.within(format_args!("manager at {address}")));
+        };
+        dial::first(left, async |address: &str| self.connect(address).await, failed).await
     }
 
     async fn connect(&self, address: &str) -> Result<ClientStream> {

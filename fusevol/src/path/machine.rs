@@ -102,6 +102,12 @@ impl Machine {
         Self { state: State::Direct, since: now, why: None, not_opened: None, drill: false, pause: FIRST, next: now, failures: 0 }
     }
 
+    /// A path that could not be opened at the beginning.
+    #[must_use]
+    pub fn lost(now: BootTime, why: String) -> Self {
+        Self { state: State::Proxied, next: now.plus(FIRST), failures: 1, why: Some(why), ..Self::new(now) }
+    }
+
     /// Where I/O goes.
     #[must_use]
     pub fn state(&self) -> State {
@@ -217,6 +223,14 @@ mod tests {
         assert_eq!(m.step(at(600), Event::NotOpened("no label".into())), None);
         assert!(m.why().is_some_and(|w| w.contains("EIO") && w.contains("no label")));
         heals(&mut m, 1100);
+        assert_eq!((m.state(), m.why()), (State::Direct, None));
+    }
+
+    #[test]
+    fn what_was_not_there_at_the_beginning_is_tried_like_what_failed() {
+        let mut m = Machine::lost(at(0), "no such device".into());
+        assert_eq!((m.state(), m.why().as_deref(), m.due()), (State::Proxied, Some("no such device"), Some(at(500))));
+        heals(&mut m, 500);
         assert_eq!((m.state(), m.why()), (State::Direct, None));
     }
 

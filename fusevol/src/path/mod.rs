@@ -65,6 +65,14 @@ impl<D> Path<D> {
         }
     }
 
+    /// A path that could not be opened.
+    #[must_use]
+    pub fn lost(why: String, moved: Arc<Notify>) -> Self {
+        let machine = Mutex::new(Machine::lost(SystemClock.now(), why));
+        let (former, redirected, lives) = (Mutex::default(), AtomicU64::new(0), Lives::default());
+        Self { direct: ArcSwapOption::empty(), former, machine, redirected, moved, lives }
+    }
+
     /// The disk, where I/O goes to it.
     #[must_use]
     pub fn direct(&self) -> Option<Arc<D>> {

@@ -2,7 +2,8 @@
 
 use super::connection::{Connection, End};
 use super::queue::Queue;
-use fusevol_shared::error::Error;
+use crate::link::dial;
+use fusevol_shared::error::{Error, Kind};
 use fusevol_shared::ids::SessionId;
 use fusevol_shared::net::Net;
 use fusevol_shared::wire::keyfile::KeyFile;
@@ -69,22 +70,36 @@ impl Run {
 
     /// One connection, to the manager that answers, or to whichever takes it.
     async fn round(&self) -> End {
-        let answers = (self.at)();
-        let mut why = Error::new(fusevol_shared::error::Kind::Unreachable, "the key names no manager");
-        let others = self.key.managers.iter().filter(|m| Some(*m) != answers.as_ref());
-        for address in answers.iter().chain(others) {
-            match self.connect(address).await {
-                Ok(connection) => return connection.serve(&self.queue, self.session).await,
-                Err(e) => why = e.within(format_args!("manager at {address}")),
+        let mut why = Error::new(Kind::Unreachable, "the key names no manager");
+        let mut left = dial::in_order(&self.key.managers, (self.at)().as_ref());
+        let failed = |address: &str, e: Error| {
+            why = e.within(format_args!("manager at {address}"));
+        };
+        let connected = dial::first(&mut left, async |address: &str| self.connect(address).await, failed).await;
+        let Some((address, connection)) = connected else { return End::Lost { served: false, why } };
+        tokio::select! {
+            end = connection.serve(&self.queue, self.session) => end,
+            other = self.moved_from(&address) => {
+                let why = format!("the manager is reached at {other} now, and not at {address} any more");
+                End::Lost { served: true, why: Error::new(Kind::Unreachable, why) }
             }
         }
-        End::Lost { served: false, why }
+    }
+
+    /// Returns when a manager answers at another address than this one.
+    async fn moved_from(&self, address: &str) -> String {
+        loop {
+            sleep(LOOK).await;
+            if let Some(other) = (self.at)().filter(|a| a != address) {
+                return other;
+            }
+        }
     }
 
     async fn connect(&self, address: &str) -> Result<Connection, Error> {
-        let late = |what: &str| Error::new(fusevol_shared::error::Kind::Unreachable, format!("no {what} within {} s", CONNECT.as_secs()));
+        let late = |what: &str| Error::new(Kind::Unreachable, format!("no {what} within {} s", CONNECT.as_secs()));
         let stream = timeout(CONNECT, self.net.connect(address)).await.map_err(|_| late("connection"))?;
-        let stream = stream.map_err(|e| Error::new(fusevol_shared::error::Kind::Unreachable, "no connection").because(e))?;
+        let stream = stream.map_err(|e| Error::new(Kind::Unreachable, "no connection").because(e))?;
         let stream = timeout(CONNECT, self.tls.connect(stream)).await.map_err(|_| late("handshake"))??;
         Ok(Connection::new(stream))
     }

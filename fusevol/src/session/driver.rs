@@ -13,6 +13,7 @@ use fusevol_shared::disk::Disk;
 use fusevol_shared::disk::any::PoolDisk;
 use fusevol_shared::disk::ring;
 use fusevol_shared::error::Kind;
+use fusevol_shared::format::slot::Answer;
 use fusevol_shared::wire::messages::Renew;
 use futures_util::FutureExt;
 use futures_util::future::{Fuse, FusedFuture, LocalBoxFuture};
@@ -69,7 +70,8 @@ impl Drop for End {
     }
 }
 
-type Answer = Fuse<LocalBoxFuture<'static, Event>>;
+type Pending = Fuse<LocalBoxFuture<'static, Event>>;
+type Mail = Fuse<LocalBoxFuture<'static, ()>>;
 
 impl Driver {
     /// The thread's life: until the session is closed here.
@@ -79,7 +81,9 @@ impl Driver {
 
     async fn drive(&mut self) {
         let mut link = self.link.state();
-        let (mut renewal, mut beat): (Answer, Answer) = (Fuse::terminated(), Fuse::terminated());
+        let mut answer = self.link.answer();
+        let (mut renewal, mut beat): (Pending, Pending) = (Fuse::terminated(), Fuse::terminated());
+        let mut mail: Mail = Fuse::terminated();
         loop {
             let now = SystemClock.now();
             let wait = self.machine.deadline().map_or(TICK, |t| t.since(now));
@@ -91,6 +95,11 @@ impl Driver {
                     event = self.events.recv() => event.unwrap_or(Event::Close),
                     event = &mut renewal, if !renewal.is_terminated() => event,
                     event = &mut beat, if !beat.is_terminated() => event,
+                    () = &mut mail, if !mail.is_terminated() => Event::Tick,
+                    changed = answer.changed() => match changed {
+                        Ok(()) => self.answered(*answer.borrow_and_update()),
+                        Err(_) => Event::Close,
+                    },
                     changed = link.changed() => match changed {
                         Ok(()) => match &link.borrow_and_update().phase {
                             Phase::Ended(e) => Event::Ended { kind: e.kind, sentence: e.message.clone() },
@@ -102,7 +111,7 @@ impl Driver {
                 }
             };
             let closed = event == Event::Close;
-            self.step(event, &mut renewal, &mut beat);
+            self.step(event, &mut renewal, &mut beat, &mut mail);
             if !self.lease.valid(SystemClock.now()) {
                 self.lease.tick();
             }
@@ -112,7 +121,7 @@ impl Driver {
         }
     }
 
-    fn step(&mut self, event: Event, renewal: &mut Answer, beat: &mut Answer) {
+    fn step(&mut self, event: Event, renewal: &mut Pending, beat: &mut Pending, mail: &mut Mail) {
         let mut effects = Vec::new();
         self.machine.step(SystemClock.now(), event, &mut effects);
         *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = Shown::of(&self.machine);
@@ -120,6 +129,9 @@ impl Driver {
             match effect {
                 Effect::Renew => *renewal = renew(&self.link).fuse(),
                 Effect::Beat => *beat = write(self.slot.get().cloned()).fuse(),
+                // One look at a time: a disk that hangs has its own limit.
+                Effect::Mail if mail.is_terminated() => *mail = read_mail(self.slot.get().cloned(), self.link.clone()).fuse(),
+                Effect::Mail => {}
                 Effect::Reconnect => self.link.reconnect(),
                 Effect::Lease(until) => self.lease.extend(until),
                 Effect::Fence => {
@@ -138,6 +150,17 @@ impl Driver {
                 Effect::Refresh => drop(self.jobs.try_send(Refresh)),
                 Effect::End(why) => self.end(&why),
             }
+        }
+    }
+
+    /// A letter was answered.
+    fn answered(&self, answer: Option<Answer>) -> Event {
+        match (self.slot.get(), answer) {
+            (Some((slot, _)), Some(answer)) => {
+                slot.answer(answer);
+                Event::Answered
+            }
+            _ => Event::Tick,
         }
     }
 
@@ -161,6 +184,17 @@ fn renew(link: &Link) -> LocalBoxFuture<'static, Event> {
             Ok((_, sent)) => Event::Renewed { sent },
             Err(e) => Event::NotRenewed { kind: e.kind(), sentence: e.to_string() },
         }
+    }
+    .boxed_local()
+}
+
+/// Hands the letters on that stand on the slot disks.
+fn read_mail<D: Disk>(slot: Option<(Arc<Slot>, Arc<Disks<D>>)>, link: Link) -> LocalBoxFuture<'static, ()> {
+    async move {
+        let Some((slot, disks)) = slot else { return };
+        let mut letters = slot.letters(&disks).await;
+        letters.sort_by_key(|l| (l.generation, l.push));
+        letters.iter().for_each(|l| link.by_letter(l));
     }
     .boxed_local()
 }

@@ -11,7 +11,7 @@
 //! ```
 //!
 //! The link keeps the connection and says `Hello` on each new one; what follows from its answers is decided here. Beside that the session
-//! has its slot on the disks: a heartbeat there keeps the lease while no manager is reached. Whether a manager *answers* is a
+//! has its slot on the disks: a heartbeat there keeps the lease while no manager is reached, and with it letters are looked for and answered. Whether a manager *answers* is a
 //! matter of its own: what needs one fails once none has answered for a lease and the time-out, lease or not.
 //!
 //! Invariants:
@@ -100,6 +100,8 @@ pub enum Event {
         /// From before the heartbeat was submitted.
         sent: BootTime,
     },
+    /// A letter was answered: the next heartbeat says so.
+    Answered,
     /// There was no heartbeat: no slot yet, or too few of its disks answer.
     NotBeaten,
     /// The SEAL says that the session is over.
@@ -127,6 +129,8 @@ pub enum Effect {
     Renew,
     /// Write the heartbeat and read the SEAL; answered by `Beaten`, `NotBeaten` or `Sealed`.
     Beat,
+    /// Look for letters on the slot disks: no manager was heard for half a lease.
+    Mail,
     /// The connection does not answer, or the manager wants to hear `Hello` again: make a new one.
     Reconnect,
     /// The lease holds until then: I/O may go on.
@@ -159,6 +163,8 @@ pub struct Machine {
     /// When the last heartbeat was asked for.
     beaten: BootTime,
     beating: bool,
+    /// An answer to a letter waits for the next heartbeat.
+    answered: bool,
     failing: bool,
 }
 
@@ -176,6 +182,7 @@ impl Machine {
             asked: None,
             beaten: now,
             beating: false,
+            answered: false,
             failing: false,
         }
     }
@@ -234,8 +241,13 @@ impl Machine {
                 if self.state != State::Opening {
                     self.extended.disk = self.extended.disk.max(Some(sent));
                     self.extend(now, sent, out);
+                    if now >= self.extended.network.unwrap_or_default().plus(self.lease / 2) {
+                        out.push(Effect::Mail);
+                    }
                 }
             }
+            // Due at once, unless one is under way: then it is written again right after it.
+            Event::Answered => self.answered = true,
             Event::NotBeaten => self.beating = false,
             Event::Sealed { sentence } => self.end(Why::Refused { kind: Kind::Lapsed, sentence }, out),
             Event::NotRenewed { kind, sentence } | Event::Ended { kind, sentence } => self.end(Why::Refused { kind, sentence }, out),
@@ -271,7 +283,7 @@ impl Machine {
             Some(_) | None => {}
         }
         if !self.beating && now >= self.beat_due() {
-            (self.beating, self.beaten) = (true, now);
+            (self.beating, self.beaten, self.answered) = (true, now, false);
             out.push(Effect::Beat);
         }
     }
@@ -281,7 +293,7 @@ impl Machine {
     }
 
     fn beat_due(&self) -> BootTime {
-        self.beaten.plus(self.lease / 3)
+        self.beaten.plus(if self.answered { Duration::ZERO } else { self.lease / 3 })
     }
 
     /// When what needs the manager begins to fail, unless one answers.

@@ -112,10 +112,9 @@ pub fn open(options: &Options) -> Result<Arc<Session>> {
     let driver = spawn("fusevol-session", move || driver.run())?;
 
     let way = Way { link: link.clone(), lease: lease.clone(), failing: is_failing.clone() };
-    let stands = stand(options, id, &link, &lease, &speaker, is_failing, &stale).and_then(|(about, engine)| {
+    let stands = stand(options, id, &link, &lease, &speaker, is_failing, &stale).and_then(|(about, engine, redirect)| {
         // From now on the driver keeps the lease by the disks, too.
         let _ = slot.set((engine.slot.clone(), engine.disks.clone()));
-        let redirect = redirect(options, &about, &link)?;
         let patience = Duration::from_millis(u64::from(about.welcome.lease_ms)) * 5 / 4;
         let locks = Arc::new(Locks::new(way, patience));
         let locker = Locker::start(locks.clone())?;
@@ -134,7 +133,6 @@ pub fn open(options: &Options) -> Result<Arc<Session>> {
             return Err(e);
         }
     };
-    engine.disks.redirect_by(redirect.clone());
     let paths = Paths { link: link.clone(), welcome: about.welcome.clone(), id, globs: options.disks.clone() };
     // Before anything is written: a flush through the manager covers it then. Where it does not answer, the paths' keeper asks again.
     if let Some(told) = ring::block_on(paths.lives()) {
@@ -171,12 +169,12 @@ fn start_pushes(session: &Arc<Session>, pushes: mpsc::Receiver<Pushed>, jobs: mp
 }
 
 /// I/O through the manager, should a path fail.
-fn redirect(options: &Options, about: &About, link: &Link) -> Result<Arc<Redirect>> {
+fn redirect(options: &Options, welcome: &Welcome, id: SessionId, link: &Link) -> Result<Arc<Redirect>> {
     let state = link.state();
     let at = move || if let Phase::Connected { address } = &state.borrow().phase { Some(address.clone()) } else { None };
     let patience = options.io_timeout;
-    let how = redirect::Options { key: options.key.clone(), net: Arc::new(SystemNet), au_size: about.welcome.au_size, patience };
-    Ok(Arc::new(Redirect::start(&how, about.id, Box::new(at))?))
+    let how = redirect::Options { key: options.key.clone(), net: Arc::new(SystemNet), au_size: welcome.au_size, patience };
+    Ok(Arc::new(Redirect::start(&how, id, Box::new(at))?))
 }
 
 /// Who tries failed paths again, until the session is closed.
@@ -205,7 +203,7 @@ fn stand(
     speaker: &Speaker,
     failing: watch::Receiver<bool>,
     stale: &Arc<Stale>,
-) -> Result<(About, Engine<PoolDisk, Caller>)> {
+) -> Result<(About, Engine<PoolDisk, Caller>, Arc<Redirect>)> {
     ring::block_on(link.opened(REACH)).map_err(|e| explain(e, &options.key))?;
     let welcome = speaker.first.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let welcome = welcome.ok_or_else(|| Error::new(Kind::Internal, "welcomed without a welcome"))?;
@@ -215,6 +213,8 @@ fn stand(
     let disks = Arc::new(Disks::new());
     let by = Paths { link: link.clone(), welcome: welcome.clone(), id, globs: options.disks.clone() };
     let paths = take_disks(&by, &disks)?;
+    let redirect = redirect(options, &welcome, id, link)?;
+    disks.redirect_by(redirect.clone());
     let slot = slot(&welcome, id)?;
     ring::block_on(slot.check(&disks))?;
     let engine = Engine {
@@ -229,9 +229,10 @@ fn stand(
         stale: stale.clone(),
         outs: Arc::default(),
     };
-    Ok((About { id, welcome, paths }, engine))
+    Ok((About { id, welcome, paths }, engine, redirect))
 }
 
+/// Finds, locks and opens the disks. One that is not reached from here is used through the manager until it is; at least one must be.
 fn take_disks(by: &Paths, disks: &Disks<PoolDisk>) -> Result<Vec<(DiskInfo, String)>> {
     for text in &by.globs {
         text.parse::<Address>().map_err(|e| Error::new(Kind::Refused, e).hint("as --disk nbd://HOST/EXPORT, or a path"))?;
@@ -240,27 +241,41 @@ fn take_disks(by: &Paths, disks: &Disks<PoolDisk>) -> Result<Vec<(DiskInfo, Stri
     let found = ring::block_on(by.find(infos, &[]));
     let (mut paths, mut missing, mut refused) = (Vec::new(), Vec::new(), Vec::new());
     for (info, found) in infos.iter().zip(found) {
-        match found {
+        let why = match found {
             Found::Here(here) => {
                 let path = here.disk.address().to_string();
                 here.notes.iter().for_each(|n| tracing::warn!("disk {} ({path}): {n}", info.no));
-                ring::block_on(by.take(&here.disk, info)).map_err(|e| e.within(&path))?;
-                disks.set_present(info.no, info.id, Arc::new(here.disk));
-                paths.push((info.clone(), path));
+                match ring::block_on(by.take(&here.disk, info)) {
+                    Ok(()) => {
+                        disks.set_present(info.no, info.id, Arc::new(here.disk));
+                        paths.push((info.clone(), path));
+                        continue;
+                    }
+                    Err(e) if e.kind() == Kind::Io => format!("{path}: {e}"),
+                    Err(e) => return Err(e.within(&path)),
+                }
             }
-            Found::Missing(why) => missing.push(format!("disk {} ({}): {why}", info.no, info.id)),
-            Found::Refused(why) => refused.push(format!("disk {} ({}): {why}", info.no, info.id)),
-        }
+            Found::Missing(why) => why,
+            Found::Refused(why) => {
+                refused.push(format!("disk {} ({}): {why}", info.no, info.id));
+                continue;
+            }
+        };
+        missing.push(format!("disk {} ({}): {why}", info.no, info.id));
+        // Where the manager has it: some name for people.
+        paths.push((info.clone(), info.paths.first().cloned().unwrap_or_default()));
+        disks.set_unreached(info.no, info.id, format!("not found on this host: {why}"));
     }
     if !refused.is_empty() {
         return Err(
             Error::new(Kind::Refused, refused.join("; ")).hint("fusevol-mgr disk scan shows what the labels of this host's disks say")
         );
     }
-    if !missing.is_empty() {
+    if missing.len() == infos.len() {
         return Err(Error::new(Kind::NotFound, format!("not found on this host: {}", missing.join("; ")))
             .hint("attach the disk to this host, or name it: --disk PATH (or a pattern such as '/dev/disk/by-id/scsi-*')"));
     }
+    missing.iter().for_each(|what| tracing::warn!("not found on this host, its I/O goes through the manager until it is: {what}"));
     Ok(paths)
 }
 

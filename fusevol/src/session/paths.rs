@@ -57,7 +57,7 @@ impl Paths {
         SystemRandom.fill(&mut random);
         // Never zero: a heartbeat has that.
         let nonce = u64::from_le_bytes(random) | 1;
-        let page = Heartbeat { session: self.welcome.session, id: self.id, beat: Seq(0), nonce }.encode(at);
+        let page = Heartbeat { session: self.welcome.session, id: self.id, beat: Seq(0), nonce, answer: None }.encode(at);
         disk.write(at.off, IoBuf::copy_of(&page).freeze()).await.map_err(|e| unreadable(&e))?;
         self.link.call(CheckPath { disk: info.no, nonce }, Some(ASK)).await.map(drop)
     }

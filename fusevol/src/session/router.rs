@@ -136,7 +136,7 @@ pub(super) async fn to_volume(volume: &Volume, push: Pushed) {
         },
         Push::Recall(recall) => {
             tracing::warn!("the manager takes volume {} back: {}", volume.id(), recall.reason);
-            match volume.detach().await {
+            match volume.give_back().await {
                 Ok(()) => Ack::Done,
                 Err(e) => failed(&format!("volume {} could not be given back in order", volume.id()), &e),
             }

@@ -208,3 +208,37 @@ fn a_slot_without_places_is_always_clear() {
     assert!(slot.check(&disks).now_or_never().expect("no I/O").is_ok());
     assert!(slot.beat(&disks).now_or_never().expect("no I/O").is_ok());
 }
+
+#[test]
+fn letters_to_this_session_are_found_and_answered_with_each_beat() {
+    let w = world(3);
+    let letter = |session, id, push| Letter { session, id, generation: Generation(4), push, body: vec![1, 2, 3] };
+    let put = |i: usize, page: u8, letter: &Letter| {
+        let at = LetterAt { pool: PoolId([1; 16]), disk: w.places[i].disk, page };
+        w.memory[i].poke(at.off(), &letter.encode(at).expect("it fits"));
+    };
+    let find = || ring::block_on(w.slot.letters(&w.disks)).into_iter().map(|l| l.push).collect::<Vec<_>>();
+    assert!(find().is_empty());
+    put(0, 3, &letter(SESSION, ID, 7));
+    put(2, 15, &letter(SESSION, ID, 8));
+    put(1, 0, &letter(SessionNo(2), ID, 9));
+    put(1, 1, &letter(SESSION, SessionId([4; 16]), 10));
+    let mut found = find();
+    found.sort_unstable();
+    assert_eq!(found, [7, 8], "on any disk, and nobody else's");
+    w.faults[2].add(failing(Ops::READ));
+    w.disks.set_missing(DiskNo(1), "unplugged");
+    assert_eq!(find(), [7]);
+
+    w.faults[2].clear();
+    let answers = || -> Vec<_> {
+        let one = |(m, at): (&MemDisk, &SlotAt)| Heartbeat::decode(&m.peek(at.off, PAGE), *at).ok().and_then(|h| h.answer);
+        w.memory.iter().zip(&w.places).filter_map(one).collect()
+    };
+    w.beat().expect("clear");
+    assert!(answers().is_empty());
+    let answer = super::Answer { push: 7, done: true };
+    w.slot.answer(answer);
+    (0..2).for_each(|_| w.beat().expect("clear"));
+    assert_eq!(answers(), [answer; 2]);
+}

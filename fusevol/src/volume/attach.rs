@@ -52,14 +52,24 @@ fn unsettled<D, C>(engine: &Engine<D, C>) -> std::sync::MutexGuard<'_, BTreeMap<
 /// Folds what the former write attachment of a volume had journaled, and gives that attachment back.
 async fn settle_former<D: Disk, C: Control>(engine: &Engine<D, C>, id: VolumeId) -> Result<()> {
     let Some(log) = unsettled(engine).get(&id).cloned() else { return Ok(()) };
-    log.settle().await?;
-    engine.control.call(Detach { volume: id }).await?;
+    match settle(engine, id, &log).await {
+        // The manager ends an attachment that was recalled by itself, and reads its journal: it may be over already.
+        Err(e) if log.is_given_back() && matches!(e.kind(), Kind::Refused | Kind::NotFound | Kind::Denied) => {
+            tracing::debug!("volume {id} was given back: {e}");
+        }
+        done => done?,
+    }
     unsettled(engine).remove(&id);
     Ok(())
 }
 
 fn log_of<D, C>(engine: &Engine<D, C>, volume: VolumeId, attached: &Attached) -> preserve::Whose {
     preserve::Whose { pool: engine.pool, volume, session: engine.session, token: attached.token }
+}
+
+async fn settle<D: Disk, C: Control>(engine: &Engine<D, C>, id: VolumeId, log: &JournalLog<D, C>) -> Result<()> {
+    log.settle().await?;
+    engine.control.call(Detach { volume: id }).await.map(drop)
 }
 
 impl<D: Disk, C: Control> Volume<D, C> {
@@ -216,19 +226,47 @@ impl<D: Disk, C: Control> Volume<D, C> {
     }
 
     /// Gives the volume back: waits for the writes in flight, flushes, appends, folds, tells the manager. Every later I/O is
-    /// refused, also after an error. Also the answer to a recall.
+    /// refused, also after an error.
     ///
     /// # Errors
     /// Those of [`Volume::flush`]; the attachment is over all the same.
     pub async fn detach(&self) -> Result<()> {
+        let Some(flushed) = self.shut().await? else { return Ok(()) };
+        let given = settle_former(&self.engine, self.id).await.map_err(|e| e.within("the volume could not be given back"));
+        if self.journal.is_none() {
+            self.engine.control.call(Detach { volume: self.id }).await?;
+        }
+        flushed.and(given)
+    }
+
+    /// As [`Volume::detach`], for the answer to a recall: the manager is not asked for anything, so that it can be answered by way of the disks.
+    /// It ends the attachment, and reads what is not folded from the journal.
+    ///
+    /// # Errors
+    /// Those of [`Volume::flush`], and where a write may still land: then the answer is that it could not be done.
+    pub async fn give_back(&self) -> Result<()> {
+        let Some(flushed) = self.shut().await? else { return Ok(()) };
+        let Some(log) = &self.journal else { return flushed };
+        if log.is_held() {
+            return Err(super::moved::late());
+        }
+        log.give_back();
+        flushed
+    }
+
+    /// Drains, flushes and appends: every later I/O is refused, and none is in flight. Nothing where that was done before; else what the flush
+    /// says. What counts in the journal waits to be settled.
+    async fn shut(&self) -> Result<Option<Result<()>>> {
         if self.is_closed() {
-            return Ok(());
+            // Whoever is at it holds all of it until nothing is in flight any more.
+            drop(self.guard.lock(0..u64::MAX).await?);
+            return Ok(None);
         }
         let moved = if self.mode == Mode::Write { self.move_late(0..self.view.aus()).await } else { Ok(()) };
         let _all = self.guard.lock(0..u64::MAX).await?;
         let flushed = if self.mode == Mode::Write { moved.and(self.say_everything().await) } else { Ok(()) };
         if self.closed.swap(true, Ordering::SeqCst) {
-            return Ok(());
+            return Ok(None);
         }
         let aus: Vec<VolAu> = self.view.iter_from(VolAu(0)).map(|(au, _)| au).collect();
         aus.iter().for_each(|au| self.view.clear(*au));
@@ -242,11 +280,7 @@ impl<D: Disk, C: Control> Volume<D, C> {
             }
             unsettled(&self.engine).insert(self.id, log.clone());
         }
-        let given = settle_former(&self.engine, self.id).await.map_err(|e| e.within("the volume could not be given back"));
-        if self.journal.is_none() {
-            self.engine.control.call(Detach { volume: self.id }).await?;
-        }
-        flushed.and(given)
+        Ok(Some(flushed))
     }
 
     /// Flushes, and clears the dirty regions. The caller holds every block.

@@ -92,6 +92,7 @@ impl Core {
     /// to be seen by whoever comes after it.
     pub(super) fn attach_read(&mut self, session: SessionNo, volume: VolumeId, conn: ConnId, id: u64) -> Result<Option<Reply>> {
         let asker = Asker::Client { conn, id };
+        self.check_not_given_back(session, volume)?;
         if let Some(token) = self.catalog.attachment_of(volume, session).map(|a| a.token) {
             return self.attached_reply(token).map(Some);
         }
@@ -124,6 +125,7 @@ impl Core {
 
     pub(super) fn attach_write(&mut self, session: SessionNo, volume: VolumeId, conn: ConnId, id: u64) -> Result<Option<Reply>> {
         let asker = Asker::Client { conn, id };
+        self.check_not_given_back(session, volume)?;
         if let Some(p) = self.pending.get_mut(&(volume, session)) {
             // Asked again on a new connection: the wait goes on, the answer goes there.
             p.asker = asker;

@@ -47,6 +47,11 @@ pub(super) struct Closing {
 }
 
 impl Closing {
+    /// Whether this attachment ends with it.
+    pub fn ends(&self, token: FenceToken) -> bool {
+        self.whole || self.tokens.contains(&token)
+    }
+
     /// When it is asked for next.
     pub fn due(&self) -> Option<BootTime> {
         (!self.asked).then_some(self.next)

@@ -9,6 +9,8 @@ use fusevol_shared::change::Journal;
 use fusevol_shared::clock::{BootTime, Clock};
 use fusevol_shared::error::WireError;
 use fusevol_shared::format::journal::Tail;
+use fusevol_shared::format::mail::Letter;
+use fusevol_shared::format::slot::Answer;
 use fusevol_shared::ids::{FenceToken, KeyPrint, Seq, SessionId, SessionNo, VolumeId};
 use fusevol_shared::units::DiskNo;
 use fusevol_shared::wire::data::Io;
@@ -182,6 +184,20 @@ pub enum Event {
         /// It answered, with the label that it should have.
         well: bool,
     },
+    /// Answer to `Effect::WriteLetter`.
+    LetterWritten {
+        /// To whom.
+        session: SessionNo,
+        /// A disk has it.
+        done: bool,
+    },
+    /// Answer to `Effect::ReadAnswer`.
+    AnswerRead {
+        /// Whose.
+        session: SessionNo,
+        /// To its youngest letter; none, or none that can be read.
+        answer: Option<Answer>,
+    },
     /// `Core::deadline` has come.
     Tick,
     /// Answer to `Effect::Errand`.
@@ -292,6 +308,24 @@ pub enum Effect {
     LookAtDisk {
         /// Which.
         disk: DiskNo,
+    },
+    /// Writes a letter to a session's slot disks; answered by `Event::LetterWritten`.
+    WriteLetter {
+        /// The disks.
+        slots: Vec<DiskNo>,
+        /// In which page.
+        page: u8,
+        /// What it says.
+        letter: Letter,
+    },
+    /// Reads what a session has answered in its slot; answered by `Event::AnswerRead`.
+    ReadAnswer {
+        /// Whose.
+        session: SessionNo,
+        /// Its identity.
+        id: SessionId,
+        /// The disks that carry the slot.
+        slots: Vec<DiskNo>,
     },
     /// Answers a question about data.
     Verdict {

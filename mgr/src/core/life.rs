@@ -13,6 +13,7 @@
 use super::ConnId;
 use super::death::Closing;
 use super::fence::Fence;
+use super::mail::Posted;
 use super::reader::Reader;
 use super::remap::Remap;
 use super::seal::{Seal, Watch};
@@ -68,6 +69,10 @@ pub(super) struct Life {
     pub remap: Option<Remap>,
     /// A step of that is under way on the disks, also where it is not wanted any more: nothing that it writes to is free before it has returned.
     pub errand: bool,
+    /// What it is told through the disks.
+    pub letter: Option<Posted>,
+    /// Before that no letter to it is begun: others had to wait.
+    pub mail_rest: BootTime,
 }
 
 impl Life {
@@ -98,6 +103,8 @@ impl Life {
             closing: None,
             remap: None,
             errand: false,
+            letter: None,
+            mail_rest: now,
         }
     }
 

@@ -9,7 +9,7 @@
 //! - [`rights`]: who may ask what. - `session`: sessions, leases, lapse, proof of drain. - `death`: journals of the drained. - `seal`, `confirm`:
 //!   the ladder for those of whom no proof comes. - `fence`: its agents. - `attach`: attachments. - `change`: space ahead of writes. - `fold`: the writer's changes.
 //! - `remap`: what a lost writer could still write is taken from it without a fence; `errand`: what that asks of the disks.
-//! - `data`: I/O through the manager. `paths`: whether a path leads to the pool's disk.
+//! - `mail`: what is said through the disks. - `data`: I/O through the manager. `paths`: whether a path leads to the pool's disk.
 //! - `mirror`: legs that fail. `returns`: and come back. `recovery`: how far the copies are. `jobs`: the same for people. `copier`: the manager's own.
 //! - `reader`: what readers are told, limbo. - `locks`: byte-range locks. - `hold`: snapshots taken. - `snapshot`: snapshots read and removed. - `admin*`: the verbs.
 //!
@@ -35,6 +35,7 @@ mod jobs;
 mod life;
 mod list;
 mod locks;
+mod mail;
 mod mirror;
 mod notice;
 mod paths;
@@ -270,6 +271,8 @@ impl Core {
             Event::BlocksCopied { batch, ends } => self.blocks_copied(batch, ends),
             Event::DiskLooked { disk, well } => self.disk_looked(disk, well),
             Event::Errand { session, outcome } => self.errand_done(session, outcome),
+            Event::LetterWritten { session, done } => self.letter_written(session, done),
+            Event::AnswerRead { session, answer } => self.answer_read(session, answer),
             Event::Tick => {}
         }
         self.settle();

@@ -47,7 +47,14 @@ impl Core {
     /// A push was answered. An answer to what was never asked, or was answered before, is passed over.
     pub(super) fn acknowledged(&mut self, conn: ConnId, push: u64, ack: Ack) {
         let Some(session) = self.conns.get(&conn).and_then(|c| c.session) else { return };
-        let Some(body) = self.lives.get_mut(&session).filter(|l| l.conn == Some(conn)).and_then(|l| l.pushes.remove(&push)) else { return };
+        if self.lives.get(&session).is_some_and(|l| l.conn == Some(conn)) {
+            self.answered(session, push, ack);
+        }
+    }
+
+    /// A push was answered, by whichever way.
+    pub(super) fn answered(&mut self, session: SessionNo, push: u64, ack: Ack) {
+        let Some(body) = self.lives.get_mut(&session).and_then(|l| l.pushes.remove(&push)) else { return };
         if let (Ack::Failed(e), false) =
             (&ack, matches!(body, Push::Hold(_) | Push::Release(_) | Push::VolumesChanged(_) | Push::LocksFreed(_)))
         {

@@ -5,6 +5,7 @@
 //! flight. After a restart it is not known what a session was told: it is told everything that it might have (a *sweep*).
 
 use super::Core;
+use super::mail::AUS_PER_LETTER;
 use crate::catalog::Attachment;
 use crate::catalog::record::{Mode, Record};
 use fusevol_shared::ids::{SessionNo, VolumeId};
@@ -44,6 +45,17 @@ impl Reader {
             self.dirty.clear();
             self.sweep = Some(VolAu(0));
         }
+    }
+
+    /// What is under way does not count as told; gives the push.
+    pub fn untell(&mut self) -> Option<u64> {
+        self.asked = true;
+        self.sent.take().map(|(push, _)| push)
+    }
+
+    /// These are told again.
+    pub fn again(&mut self, aus: impl IntoIterator<Item = VolAu>) {
+        self.dirty.extend(aus);
     }
 }
 
@@ -116,10 +128,13 @@ impl Core {
         let due: Vec<(SessionNo, VolumeId)> = self
             .lives
             .iter()
-            .filter(|(_, l)| l.conn.is_some() && !l.lapsed)
-            .flat_map(|(no, l)| l.readers.iter().map(|(v, r)| (*no, *v, r)))
-            .filter(|(_, _, r)| r.sent.is_none() && (r.asked || r.sweep.is_some() || !r.dirty.is_empty()))
-            .map(|(no, v, _)| (no, v))
+            .filter(|(_, l)| !l.readers.is_empty() && !l.is_sealed() && !l.is_ending())
+            .map(|(no, l)| (no, l, l.conn.is_some() && !l.lapsed))
+            // Who is silent is told through the disks, where something waits for it.
+            .filter(|(no, _, heard)| *heard || self.is_silent(**no))
+            .flat_map(|(no, l, heard)| l.readers.iter().map(move |(v, r)| (*no, *v, r, heard)))
+            .filter(|(_, _, r, heard)| r.sent.is_none() && (r.asked || *heard && (r.sweep.is_some() || !r.dirty.is_empty())))
+            .map(|(no, v, ..)| (no, v))
             .collect();
         for (no, volume) in due {
             self.tell_reader(no, volume);
@@ -127,16 +142,17 @@ impl Core {
     }
 
     fn tell_reader(&mut self, no: SessionNo, id: VolumeId) {
+        let most = if self.is_silent(no) { AUS_PER_LETTER } else { AUS_PER_PUSH };
         let Some(volume) = self.catalog.volume(id) else { return };
         let Some(r) = self.lives.get_mut(&no).and_then(|l| l.readers.get_mut(&id)) else { return };
         let aus: Vec<VolAu> = match r.sweep {
             Some(from) => {
                 let part = sweep(&self.catalog, id, from);
-                r.sweep = part.get(AUS_PER_PUSH).copied();
-                part.into_iter().take(AUS_PER_PUSH).collect()
+                r.sweep = part.get(most).copied();
+                part.into_iter().take(most).collect()
             }
             None => {
-                let part: Vec<VolAu> = r.dirty.iter().take(AUS_PER_PUSH).copied().collect();
+                let part: Vec<VolAu> = r.dirty.iter().take(most).copied().collect();
                 part.iter().for_each(|au| _ = r.dirty.remove(au));
                 part
             }

@@ -3,6 +3,7 @@
 use super::Core;
 use super::admin_api::Level;
 use crate::catalog::record::{Mode, Record};
+use fusevol_shared::error::{Error, Kind, Result};
 use fusevol_shared::ids::{ClientId, SessionNo, VolumeId};
 use fusevol_shared::wire::messages::{Push, Recall};
 use fusevol_shared::wire::rights::Right;
@@ -34,16 +35,15 @@ impl Core {
         self.push(session, Push::Recall(Recall { volume, reason: reason.to_owned() }));
     }
 
-    /// What was recalled is drained: the attachment is over. A client that is revoked could not fold what it had appended: its journal is read.
+    /// What was recalled is drained: the attachment is over. A writer's journal is read to its end first: it could not fold what it had
+    /// appended, perhaps, as it is revoked or does not hear us.
     pub(super) fn recall_answered(&mut self, session: SessionNo, volume: VolumeId) {
         let Some((token, writes)) = self.catalog.attachment_of(volume, session).map(|a| (a.token, a.writes())) else { return };
         if let Some(life) = self.lives.get_mut(&session) {
             life.recalled.remove(&volume);
         }
         self.locks_gone(volume, session);
-        let client = self.catalog.session(session).and_then(|s| self.catalog.client(s.client));
-        let errand = self.lives.get(&session).is_some_and(|l| l.errand);
-        if writes && (errand || client.is_none_or(|c| c.revoked)) {
+        if writes {
             return self.close_attachment(session, token);
         }
         if let Err(e) = self.end_attachment(token) {
@@ -51,8 +51,21 @@ impl Core {
         }
     }
 
+    /// What is being given back is not attached anew under the same token.
+    ///
+    /// # Errors
+    /// `Busy` where an answer to a recall is waited for, or the journal is being read.
+    pub(super) fn check_not_given_back(&self, session: SessionNo, volume: VolumeId) -> Result<()> {
+        let Some(token) = self.catalog.attachment_of(volume, session).map(|a| a.token) else { return Ok(()) };
+        let given = |l: &super::life::Life| l.recalled.contains_key(&volume) || l.closing.as_ref().is_some_and(|c| c.ends(token));
+        if self.lives.get(&session).is_some_and(given) {
+            return Err(Error::new(Kind::Busy, "the volume is being given back").hint("try again in a moment"));
+        }
+        Ok(())
+    }
+
     /// Ends an attachment that is drained, and what depends on it.
-    pub(super) fn end_attachment(&mut self, token: fusevol_shared::ids::FenceToken) -> fusevol_shared::error::Result<()> {
+    pub(super) fn end_attachment(&mut self, token: fusevol_shared::ids::FenceToken) -> Result<()> {
         let Some((volume, session, writes)) = self.catalog.attachment(token).map(|a| (a.volume, a.session, a.writes())) else {
             return Ok(());
         };

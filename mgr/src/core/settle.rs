@@ -27,6 +27,7 @@ impl Core {
         self.drop_segments();
         self.tell_readers();
         self.tell_lists();
+        self.mail_goes_on();
         self.confirms_go_on();
     }
 
@@ -43,6 +44,7 @@ impl Core {
         });
         let confirms = self.confirms.iter().map(|c| c.deadline);
         lives
+            .chain(self.mail_due())
             .chain(self.holds.values().map(|h| h.deadline))
             .chain(self.pending.values().map(|p| p.deadline))
             .chain(confirms)

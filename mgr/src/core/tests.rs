@@ -8,6 +8,7 @@ mod grants;
 mod harness;
 mod hold;
 mod locks;
+mod mail;
 mod matrix;
 mod mirror;
 mod mirror_copier;

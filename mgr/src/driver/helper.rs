@@ -105,6 +105,14 @@ pub async fn carry_out<D: Disk>(io: &SessionIo<'_, D>, effect: &Effect, generati
             Some(Event::JournalsRead { session: *session, tails: io.read_journals(journals).await })
         }
         Effect::Errand { session, errand } => Some(Event::Errand { session: *session, outcome: io.errand(errand).await }),
+        Effect::WriteLetter { slots, page, letter } => {
+            let done = io.write_letter(slots, *page, letter).await;
+            Some(Event::LetterWritten { session: letter.session, done })
+        }
+        Effect::ReadAnswer { session, id, slots } => {
+            let answer = io.read_answer(SlotOf { session: *session, id: *id, slots }).await;
+            Some(Event::AnswerRead { session: *session, answer })
+        }
         _ => None,
     }
 }
@@ -115,6 +123,8 @@ fn not_done(effect: &Effect) -> Option<Event> {
         Effect::SealSlot { session, .. } => Some(Event::Sealed { session: *session, done: false }),
         Effect::ReadSlot { session, .. } => Some(Event::SlotRead { session: *session, beat: None }),
         Effect::ReadNonce { session, disk } => Some(Event::NonceRead { session: *session, disk: *disk, found: None }),
+        Effect::WriteLetter { letter, .. } => Some(Event::LetterWritten { session: letter.session, done: false }),
+        Effect::ReadAnswer { session, .. } => Some(Event::AnswerRead { session: *session, answer: None }),
         Effect::ReadJournals { session, journals } => {
             let busy = WireError::from(&Error::new(Kind::Busy, "too much is being read from the disks"));
             let tails = journals.iter().map(|j| (j.token, Err(busy.clone()))).collect();

@@ -238,6 +238,8 @@ impl<L: Log, C: Clients> Driver<L, C> {
             errand @ (Effect::SealSlot { .. }
             | Effect::ReadSlot { .. }
             | Effect::ReadNonce { .. }
+            | Effect::WriteLetter { .. }
+            | Effect::ReadAnswer { .. }
             | Effect::ReadJournals { .. }
             | Effect::Copy { .. }
             | Effect::LookAtDisk { .. }
@@ -256,7 +258,10 @@ fn grants_lease(effect: &Effect) -> bool {
     matches!(effect, Effect::Reply { result: Ok(Reply::Welcome(_) | Reply::Renewed(_)), .. })
 }
 
-/// Whether an effect writes where a successor might, too: a session's SEAL, copies, what the catalog gave a takeover.
+/// Whether an effect writes where a successor might, too: a session's SEAL, a letter to it, copies, what the catalog gave a takeover.
 fn writes_slot(effect: &Effect) -> bool {
-    matches!(effect, Effect::OpenSlot { .. } | Effect::SealSlot { .. } | Effect::Copy { .. } | Effect::Errand { .. })
+    matches!(
+        effect,
+        Effect::OpenSlot { .. } | Effect::SealSlot { .. } | Effect::WriteLetter { .. } | Effect::Copy { .. } | Effect::Errand { .. }
+    )
 }

@@ -97,7 +97,7 @@ impl World {
             let at = SlotAt::new(POOL, *id, &layout, S);
             let seal = SlotSeal { session: S, id: ID, generation: Generation(3), sealed };
             disk.poke(at.seal(), &seal.encode(at));
-            disk.poke(at.off, &Heartbeat { session: S, id: ID, beat: Seq(1), nonce: 0 }.encode(at));
+            disk.poke(at.off, &Heartbeat { session: S, id: ID, beat: Seq(1), nonce: 0, answer: None }.encode(at));
         }
     }
 

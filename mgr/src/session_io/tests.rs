@@ -83,7 +83,7 @@ fn the_highest_beat_of_this_identity_counts() {
     let layout = Layout::for_disk(AuSize::DEFAULT, 64 << 20).expect("large enough");
     let put = |i: usize, id: SessionId, session: SessionNo, beat: u64| {
         let at = SlotAt::new(POOL, w.disks[i].1, &layout, SESSION);
-        w.memory[i].poke(at.off, &Heartbeat { session, id, beat: Seq(beat), nonce: 0 }.encode(at));
+        w.memory[i].poke(at.off, &Heartbeat { session, id, beat: Seq(beat), nonce: 0, answer: None }.encode(at));
     };
     put(0, ID, SESSION, 7);
     put(1, ID, SESSION, 9);
@@ -199,4 +199,37 @@ fn damage_is_never_a_shorter_journal() {
     let starts = write_turn(&w, 0, 2, 3, std::iter::empty());
     w.memory[0].poke(starts[0].plus(100), &[0xff]);
     assert_eq!(last(&w, 1).expect("torn, not damaged"), 3);
+}
+
+// ---- letters ----
+
+#[test]
+fn a_letter_needs_one_disk_and_the_youngest_answer_on_any_counts() {
+    let w = world();
+    let letter = Letter { session: SESSION, id: ID, generation: Generation(4), push: 7, body: vec![5; 9] };
+    let on = |i: usize| {
+        let at = LetterAt { pool: POOL, disk: w.disks[i].1, page: 3 };
+        Letter::decode(&w.memory[i].peek(at.off(), PAGE), at).ok()
+    };
+    let write = || ring::block_on(w.io().write_letter(&SLOTS, 3, &letter));
+    w.faults[0].add(broken(Ops::WRITE));
+    w.faults[2].add(broken(Ops::WRITE));
+    assert!(write());
+    assert_eq!([on(0), on(1), on(2)], [None, Some(letter.clone()), None]);
+    w.faults[1].add(broken(Ops::WRITE));
+    assert!(!write());
+
+    let layout = Layout::for_disk(AuSize::DEFAULT, 64 << 20).expect("large enough");
+    let put = |i: usize, id: SessionId, push: u64| {
+        let at = SlotAt::new(POOL, w.disks[i].1, &layout, SESSION);
+        let answer = Some(Answered { push, done: push.is_multiple_of(2) });
+        w.memory[i].poke(at.off, &Heartbeat { session: SESSION, id, beat: Seq(1), nonce: 0, answer }.encode(at));
+    };
+    assert_eq!(ring::block_on(w.io().read_answer(OF)), None);
+    put(0, ID, 7);
+    put(1, ID, 8);
+    put(2, SessionId([9; 16]), 50);
+    assert_eq!(ring::block_on(w.io().read_answer(OF)), Some(Answered { push: 8, done: true }));
+    w.faults[1].add(broken(Ops::READ));
+    assert_eq!(ring::block_on(w.io().read_answer(OF)), Some(Answered { push: 7, done: false }));
 }

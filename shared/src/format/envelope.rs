@@ -49,6 +49,8 @@ pub enum BlockKind {
     Preserve = 7,
     /// A frame of an attachment's journal.
     Journal = 8,
+    /// A letter to a session.
+    Mail = 9,
 }
 
 impl BlockKind {

@@ -49,6 +49,17 @@ pub struct Heartbeat {
     pub beat: Seq,
     /// Written by a session that opens a path to this disk, for the manager to find over its own (PROTOCOL.md, P2); else 0.
     pub nonce: u64,
+    /// The last letter that it has answered.
+    pub answer: Option<Answer>,
+}
+
+/// What a session says to a letter.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Answer {
+    /// Number of the push.
+    pub push: u64,
+    /// Done as asked; or it could not be.
+    pub done: bool,
 }
 
 /// What the manager says of a session.
@@ -71,21 +82,42 @@ struct RawSlot {
     session: U32,
     sealed: U32,
     nonce: U64,
-    room: [u8; 224],
+    answered: U64,
+    /// 0 none, 1 done, 2 not done.
+    answer: U32,
+    room: [u8; 212],
 }
 
 /// The page under this head.
-fn encode(head: &Head, id: SessionId, no: SessionNo, sealed: bool, nonce: u64) -> Vec<u8> {
-    let raw = RawSlot { id: id.0, session: no.0.into(), sealed: u32::from(sealed).into(), nonce: nonce.into(), room: [0; 224] };
+fn encode(head: &Head, id: SessionId, no: SessionNo, sealed: bool, (nonce, answer): (u64, Option<Answer>)) -> Vec<u8> {
+    let (id, session, sealed) = (id.0, no.0.into(), u32::from(sealed).into());
+    let (answered, answer) = answer.map_or((0, 0), |a| (a.push, if a.done { 1 } else { 2 }));
+    let raw = RawSlot { id, session, sealed, nonce: nonce.into(), answered: answered.into(), answer: answer.into(), room: [0; 212] };
     envelope::seal(head, raw.as_bytes())
 }
 
-fn decode(kind: BlockKind, page: &[u8], at: SlotAt, off: DiskOff) -> Result<(Head, SessionId, SessionNo, bool, u64), Flaw> {
+/// What a page holds.
+struct Decoded {
+    head: Head,
+    id: SessionId,
+    session: SessionNo,
+    sealed: bool,
+    nonce: u64,
+    answer: Option<Answer>,
+}
+
+fn decode(kind: BlockKind, page: &[u8], at: SlotAt, off: DiskOff) -> Result<Decoded, Flaw> {
     let block = envelope::open(page, &Place { kind, pool: Some(at.pool), disk: Some(at.disk), at: off })?;
     let bad = Flaw::Length(u32::try_from(block.payload.len()).unwrap_or(u32::MAX));
     let raw = RawSlot::ref_from_bytes(block.payload).map_err(|_| bad)?;
+    let answer = match raw.answer.get() {
+        0 => None,
+        n @ (1 | 2) => Some(Answer { push: raw.answered.get(), done: n == 1 }),
+        _ => return Err(bad),
+    };
+    let (id, session, nonce) = (SessionId(raw.id), SessionNo(raw.session.get()), raw.nonce.get());
     match raw.sealed.get() {
-        n @ (0 | 1) => Ok((block.head, SessionId(raw.id), SessionNo(raw.session.get()), n == 1, raw.nonce.get())),
+        n @ (0 | 1) => Ok(Decoded { head: block.head, id, session, sealed: n == 1, nonce, answer }),
         _ => Err(bad),
     }
 }
@@ -100,7 +132,7 @@ impl Heartbeat {
             self.id,
             self.session,
             false,
-            self.nonce,
+            (self.nonce, self.answer),
         )
     }
 
@@ -109,8 +141,8 @@ impl Heartbeat {
     /// # Errors
     /// Why there is none.
     pub fn decode(page: &[u8], at: SlotAt) -> Result<Self, Flaw> {
-        let (head, id, session, _, nonce) = decode(BlockKind::Slot, page, at, at.off)?;
-        Ok(Self { session, id, beat: head.seq, nonce })
+        let Decoded { head, id, session, nonce, answer, .. } = decode(BlockKind::Slot, page, at, at.off)?;
+        Ok(Self { session, id, beat: head.seq, nonce, answer })
     }
 }
 
@@ -126,7 +158,7 @@ impl SlotSeal {
     pub fn encode(&self, at: SlotAt) -> Vec<u8> {
         let seq = Seq(1 + u64::from(self.sealed));
         let head = Head { kind: BlockKind::SlotSeal, pool: at.pool, disk: at.disk, at: at.seal(), generation: self.generation, seq };
-        encode(&head, self.id, self.session, self.sealed, 0)
+        encode(&head, self.id, self.session, self.sealed, (0, None))
     }
 
     /// The SEAL in this page.
@@ -134,7 +166,7 @@ impl SlotSeal {
     /// # Errors
     /// Why there is none.
     pub fn decode(page: &[u8], at: SlotAt) -> Result<Self, Flaw> {
-        let (head, id, session, sealed, _) = decode(BlockKind::SlotSeal, page, at, at.seal())?;
+        let Decoded { head, id, session, sealed, .. } = decode(BlockKind::SlotSeal, page, at, at.seal())?;
         Ok(Self { session, id, generation: head.generation, sealed })
     }
 }
@@ -160,13 +192,17 @@ mod tests {
 
     #[test]
     fn pages_are_read_back_and_only_from_their_place() {
-        let beat = Heartbeat { session: SessionNo(2050), id: SessionId([3; 16]), beat: Seq(9), nonce: 7 };
+        let answer = Some(Answer { push: 5, done: false });
+        let beat = Heartbeat { session: SessionNo(2050), id: SessionId([3; 16]), beat: Seq(9), nonce: 7, answer };
         let page = beat.encode(place());
         assert_eq!((page.len(), Heartbeat::decode(&page, place())), (PAGE, Ok(beat)));
         assert!(matches!(Heartbeat::decode(&page, SlotAt { off: DiskOff(0), ..place() }), Err(Flaw::Elsewhere(..))));
         assert!(matches!(SlotSeal::decode(&page, place()), Err(Flaw::Kind(5))));
-        let golden = [[3; 16].as_slice(), &[2, 8, 0, 0], &[0; 4], &[7, 0, 0, 0, 0, 0, 0, 0]].concat();
-        assert_eq!(page[envelope::HEADER..envelope::HEADER + 32], golden);
+        let golden =
+            [[3; 16].as_slice(), &[2, 8, 0, 0], &[0; 4], &[7, 0, 0, 0, 0, 0, 0, 0], &[5, 0, 0, 0, 0, 0, 0, 0], &[2, 0, 0, 0]].concat();
+        assert_eq!(page[envelope::HEADER..envelope::HEADER + 44], golden);
+        let silent = Heartbeat { answer: None, ..beat };
+        assert_eq!(Heartbeat::decode(&silent.encode(place()), place()), Ok(silent));
     }
 
     #[test]

@@ -163,6 +163,8 @@ impl Manager {
                 | Effect::ReadNonce { .. }
                 | Effect::Copy { .. }
                 | Effect::LookAtDisk { .. }
+                | Effect::WriteLetter { .. }
+                | Effect::ReadAnswer { .. }
                 | Effect::Notice(_) => {}
             }
         }

@@ -1,4 +1,4 @@
-//! A host of its own: a network namespace joined to this one by a pair of virtual interfaces.
+//! A host of its own: a network namespace joined to this one by pairs of virtual interfaces, each of which can be cut.
 
 use super::run::{run, tool};
 use std::path::Path;
@@ -7,39 +7,42 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
-/// A network namespace with one address, and an address of this side that it reaches. Removed when dropped.
+/// Pairs of interfaces that one test process may have: each has four addresses of its own.
+const CABLES: u32 = 64;
+
+/// A network namespace with one cable to this side. Removed when dropped, with all its cables.
 pub struct Netns {
     name: String,
+    first: Cable,
+}
+
+/// A pair of interfaces with an address at each end; gone with its namespace.
+pub struct Cable {
+    end: String,
     here: String,
 }
 
 impl Netns {
-    /// Makes one with a network of its own, 10.213.x.y/30.
+    /// Makes one.
     #[must_use]
     pub fn new() -> Self {
-        let pid = std::process::id();
-        let n = NEXT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("fv{pid}x{n}");
-        // Four addresses a namespace, from the process id so that two test processes do not meet.
-        let net = (pid.wrapping_mul(16).wrapping_add(n)) % 16384;
-        let address = |host: u32| format!("10.213.{}.{}", net / 64, net % 64 * 4 + host);
-        let (here, there) = (address(1), address(2));
-        let (a, b) = (format!("{name}a"), format!("{name}b"));
-        let made = Self { name: name.clone(), here: here.clone() };
+        let name = format!("fv{}x{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let _said = tool("ip", &["netns", "add", &name]);
-        let _said = tool("ip", &["link", "add", &a, "type", "veth", "peer", "name", &b, "netns", &name]);
-        let _said = tool("ip", &["addr", "add", &format!("{here}/30"), "dev", &a]);
-        let _said = tool("ip", &["link", "set", &a, "up"]);
-        let _said = tool("ip", &["-n", &name, "addr", "add", &format!("{there}/30"), "dev", &b]);
-        let _said = tool("ip", &["-n", &name, "link", "set", &b, "up"]);
         let _said = tool("ip", &["-n", &name, "link", "set", "lo", "up"]);
-        made
+        let first = Cable::new(&name);
+        Self { name, first }
     }
 
-    /// The address of this side, as the namespace sees it.
+    /// One more cable.
+    #[must_use]
+    pub fn cable(&self) -> Cable {
+        Cable::new(&self.name)
+    }
+
+    /// The address of this side, as the namespace sees it by its first cable.
     #[must_use]
     pub fn here(&self) -> &str {
-        &self.here
+        &self.first.here
     }
 
     /// A command that runs in the namespace (its network only: mounts are those of this host).
@@ -51,6 +54,40 @@ impl Netns {
     }
 }
 
+impl Cable {
+    /// With a network of its own, 10.213.x.y/30.
+    fn new(namespace: &str) -> Self {
+        let (pid, n) = (std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        // From the process id, so that two test processes do not meet.
+        let net = pid.wrapping_mul(CABLES).wrapping_add(n % CABLES) % 16384;
+        let address = |host: u32| format!("10.213.{}.{}", net / 64, net % 64 * 4 + host);
+        let (here, there) = (address(1), address(2));
+        let (a, b) = (format!("fv{pid}x{n}a"), format!("fv{pid}x{n}b"));
+        let _said = tool("ip", &["link", "add", &a, "type", "veth", "peer", "name", &b, "netns", namespace]);
+        let _said = tool("ip", &["addr", "add", &format!("{here}/30"), "dev", &a]);
+        let _said = tool("ip", &["link", "set", &a, "up"]);
+        let _said = tool("ip", &["-n", namespace, "addr", "add", &format!("{there}/30"), "dev", &b]);
+        let _said = tool("ip", &["-n", namespace, "link", "set", &b, "up"]);
+        Self { end: a, here }
+    }
+
+    /// The address of this side, as the namespace sees it.
+    #[must_use]
+    pub fn here(&self) -> &str {
+        &self.here
+    }
+
+    /// Nothing passes any more; neither side is told.
+    pub fn cut(&self) {
+        let _said = tool("ip", &["link", "set", &self.end, "down"]);
+    }
+
+    /// It passes again.
+    pub fn heal(&self) {
+        let _said = tool("ip", &["link", "set", &self.end, "up"]);
+    }
+}
+
 impl Default for Netns {
     fn default() -> Self {
         Self::new()
@@ -59,7 +96,7 @@ impl Default for Netns {
 
 impl Drop for Netns {
     fn drop(&mut self) {
-        // The pair goes with the namespace.
+        // The pairs go with the namespace.
         let _said = run(Command::new("ip").args(["netns", "del", &self.name]));
     }
 }

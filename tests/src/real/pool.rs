@@ -94,7 +94,7 @@ impl Pool {
         Self::init(scratch(), disks, &[], lease)
     }
 
-    /// As `on`, with a manager that listens on these addresses.
+    /// Made by `init` of disks that are there already, and served at these addresses, with a lease of two seconds.
     ///
     /// # Panics
     /// Where that fails.

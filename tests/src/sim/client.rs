@@ -227,6 +227,8 @@ impl Driver {
                     link.events.put(event);
                 }));
             }
+            // What is said through the disks is proven on real processes (`tests/tests/cuts.rs`).
+            Effect::Mail => {}
             Effect::Reconnect => self.link.reconnect(),
             Effect::Lease(until) => self.lease.extend(until),
             Effect::Fence => sched.say(proc, "the lease has run out"),
@@ -349,7 +351,7 @@ impl Client {
             (Push::MapChanged(m), Some(v)) => v.map_changed(m).await.map_or_else(|e| failed(&e), |()| Ack::Done),
             (Push::Recall(m), Some(v)) => {
                 self.start.onlooker.recalled(self.proc(), m.volume, None);
-                let done = v.detach().await;
+                let done = v.give_back().await;
                 self.start.onlooker.recalled(self.proc(), m.volume, Some(done.is_ok()));
                 done.map_or_else(|e| failed(&e), |()| Ack::Done)
             }

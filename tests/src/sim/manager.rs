@@ -343,7 +343,9 @@ impl Serving {
             | Effect::ReadSlot { .. }
             | Effect::ReadNonce { .. }
             | Effect::ReadJournals { .. }
-            | Effect::Errand { .. } => {
+            | Effect::Errand { .. }
+            | Effect::WriteLetter { .. }
+            | Effect::ReadAnswer { .. } => {
                 let (pool, au_size, disks) = (m.pool.id, m.pool.au_size, self.disks.clone());
                 let (inbox, generation) = (self.inbox.clone(), self.generation);
                 drop(m.exec.spawn(m.proc, async move {
@@ -391,6 +393,14 @@ async fn ask_disks(io: &SessionIo<'_, SimDisk>, effect: Effect, generation: Gene
             Event::JournalsRead { session, tails }
         }
         Effect::Errand { session, errand } => Event::Errand { session, outcome: io.errand(&errand).await },
+        Effect::WriteLetter { slots, page, letter } => {
+            let done = io.write_letter(&slots, page, &letter).await;
+            Event::LetterWritten { session: letter.session, done }
+        }
+        Effect::ReadAnswer { session, id, slots } => {
+            let answer = io.read_answer(SlotOf { session, id, slots: &slots }).await;
+            Event::AnswerRead { session, answer }
+        }
         other => panic!("no disk answers {other:?}"),
     }
 }
@@ -414,6 +424,8 @@ fn event_name(event: &Event) -> &'static str {
         Event::BlocksCopied { .. } => "blocks copied",
         Event::DiskLooked { .. } => "disk looked",
         Event::Errand { .. } => "errand",
+        Event::LetterWritten { .. } => "letter written",
+        Event::AnswerRead { .. } => "answer read",
         Event::Tick => "tick",
     }
 }

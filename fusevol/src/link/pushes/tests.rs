@@ -95,3 +95,50 @@ fn memory_is_bounded_and_forgets_what_is_answered() {
     assert_eq!(pushes.known.len(), MEMORY);
     assert!(!pushes.known.contains_key(&5));
 }
+
+#[test]
+fn by_letter_or_by_connection_it_is_the_same_push() {
+    let mut pushes = new();
+    let Receive::Deliver(life) = pushes.by_letter(Generation(1), 1, &recall(1)).unwrap() else { panic!() };
+    assert_eq!((pushes.by_letter(Generation(1), 1, &recall(1)).unwrap(), pushes.mailed()), (Receive::Known, None));
+    pushes.answer(life, 1, Ack::Done);
+    let done = Some(slot::Answer { push: 1, done: true });
+    assert_eq!((out(&mut pushes), pushes.mailed()), (0, done), "nobody has asked over a connection");
+    pushes.connected(Generation(1), SESSION);
+    assert_eq!((pushes.received(1, &recall(1)).unwrap(), out(&mut pushes)), (Receive::Known, 1), "answered from memory");
+    // The other way round: it is being handled, or was answered, when the letter comes.
+    for answered in [false, true] {
+        let mut pushes = new();
+        let Receive::Deliver(life) = pushes.received(1, &recall(1)).unwrap() else { panic!() };
+        let failed = || Ack::Failed(WireError { kind: Kind::Io, message: String::new(), hint: String::new() });
+        if answered {
+            pushes.answer(life, 1, failed());
+            assert_eq!(pushes.mailed(), None);
+        }
+        assert_eq!(pushes.by_letter(Generation(1), 1, &recall(1)).unwrap(), Receive::Known);
+        if !answered {
+            pushes.answer(life, 1, failed());
+        }
+        assert_eq!(pushes.mailed(), Some(slot::Answer { push: 1, done: false }));
+    }
+}
+
+#[test]
+fn a_letter_of_a_manager_of_the_past_is_nobodys_and_one_of_the_next_begins_its_life() {
+    let mut pushes = Pushes::new();
+    assert_eq!(pushes.by_letter(Generation(1), 1, &recall(1)).unwrap(), Receive::Known, "no session was ever welcomed");
+    pushes.connected(Generation(2), SESSION);
+    assert_eq!(pushes.by_letter(Generation(1), 1, &recall(1)).unwrap(), Receive::Known);
+    assert!(pushes.known.is_empty());
+    assert!(matches!(pushes.by_letter(Generation(2), 5, &recall(1)).unwrap(), Receive::Deliver(_)));
+    assert!(pushes.by_letter(Generation(2), 5, &recall(2)).is_err(), "another body");
+    let Receive::Deliver(life) = pushes.by_letter(Generation(3), 9, &recall(1)).unwrap() else { panic!() };
+    assert_eq!(pushes.by_letter(Generation(2), 6, &recall(3)).unwrap(), Receive::Known);
+    pushes.answer(life, 9, Ack::Done);
+    pushes.connected(Generation(3), SESSION);
+    assert_eq!(
+        (pushes.received(9, &recall(1)).unwrap(), out(&mut pushes)),
+        (Receive::Known, 1),
+        "its connection knows what its letters asked"
+    );
+}

@@ -19,7 +19,7 @@ fn all(m: &mut Machine, ms: u64, event: Event) -> Vec<Effect> {
 /// A step of a session whose slot disks never answer: only what the network does.
 fn step(m: &mut Machine, ms: u64, event: Event) -> Vec<Effect> {
     let mut out = all(m, ms, event);
-    out.retain(|e| *e != Effect::Beat);
+    out.retain(|e| !matches!(e, Effect::Beat | Effect::Mail));
     out
 }
 
@@ -175,7 +175,7 @@ fn neither_fences_and_a_heartbeat_brings_it_back() {
     assert_eq!(m.state(), &State::Fenced { since: at(9_010) });
     assert_eq!(all(&mut m, 9_020, Event::NotBeaten), []);
     assert_eq!(all(&mut m, 12_010, Event::Tick), [Effect::Beat], "also while it is fenced");
-    assert_eq!(all(&mut m, 12_020, Event::Beaten { sent: at(12_011) }), [Effect::Lease(at(21_011))]);
+    assert_eq!(all(&mut m, 12_020, Event::Beaten { sent: at(12_011) }), [Effect::Lease(at(21_011)), Effect::Mail]);
 }
 
 #[test]
@@ -187,7 +187,7 @@ fn a_heartbeat_that_took_longer_than_its_lease_gives_none() {
     let mut other = Machine { extended: m.extended, state: m.state.clone(), ..live() };
     assert!(all(&mut other, 11_999, Event::Beaten { sent: at(3_000) }).starts_with(&[Effect::Lease(at(12_000))]));
     let out = all(&mut m, 12_000, Event::Beaten { sent: at(3_000) });
-    assert_eq!(out, [Effect::Beat], "and begins another at once");
+    assert_eq!(out, [Effect::Mail, Effect::Beat], "and begins another at once");
     assert!(matches!(m.state(), State::Fenced { .. }));
 }
 
@@ -222,6 +222,22 @@ fn a_sealed_session_is_over_at_once() {
 }
 
 #[test]
+fn letters_are_looked_for_while_no_manager_is_heard_and_answered_at_once() {
+    let mut m = live();
+    assert_eq!(all(&mut m, 3_000, Event::Tick), [Effect::Beat]);
+    assert_eq!(all(&mut m, 3_010, Event::Tick), [Effect::Renew]);
+    assert_eq!(all(&mut m, 4_000, Event::Beaten { sent: at(3_001) }), [Effect::Lease(at(12_001))], "not for half a lease yet");
+    assert_eq!(all(&mut m, 6_000, Event::Tick), [Effect::Beat]);
+    assert_eq!(all(&mut m, 6_010, Event::Beaten { sent: at(6_001) }), [Effect::Lease(at(15_001)), Effect::Mail]);
+    assert_eq!(all(&mut m, 6_100, Event::Answered), [Effect::Beat], "before its time");
+    assert_eq!(all(&mut m, 6_110, Event::Answered), [], "one at a time");
+    let out = all(&mut m, 6_120, Event::Beaten { sent: at(6_101) });
+    assert_eq!(out, [Effect::Lease(at(15_101)), Effect::Mail, Effect::Beat], "the one under way may not have it");
+    assert_eq!(all(&mut m, 6_130, Event::Beaten { sent: at(6_121) }), [Effect::Lease(at(15_121)), Effect::Mail]);
+    assert_eq!(m.deadline(), Some(at(9_120)), "the next in its time");
+}
+
+#[test]
 fn before_the_welcome_nothing_is_extended() {
     let mut m = Machine::new(at(0), PATIENCE);
     assert_eq!(all(&mut m, 10, Event::Beaten { sent: at(5) }), []);
@@ -246,6 +262,7 @@ fn no_sequence_of_events_breaks_the_invariants() {
                 9 if r.below(40) == 0 => Event::Sealed { sentence: String::new() },
                 10..=12 if beating => Event::Beaten { sent: at(sent) },
                 13 if beating => Event::NotBeaten,
+                14 => Event::Answered,
                 _ => Event::Tick,
             };
             beating &= !matches!(event, Event::Beaten { .. } | Event::NotBeaten);
@@ -261,6 +278,7 @@ fn no_sequence_of_events_breaks_the_invariants() {
                     Effect::Beat => assert!(!std::mem::replace(&mut beating, true), "one at a time"),
                     Effect::Fail => assert!(!std::mem::replace(&mut failing, true), "said once"),
                     Effect::Answers => assert!(std::mem::take(&mut failing), "said where it failed"),
+                    Effect::Mail => assert!(m.extended().network.is_none_or(|n| at(now) >= n.plus(LEASE / 2)), "a manager is heard"),
                     Effect::Renew | Effect::Reconnect | Effect::Refresh => {}
                 }
             }

@@ -11,6 +11,8 @@ use crate::core::{AdminId, AdminReply, AdminRequest, Config, ConnId, Core, Effec
 use fusevol_shared::clock::BootTime;
 use fusevol_shared::error::{Kind, WireError};
 use fusevol_shared::format::journal::Tail;
+use fusevol_shared::format::mail::Letter;
+use fusevol_shared::format::slot::Answer;
 use fusevol_shared::ids::{
     BootId, DiskId, FenceToken, Generation, KeyPrint, PoolId, Seq, SessionId, SessionNo, SnapshotId, VolumeEpoch, VolumeId,
 };
@@ -76,6 +78,9 @@ pub struct Disks {
     pub alive: BTreeSet<SessionNo>,
     /// Whether the slot is sealed.
     pub slots: BTreeMap<SessionNo, bool>,
+    /// The page and the letter that was written last to each session, and what each has answered in its slot.
+    pub letters: BTreeMap<SessionNo, (u8, Letter)>,
+    pub answers: BTreeMap<SessionNo, Answer>,
     /// What fence agents answer; nothing where they are left to the test.
     pub fence: Option<Fenced>,
     /// Questions are left to the test.
@@ -113,6 +118,11 @@ impl Disks {
                 }
                 Some(Event::SlotRead { session: *session, beat: self.beats.get(session).copied() })
             }
+            Effect::WriteLetter { page, letter, .. } => {
+                self.letters.insert(letter.session, (*page, letter.clone()));
+                Some(Event::LetterWritten { session: letter.session, done: true })
+            }
+            Effect::ReadAnswer { session, .. } => Some(Event::AnswerRead { session: *session, answer: self.answers.get(session).copied() }),
             Effect::Fence { asked, .. } => self.fence.clone().map(|fenced| Event::Fenced { asked: *asked, fenced }),
             Effect::Errand { session, errand } => {
                 self.errands.push(errand.clone());

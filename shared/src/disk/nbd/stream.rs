@@ -10,8 +10,10 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream, lookup_host};
+use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -19,6 +21,27 @@ use super::negotiate::Failed;
 
 /// Largest file of certificates or keys that is read, in bytes.
 const PEM_MAX: u64 = 1 << 20;
+
+/// How long a server may take to answer to the first packet: one that is lost is sent again after a second. Who tries a lost path again, again and
+/// again, is not to miss that it is back.
+const CONNECT: Duration = Duration::from_millis(1500);
+/// How long sent bytes may stay unconfirmed, milliseconds (`TCP_USER_TIMEOUT`, tcp(7)): the kernel of the server's host confirms them, however slow
+/// the disk is. So a cut network is no longer stall than this.
+const UNCONFIRMED_MS: u32 = 1500;
+/// Silence after which the kernel asks the peer whether it is still there, and how often it then asks, how many times.
+const KEEP: (Duration, Duration, u32) = (Duration::from_secs(1), Duration::from_secs(1), 2);
+
+/// Small requests at once, and a cut network noticed.
+fn tune(socket: &TcpStream) -> io::Result<()> {
+    use rustix::net::sockopt;
+    socket.set_nodelay(true)?;
+    sockopt::set_socket_keepalive(socket, true)?;
+    sockopt::set_tcp_keepidle(socket, KEEP.0)?;
+    sockopt::set_tcp_keepintvl(socket, KEEP.1)?;
+    sockopt::set_tcp_keepcnt(socket, KEEP.2)?;
+    sockopt::set_tcp_user_timeout(socket, UNCONFIRMED_MS)?;
+    Ok(())
+}
 
 /// A connection.
 pub(super) enum Stream {
@@ -67,8 +90,9 @@ pub(super) async fn redial(peer: &Peer) -> Result<Stream, Failed> {
     match peer {
         Peer::Unix(path) => UnixStream::connect(path).await.map(Stream::Unix).map_err(refused),
         Peer::Tcp(address) => {
-            let stream = TcpStream::connect(address).await.map_err(refused)?;
-            stream.set_nodelay(true).map_err(refused)?;
+            let late = |_| io::Error::from(io::ErrorKind::TimedOut);
+            let stream = timeout(CONNECT, TcpStream::connect(address)).await.map_err(late).and_then(|s| s).map_err(refused)?;
+            tune(&stream).map_err(refused)?;
             Ok(Stream::Tcp(stream))
         }
     }

@@ -82,7 +82,20 @@ impl Load {
     /// # Panics
     /// Where the image does not open, or the oracle's last life was cut off and is not verified.
     #[must_use]
-    pub fn start(image: &Path, mut oracle: Oracle, seed: u64) -> Self {
+    pub fn start(image: &Path, oracle: Oracle, seed: u64) -> Self {
+        Self::with(image, oracle, seed, true)
+    }
+
+    /// The same without discards: once it has written everywhere it needs no new space.
+    ///
+    /// # Panics
+    /// As `start`.
+    #[must_use]
+    pub fn in_place(image: &Path, oracle: Oracle, seed: u64) -> Self {
+        Self::with(image, oracle, seed, false)
+    }
+
+    fn with(image: &Path, mut oracle: Oracle, seed: u64, discards: bool) -> Self {
         oracle.life += 1;
         let shared = Arc::new(Shared {
             stop: AtomicBool::new(false),
@@ -102,6 +115,7 @@ impl Load {
                 oracle: seen.clone(),
                 shared: shared.clone(),
                 random: SeededRandom(seed.wrapping_mul(64).wrapping_add(thread)),
+                discards,
                 mine: versions.clone(),
                 buf: Vec::new(),
             };
@@ -221,6 +235,7 @@ struct Worker {
     oracle: Arc<Oracle>,
     shared: Arc<Shared>,
     random: SeededRandom,
+    discards: bool,
     /// What the volume must hold where this thread writes; of no meaning elsewhere.
     mine: Vec<Version>,
     buf: Vec<u8>,
@@ -251,6 +266,7 @@ impl Worker {
     fn act(&mut self) -> io::Result<()> {
         let (act, run) = places::next(&mut self.random, self.thread, THREADS);
         let len = usize::try_from(run.bytes()).expect("small");
+        let act = if act == Act::Discard && !self.discards { Act::Write } else { act };
         match act {
             Act::Read => {
                 self.buf.resize(len, 0);
