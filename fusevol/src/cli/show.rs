@@ -234,7 +234,7 @@ mod tests {
         let well = Progress::default();
         assert_eq!(copies(&well), "all there");
         let ill = Progress { todo: 3, copied: 1 << 20, out: vec![1], says: "paused".into(), holes: 1, ..well };
-        assert_eq!(copies(&ill), "3 AUs without all copies, 1M copied, 0 were equal; disk 1 is out; 1 AUs CANNOT BE READ; paused");
+        assert_eq!(copies(&ill), "3 AUs without all copies, 1M copied, 0B were equal; disk 1 is out; 1 AUs CANNOT BE READ; paused");
     }
 
     #[test]

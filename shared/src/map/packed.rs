@@ -181,7 +181,7 @@ mod tests {
         assert!(each(&run(vec![leg(1)], &[(1, 90)])).is_some());
         for bad in [
             run(vec![], &[(1, 1)]),
-            run(vec![leg(1); 4], &[(1, 1)]),
+            run(vec![leg(1); super::super::LEGS_MAX + 1], &[(1, 1)]),
             run(vec![leg(1)], &[(1, 91)]),
             run(vec![leg(1)], &[(1, 1), (2, u32::MAX)]),
             run(vec![leg(1)], &[(1, 0)]),
