@@ -1,5 +1,5 @@
-//! Client, manager and disk servers are killed in random order under a load that describes itself. The servers have write-back caches: what was
-//! not flushed is gone with them. `FUSEVOL_CHAOS_SECONDS` says for how long; a minute, a quarter of an hour in the long form.
+//! Client, manager and disk servers are killed in random order under a load that describes itself. The servers have write-back caches, which
+//! the pool writes through: without that what was not flushed is gone with them, and read so, before an fsync says so. `FUSEVOL_CHAOS_SECONDS` says for how long; a minute, a quarter of an hour in the long form.
 
 use fusevol_shared::clock::{Clock, SystemClock};
 use fusevol_shared::random::SeededRandom;
@@ -44,7 +44,7 @@ impl Stand {
             NbdServer::nbdkit(dir.path(), &format!("d{n}"), &["--filter=cache", "file", &file.to_string_lossy(), "cache=writeback"])
         };
         let servers: Vec<NbdServer> = (0..SERVERS).map(server).collect();
-        let pool = Pool::on(servers.iter().map(|s| s.uri().into()).collect());
+        let pool = Pool::on(servers.iter().map(|s| format!("{}&write-through=1", s.uri()).into()).collect());
         pool.volume("db", "256M");
         let key = pool.client("host1", &[("db", "read,write")]);
         let (mount, load, random) = (None, None, SeededRandom(seed));

@@ -387,7 +387,10 @@ impl Core {
 
     /// The holder is not dead.
     pub(super) fn pending_holder_stays(&mut self, no: SessionNo) {
-        self.tail_is_known(no);
+        // Who is away and whose lock is held may be dead all the same, with I/O under way: it is asked again until the deadline.
+        if self.lives.get(&no).is_none_or(|l| !l.may_be_dead() || l.closing.is_some()) {
+            self.tail_is_known(no);
+        }
         let refused: Vec<_> = self.pending.iter().filter(|(_, p)| matches!(p.wait, Wait::Holder(h) if h == no)).map(|(k, _)| *k).collect();
         for key in refused {
             if let Some(p) = self.pending.remove(&key) {
