@@ -39,7 +39,8 @@ impl Bench {
         let disks: Vec<(DiskId, Arc<TimedDisk>)> = handles(&disks, |d| TimedDisk::new(d, times));
         let asked = disks.iter().map(|(_, d)| d.asked()).collect();
         let host = Host::start(&manager, print(1), disks).await;
-        let volume = host.attach(id, Mode::Write).await.expect("attached");
+        // Nobody tends it: what comes to rest by itself is flushed, too.
+        let volume = Volume::attach(&host.engine, id, Mode::Write).await.expect("attached");
         Self { manager, host, volume, asked }
     }
 
@@ -92,7 +93,7 @@ fn what_another_volume_wrote_is_not_flushed() {
     run_local(async {
         let b = Bench::new().await;
         let id = b.second_volume().await;
-        let other = b.host.attach(id, Mode::Write).await.expect("attached");
+        let other = Volume::attach(&b.host.engine, id, Mode::Write).await.expect("attached");
         let (mine, its) = (byte_on(&b.volume, DiskNo(0)).await, byte_on(&other, DiskNo(1)).await);
         b.volume.flush().await.expect("flushed");
         other.flush().await.expect("flushed");
