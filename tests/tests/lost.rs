@@ -116,7 +116,7 @@ fn a_late_write_races_with_a_newer_one() {
         assert!(moved > 0, "no write was late: this proves nothing");
         mount.umount();
         // It has not said goodbye: something of it may have been on its way.
-        let _said = s.pool.mgr(&["client", "confirm-dead", "host1", "-y"]).ok();
+        until("its death to be believed", PATIENCE, || (s.pool.mgr(&["client", "confirm-dead", "host1", "-y"]).code == 0).then_some(()));
     }
     s.pool.adds_up();
     s.pool.check();
