@@ -130,7 +130,7 @@ fn a_late_write_races_with_a_newer_one() {
 /// > The manager opens a lost path of its own again.
 #[test]
 fn the_managers_own_path() {
-    let mut s = Split::new(4 << 30, "");
+    let mut s = Split::new(4 << 30, "&write-through=1");
     let mount = s.mount("fv");
     let mut load = Load::start(&mount.image("db"), Oracle::new(3, THREADS), 3);
     goes_on(&load, 100);
