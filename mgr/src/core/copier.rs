@@ -91,6 +91,9 @@ impl Copier {
     }
 }
 
+/// AUs that lack copies, and where it goes on: which map, from which AU.
+type Lacking = (Vec<(VolAu, MapEntry)>, (usize, VolAu));
+
 impl Core {
     /// What a former manager had under way: over, if it is proven drained; else its fresh places stay, and its targets are legs no more.
     pub(super) fn settle_copies(&mut self) {
@@ -214,7 +217,7 @@ impl Core {
     }
 
     /// Entries that lack copies of the map `at.0`, from `at.1` on, each name once; and where to go on. None past the last map.
-    fn lacking(&self, volume: VolumeId, at: (usize, VolAu), most: usize) -> Option<(Vec<(VolAu, MapEntry)>, (usize, VolAu))> {
+    fn lacking(&self, volume: VolumeId, at: (usize, VolAu), most: usize) -> Option<Lacking> {
         let v = self.catalog.volume(volume)?;
         let snapshots = self.catalog.snapshots_of(volume);
         let map = if at.0 == 0 { &v.map } else { &snapshots.get(at.0 - 1)?.map };
