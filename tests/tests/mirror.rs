@@ -24,7 +24,7 @@ const AU: u64 = 256 << 10;
 const ENODATA: i32 = 61;
 const EIO: i32 = 5;
 
-/// SEMANTICS: "Durable: ... and the loss of any one leg of a mirror." "Available: one leg ... may fail with no error to the application."
+/// > A disk that fails under a mirrored volume is an error to nobody: it goes on with the other copies.
 #[test]
 fn random_operations_while_disks_die_and_come_back() {
     for seed in 1..=16 {
@@ -80,7 +80,7 @@ impl Mirror {
     }
 }
 
-/// A bad sector is read from the other copy, and is good afterwards.
+/// > A bad sector is read from another copy, and written anew.
 #[test]
 fn a_bad_sector_is_repaired_from_the_other_copy() {
     run_local(async {
@@ -109,7 +109,9 @@ fn a_bad_sector_is_repaired_from_the_other_copy() {
     });
 }
 
-/// A disk that is dead: no error; given up: the copies lie elsewhere; and then the other one dies.
+/// > What was acknowledged by fsync survives the loss of any one disk of a volume with two copies.
+///
+/// One is given up, the copies lie elsewhere, and then the other one dies.
 #[test]
 fn a_dead_disk_is_given_up_and_then_another_one_dies() {
     run_local(async {
@@ -146,7 +148,7 @@ fn a_dead_disk_is_given_up_and_then_another_one_dies() {
     });
 }
 
-/// A disk that comes back gets what it missed, not more.
+/// > A disk that comes back gets what its copies missed, and no more.
 #[test]
 fn a_disk_that_returns_gets_its_dirty_regions_only() {
     run_local(async {
