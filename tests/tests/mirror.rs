@@ -220,8 +220,10 @@ async fn read_in_the_midst_of_a_write() -> (u8, u8) {
     }
     volume.flush().await.expect("flushed");
     settle().await;
-    let first = m.manager.maps(m.id)[0].get(VolAu(1)).map(|e| e.name().disk).expect("it has space");
-    let hang = m.faults(first).add(Rule::on(Ops::WRITE, Fault::Hang));
+    let name = m.manager.maps(m.id)[0].get(VolAu(1)).map(|e| e.name()).expect("it has space");
+    let first = name.disk;
+    let place = u64::from(name.au.0) * AU..u64::from(name.au.0 + 1) * AU;
+    let hang = m.faults(first).add(Rule::on(Ops::WRITE, Fault::Hang).within(place));
     let (mine, at) = (volume.clone(), AU);
     let write = tokio::task::spawn_local(async move { mine.write(at, page(2)).await });
     settle().await;
