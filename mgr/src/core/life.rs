@@ -113,6 +113,12 @@ impl Life {
         self.conn.is_none() || self.lapsed
     }
 
+    /// Whether what it could still write may be taken from it now: somebody wants it, its end is not proven, and no step is under way.
+    pub fn may_be_taken_from(&self) -> bool {
+        let sealed = matches!(self.seal, Seal::Settling { .. } | Seal::Over);
+        sealed && self.wanted && !self.confirmed && self.closing.is_none() && !self.errand
+    }
+
     /// Whether it is drained, and only its journals are to be read.
     pub fn is_ending(&self) -> bool {
         self.closing.as_ref().is_some_and(|c| c.whole)

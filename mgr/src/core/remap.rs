@@ -120,8 +120,7 @@ impl Core {
         let sealed: Vec<SessionNo> = self
             .lives
             .iter()
-            .filter(|(_, l)| matches!(l.seal, Seal::Settling { .. } | Seal::Over) && l.wanted && !l.confirmed)
-            .filter(|(_, l)| l.closing.is_none() && !l.errand)
+            .filter(|(_, l)| l.may_be_taken_from())
             .map(|(no, _)| *no)
             .collect();
         for no in sealed {

@@ -39,7 +39,7 @@ impl Core {
             let recall = if l.doomed && (l.is_sealed() || l.is_ending()) { None } else { l.recalled.values().min().copied() };
             let watch = l.watch.and_then(|w| w.due());
             let closing = l.closing.as_ref().filter(|_| !l.is_written_for()).and_then(|c| c.due());
-            let remap = l.remap.as_ref().filter(|_| !l.errand).and_then(Remap::due);
+            let remap = l.remap.as_ref().filter(|_| l.may_be_taken_from()).and_then(Remap::due);
             [lease, probe, recall, watch, l.seal.due(), closing, remap, self.fence_due(*no)].into_iter().flatten()
         });
         let confirms = self.confirms.iter().map(|c| c.deadline);
