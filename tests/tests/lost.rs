@@ -51,7 +51,7 @@ fn percentile(all: &mut [Duration], percent: usize) -> Duration {
 /// > I/O to a disk whose path is lost goes through the manager; the application sees nothing of it but a pause.
 #[test]
 fn a_path_that_is_cut_again_and_again() {
-    let mut s = Split::new(4 << 30, "");
+    let mut s = Split::new(4 << 30, "", "");
     let mount = s.mount("fv");
     let mut load = Load::start(&mount.image("db"), Oracle::new(1, THREADS), 1);
     goes_on(&load, 100);
@@ -90,7 +90,7 @@ fn a_path_that_is_cut_again_and_again() {
 /// > A write that a lost path has not answered is made again at another place: it may land when it likes, nobody reads it.
 #[test]
 fn a_late_write_races_with_a_newer_one() {
-    let mut s = Split::new(8 << 30, "&stall-ms=400");
+    let mut s = Split::new(8 << 30, "&stall-ms=400", "");
     let (races, mut oracle) = (rounds_of(RACES.0, RACES.1), Oracle::new(2, THREADS));
     let mut raced = 0;
     while raced < races {
@@ -128,9 +128,11 @@ fn a_late_write_races_with_a_newer_one() {
 }
 
 /// > The manager opens a lost path of its own again.
+///
+/// Its exports lose nothing with their server: it is also the client's server while that one's path is lost.
 #[test]
 fn the_managers_own_path() {
-    let mut s = Split::new(4 << 30, "&write-through=1");
+    let mut s = Split::new(4 << 30, "", "&write-through=1");
     let mount = s.mount("fv");
     let mut load = Load::start(&mount.image("db"), Oracle::new(3, THREADS), 3);
     goes_on(&load, 100);

@@ -26,22 +26,23 @@ pub struct Split {
 }
 
 impl Split {
-    /// With a volume `db`; `params` are of the client's addresses, such as `&stall-ms=500`.
+    /// With a volume `db`; the parameters are of the addresses that the client and the manager have, such as `&stall-ms=500`.
     ///
     /// # Panics
     /// Where it cannot be made.
     #[must_use]
-    pub fn new(size: u64, params: &str) -> Self {
+    pub fn new(size: u64, of_client: &str, of_manager: &str) -> Self {
         let (dir, host) = (scratch(), Netns::new());
         let (mut managers, mut clients, mut controls) = (Vec::new(), Vec::new(), Vec::new());
         for n in 0..DISKS {
             let file = dir.path().join(format!("d{n}.raw"));
             std::fs::File::create(&file).and_then(|f| f.set_len(size)).expect("an image");
             let (file, control) = (file.to_string_lossy().into_owned(), dir.path().join(format!("c{n}.control")));
-            managers.push(NbdServer::nbdkit_tcp(dir.path(), &format!("m{n}"), &["file", &file]));
+            let of_manager = format!("?insecure=1{of_manager}");
+            managers.push(NbdServer::nbdkit_at("127.0.0.1", dir.path(), &format!("m{n}"), &["file", &file], &of_manager));
             let at = format!("pause-control={}", control.display());
             let args = ["--filter=pause", "file", &file, &at];
-            clients.push(NbdServer::nbdkit_at(host.here(), dir.path(), &format!("c{n}"), &args, &format!("?insecure=1{params}")));
+            clients.push(NbdServer::nbdkit_at(host.here(), dir.path(), &format!("c{n}"), &args, &format!("?insecure=1{of_client}")));
             controls.push(control);
         }
         let listen = [format!("{}:{}", host.here(), free_port())];
