@@ -135,10 +135,14 @@ impl Catalog {
         Ok(Fitting { session: a.session, moves, used })
     }
 
-    /// Takes the ended segments out; gives their places.
+    /// Takes the ended segments out; gives their places, and those that they had lost.
     fn segments_ended(&mut self, t: &Takeover, a: &super::Attachment) -> Vec<DiskAu> {
         let Some(v) = self.volumes.get_mut(&a.volume) else { return Vec::new() };
-        t.ended.iter().filter_map(|no| v.segments.remove(no)).flat_map(|s| s.legs).collect()
+        let of = |no: &u32| {
+            let (segment, husks) = (v.segments.remove(no), v.husks.remove(no));
+            segment.into_iter().flat_map(|s| s.legs).chain(husks.into_iter().flatten()).collect::<Vec<_>>()
+        };
+        t.ended.iter().flat_map(of).collect()
     }
 
     /// Who has a snapshot open goes on with the map and the segments that it has: what it reads there is right as long as nobody else writes there.
