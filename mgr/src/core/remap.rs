@@ -117,12 +117,7 @@ impl Core {
 
     /// Takeovers begin and go on.
     pub(super) fn remaps_go_on(&mut self) {
-        let sealed: Vec<SessionNo> = self
-            .lives
-            .iter()
-            .filter(|(_, l)| l.may_be_taken_from())
-            .map(|(no, _)| *no)
-            .collect();
+        let sealed: Vec<SessionNo> = self.lives.iter().filter(|(_, l)| l.may_be_taken_from()).map(|(no, _)| *no).collect();
         for no in sealed {
             // Each turn ends an attachment, or leaves the takeover waiting.
             while self.remap_goes_on(no) {}
