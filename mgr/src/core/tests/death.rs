@@ -10,6 +10,7 @@ use fusevol_shared::ids::{Seq, SessionNo, SnapshotId, VolumeEpoch, VolumeId};
 use fusevol_shared::sentence::{Tag, without};
 use fusevol_shared::units::VolAu;
 use fusevol_shared::wire::messages::{Ack, AttachRead, AttachWrite, Goodbye, Hello, PROTOCOL, Push, Renew};
+use std::time::Duration;
 
 const S: SessionNo = SessionNo(0);
 
@@ -87,12 +88,19 @@ fn who_reads_after_a_dead_writer_sees_all_that_it_had_synced() {
 }
 
 #[test]
-fn who_reads_beside_a_writer_that_lives_does_not_wait_for_it() {
+fn who_reads_beside_a_writer_that_is_away_waits_for_it_no_longer_than_a_moment() {
     let (mut w, v, wr, b) = pair();
     w.disconnect(wr.conn);
     let (id, answer) = w.send(b, AttachRead { volume: v });
     assert!(answer.is_none());
     w.step(Event::LockProbed { session: S, held: true });
+    assert!(w.answer(b, id).is_none(), "it may be dead, with I/O under way: it is asked again");
+    let turns = (0..100).take_while(|_| {
+        w.wait(Duration::from_millis(100));
+        w.probes().into_iter().for_each(|session| drop(w.step(Event::LockProbed { session, held: true })));
+        w.answer(b, id).is_none()
+    });
+    assert!(turns.count() < 100, "not for ever");
     w.answer(b, id).expect("answered").expect("attached beside it");
     assert!(w.shadow.writer(v).is_some());
 }
