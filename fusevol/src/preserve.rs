@@ -57,6 +57,8 @@ struct Job {
 /// Where the log stands. Only the leader has it.
 struct Writer {
     current: Option<Segment>,
+    /// Its legs that have all its records: none that was out when one was written.
+    legs: Vec<DiskAu>,
     /// Where the next record goes.
     pos: u64,
     /// Records that count in the current segment.
@@ -105,7 +107,8 @@ impl PreserveLog {
     #[must_use]
     pub fn new(log: Whose, size: AuSize, first: Option<Segment>, out: Arc<OutSet>) -> Self {
         let Whose { pool, volume, session, token } = log;
-        let writer = Writer { current: first, pos: 0, records: 0, seq: Seq(0), spare: None, closing: None, broken: false };
+        let legs = first.as_ref().map_or(Vec::new(), |s| usable(&out, &s.legs));
+        let writer = Writer { current: first, legs, pos: 0, records: 0, seq: Seq(0), spare: None, closing: None, broken: false };
         Self {
             pool,
             volume,
@@ -166,7 +169,7 @@ impl PreserveLog {
             w.closing = Some(first);
             return self.close(&mut w, disks).await;
         }
-        begin(&mut w, first);
+        self.begin(&mut w, first);
         Ok(())
     }
 
@@ -178,8 +181,28 @@ impl PreserveLog {
         if w.current.is_some() {
             w.closing = Some(first);
         } else {
-            begin(&mut w, first);
+            self.begin(&mut w, first);
         }
+    }
+
+    /// Whether the current segment has fewer legs than so many.
+    pub async fn has_fewer_legs(&self, copies: u8) -> bool {
+        self.is_short(&*self.writer.lock().await, copies)
+    }
+
+    /// Goes over to a segment with so many legs where the current one has fewer: what that has no more is copied once it is closed.
+    ///
+    /// # Errors
+    /// What `grant` says; `Io` where the current segment's successor page could not be written.
+    pub async fn heal<D: Disk>(&self, copies: u8, disks: &Disks<D>, grant: impl AsyncFn() -> Result<Segment>) -> Result<()> {
+        let mut w = self.writer.lock().await;
+        // The one that is kept as the next one may have too few, too: it is passed through, so that it is closed.
+        for _ in 0..2 {
+            if self.is_short(&w, copies) {
+                self.go_over(&mut w, disks, &grant).await?;
+            }
+        }
+        Ok(())
     }
 
     /// There is no space for the next segment: says on disk that the log ends here, in the place that was kept for the successor. Readers
@@ -193,7 +216,7 @@ impl PreserveLog {
             self.close(&mut w, disks).await?;
         }
         if let Some(current) = &w.current {
-            let done = record::break_off(disks, self.size, &self.log_id(current), &self.usable(current), w.seq.next()).await;
+            let done = record::break_off(disks, self.size, &self.log_id(current), &usable(&self.out, &w.legs), w.seq.next()).await;
             self.done(done)?;
         }
         w.current = None;
@@ -259,7 +282,9 @@ impl PreserveLog {
         let low = w.spare.is_none() && room(self.size, after) < LOW;
         w.broken = true; // until it is known to be durable
         let log = self.log_id(&segment);
-        let legs = self.usable(&segment);
+        // For ever: what a leg has missed it misses, also when its disk is not out any more.
+        w.legs = usable(&self.out, &w.legs);
+        let legs = w.legs.clone();
         let write = record::append(disks, self.size, &log, &legs, w.pos, w.seq.next(), batch);
         let ahead = async { if low { grant().await.ok() } else { None } };
         let (written, spare) = join(write, ahead).await;
@@ -284,12 +309,20 @@ impl PreserveLog {
         if w.current.is_some() && !w.broken && room(self.size, w.pos) > 0 {
             return Ok(());
         }
+        self.go_over(w, disks, grant).await
+    }
+
+    /// Ends the current segment and begins the next one.
+    async fn go_over<D: Disk>(&self, w: &mut Writer, disks: &Disks<D>, grant: &impl AsyncFn() -> Result<Segment>) -> Result<()> {
+        if w.closing.is_some() {
+            return self.close(w, disks).await;
+        }
         let next = match w.spare.take() {
             Some(s) => s,
             None => grant().await?,
         };
         let Some(current) = &w.current else {
-            begin(w, next);
+            self.begin(w, next);
             return Ok(());
         };
         if next.epoch < current.epoch {
@@ -302,11 +335,11 @@ impl PreserveLog {
     /// Writes the successor's page of the current segment and goes over to it.
     async fn close<D: Disk>(&self, w: &mut Writer, disks: &Disks<D>) -> Result<()> {
         let (Some(current), Some(next)) = (&w.current, &w.closing) else { return Ok(()) };
-        let successor = Successor { next: self.log_id(next), legs: self.usable(next), records: w.records };
-        let done = record::close(disks, self.size, &self.log_id(current), &self.usable(current), w.seq.next(), &successor).await;
+        let successor = Successor { next: self.log_id(next), legs: usable(&self.out, &next.legs), records: w.records };
+        let done = record::close(disks, self.size, &self.log_id(current), &usable(&self.out, &w.legs), w.seq.next(), &successor).await;
         self.done(done)?;
         if let Some(next) = w.closing.take() {
-            begin(w, next);
+            self.begin(w, next);
         }
         Ok(())
     }
@@ -338,10 +371,13 @@ impl PreserveLog {
         }
     }
 
-    /// The legs of a segment that are written: those on disks that are not out, where there are any.
-    fn usable(&self, s: &Segment) -> Vec<DiskAu> {
-        let usable: Vec<DiskAu> = s.legs.iter().copied().filter(|l| !self.out.has(l.disk)).collect();
-        if usable.is_empty() { s.legs.clone() } else { usable }
+    fn begin(&self, w: &mut Writer, segment: Segment) {
+        w.legs = usable(&self.out, &segment.legs);
+        (w.current, w.pos, w.records, w.broken, w.closing) = (Some(segment), 0, 0, false, None);
+    }
+
+    fn is_short(&self, w: &Writer, copies: u8) -> bool {
+        w.current.is_some() && usable(&self.out, &w.legs).len() < usize::from(copies)
     }
 
     fn done(&self, done: std::result::Result<(), (DiskNo, Error)>) -> Result<()> {
@@ -366,8 +402,10 @@ impl PreserveLog {
     }
 }
 
-fn begin(w: &mut Writer, segment: Segment) {
-    (w.current, w.pos, w.records, w.broken, w.closing) = (Some(segment), 0, 0, false, None);
+/// The legs that are on no disk that is out, where there are any.
+fn usable(out: &OutSet, legs: &[DiskAu]) -> Vec<DiskAu> {
+    let usable: Vec<DiskAu> = legs.iter().copied().filter(|l| !out.has(l.disk)).collect();
+    if usable.is_empty() { legs.to_vec() } else { usable }
 }
 
 #[cfg(test)]

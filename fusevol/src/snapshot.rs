@@ -235,7 +235,15 @@ impl<D: Disk, C: Control> SnapshotReader<D, C> {
                 if sentence::holds(Tag::S1) {
                     self.refresh().await?;
                 }
-                self.patch(&wanted, &mut buf).await?;
+                let patched = self.patch(&wanted, &mut buf).await;
+                match patched {
+                    // A segment may lie elsewhere by now.
+                    Err(e) if e.kind() == Kind::Io => {
+                        self.renew().await?;
+                        self.patch(&wanted, &mut buf).await?;
+                    }
+                    patched => patched?,
+                }
             }
             self.engine.lease.wait().await
         };
@@ -335,6 +343,8 @@ impl<D: Disk, C: Control> SnapshotReader<D, C> {
         let map = fetch(&self.engine, &self.info).await?;
         self.map.store(Arc::new(map));
         self.engine.outs.renew(&self.out, self.volume, asked, &opened.out);
+        let mut logs = self.logs.lock().await;
+        opened.segments.iter().for_each(|s| logs.reader.has_moved(s));
         Ok(())
     }
 

@@ -88,6 +88,12 @@ impl Places {
             && self.count > 0
             && self.legs.iter().all(|l| l.au.0.checked_add(self.count - 1).is_some())
     }
+
+    /// Whether a replica lies on one of these disks.
+    #[must_use]
+    pub fn lie_on(&self, disks: &[DiskNo]) -> bool {
+        self.legs.iter().any(|l| disks.contains(&l.disk))
+    }
 }
 
 fn follows(first: &DiskAu, count: u32, next: &DiskAu) -> bool {

@@ -9,6 +9,7 @@
 //! then, so where its bytes do not match their checksum the live block is right. A record that counts and does not match
 //! is damage, and an error.
 
+use super::usable;
 use crate::disks::{Disks, io_error};
 use crate::out::OutSet;
 use fusevol_shared::disk::Disk;
@@ -88,6 +89,13 @@ impl LogReader {
     fn add_cursor(&mut self, log: LogId, legs: Vec<DiskAu>) {
         let cursor = Cursor { log, legs, pos: 0, records: 0, last: Seq(0), counted: Seq(0), fresh: true, closed: false, broken: false };
         self.segments.entry(log.segment).or_insert(cursor);
+    }
+
+    /// A segment may have other legs by now. Of one that is closed they all have the same content; of others the legs that are known are the ones.
+    pub fn has_moved(&mut self, s: &Segment) {
+        if let Some(c) = self.segments.get_mut(&s.no).filter(|c| c.closed && !s.legs.is_empty()) {
+            c.legs.clone_from(&s.legs);
+        }
     }
 
     /// The copies of a block, best first.
@@ -233,12 +241,6 @@ impl LogReader {
         c.records += 1;
         c.pos += record_len(self.size, blocks);
     }
-}
-
-/// The legs that are on no disk that is out, where there are any.
-fn usable(out: &OutSet, legs: &[DiskAu]) -> Vec<DiskAu> {
-    let usable: Vec<DiskAu> = legs.iter().copied().filter(|l| !out.has(l.disk)).collect();
-    if usable.is_empty() { legs.to_vec() } else { usable }
 }
 
 /// The first record of a segment has any number, each other the next one.

@@ -160,6 +160,7 @@ impl<D: Disk, C: Control> Volume<D, C> {
         self.give_up(&orders).await?;
         self.look_for_returns(&orders, well).await?;
         self.copying.say("");
+        self.heal_log().await?;
         if orders.paused {
             self.copying.say("paused");
             return Ok(());

@@ -111,8 +111,11 @@ impl<D: Disk, C: Control> Volume<D, C> {
             return Ok(());
         }
         let mut grants = self.grants.lock().await;
+        let mut back = self.reserve.lying_on(&self.legs.out.disks());
         let want = self.reserve.want(self.engine.lease.now());
-        let back = if want == 0 { self.reserve.surplus() } else { Vec::new() };
+        if want == 0 {
+            back.extend(self.reserve.surplus());
+        }
         if want == 0 && back.is_empty() {
             return Ok(());
         }

@@ -116,7 +116,7 @@ impl<D: Disk, C: Control> Volume<D, C> {
     }
 
     /// A place, by preference on other disks than these.
-    async fn place_apart(&self, from: &[DiskNo]) -> Result<Vec<DiskAu>> {
+    pub(super) async fn place_apart(&self, from: &[DiskNo]) -> Result<Vec<DiskAu>> {
         match self.reserve.take_apart(from) {
             Some(places) => Ok(places),
             None => self.place().await,

@@ -98,9 +98,26 @@ impl Reserve {
     /// A place of which no replica lies on one of these disks; `None` where there is none.
     #[must_use]
     pub fn take_apart(&self, from: &[DiskNo]) -> Option<Vec<DiskAu>> {
+        self.take_whole(0, from)
+    }
+
+    /// The same, with at least so many replicas.
+    #[must_use]
+    pub fn take_whole(&self, copies: u8, from: &[DiskNo]) -> Option<Vec<DiskAu>> {
         let mut s = self.state();
-        let apart = s.runs.iter().find(|(_, p)| p.legs.iter().all(|l| !from.contains(&l.disk))).map(|(first, _)| *first);
-        apart.and_then(|first| s.take_from(first))
+        let fits = |p: &Places| p.legs.len() >= copies.into() && !p.lie_on(from);
+        let first = s.runs.iter().find(|(_, p)| fits(p)).map(|(first, _)| *first);
+        first.and_then(|first| s.take_from(first))
+    }
+
+    /// Takes out all that has a replica on one of these disks.
+    #[must_use]
+    pub fn lying_on(&self, disks: &[DiskNo]) -> Vec<Places> {
+        let mut s = self.state();
+        let firsts: Vec<DiskAu> = s.runs.iter().filter(|(_, p)| p.lie_on(disks)).map(|(first, _)| *first).collect();
+        let out: Vec<Places> = firsts.iter().filter_map(|first| s.runs.remove(first)).collect();
+        s.total -= out.iter().map(|p| p.count).sum::<u32>();
+        out
     }
 
     /// Puts back a place that was taken and never written to.

@@ -10,13 +10,17 @@ use fusevol_shared::change::{Entry, Segment, WhenFull};
 use fusevol_shared::disk::Disk;
 use fusevol_shared::error::{Error, Kind, Result};
 use fusevol_shared::ids::VolumeEpoch;
-use fusevol_shared::units::VolAu;
+use fusevol_shared::units::{DiskAu, VolAu};
 use std::sync::atomic::Ordering;
 
 impl<D: Disk, C: Control> Volume<D, C> {
     /// The next segment of the preserve log. One caller at a time: who leads the log.
     pub(super) async fn next_segment(&self) -> Result<Segment> {
-        let legs = self.place().await?;
+        let legs = self.place_apart(&self.legs.out.disks()).await?;
+        self.segment_in(legs).await
+    }
+
+    async fn segment_in(&self, legs: Vec<DiskAu>) -> Result<Segment> {
         let no = self.next_segment.load(Ordering::SeqCst);
         let epoch = self.preserve_epoch();
         let segment = Segment { no, epoch, token: self.token, session: self.engine.session, legs: legs.clone() };
@@ -29,6 +33,25 @@ impl<D: Disk, C: Control> Volume<D, C> {
                 self.reserve.put_back(legs);
                 Err(e)
             }
+        }
+    }
+
+    /// Where the log has too few legs it goes on in a segment that has them all, if there is room for one: the manager copies those that are closed.
+    pub(super) async fn heal_log(&self) -> Result<()> {
+        let copies = self.legs.copies;
+        if !self.snapshots.load(Ordering::SeqCst) || !self.preserved.has_fewer_legs(copies).await {
+            return Ok(());
+        }
+        // What the reserve has on disks that are out is changed for other places.
+        self.refill().await?;
+        self.check_seal().await?;
+        let whole = async || {
+            let legs = self.reserve.take_whole(copies, &self.legs.out.disks());
+            self.segment_in(legs.ok_or_else(|| Error::new(Kind::NoSpace, "no disks have room for whole segments"))?).await
+        };
+        match self.preserved.heal(copies, &self.engine.disks, whole).await {
+            Err(e) if !Self::is_out_of_space(&e) => Err(e),
+            _ => Ok(()),
         }
     }
 
