@@ -5,7 +5,7 @@
 //! ever taken as zeros.
 
 use crate::core::{CopyEnd, CopyJob, Effect, Event};
-use crate::session_io::Member;
+use crate::session_io::{LIMIT, Member, SessionIo};
 use fusevol_shared::disk::buf::{IoBuf, IoBytes};
 use fusevol_shared::disk::find::confirm;
 use fusevol_shared::disk::{Answer, Disk, DiskError, DiskResult};
@@ -23,6 +23,10 @@ pub async fn carry_out<D: Disk>(pool: PoolId, au_size: AuSize, disks: &[Member<D
         Effect::Copy { batch, jobs } => {
             let copies = Copies { disks, au_size };
             Some(Event::BlocksCopied { batch: *batch, ends: join_all(jobs.iter().map(|j| copies.copy(j))).await })
+        }
+        Effect::LayAgain { lay, job } => {
+            let io = SessionIo::new(pool, au_size, disks, LIMIT);
+            Some(Event::LaidAgain { lay: *lay, end: io.lay_again(job).await })
         }
         Effect::LookAtDisk { disk } => Some(Event::DiskLooked { disk: *disk, well: is_well(pool, *disk, disks).await }),
         _ => None,

@@ -25,6 +25,7 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+mod again;
 mod log;
 mod takeover;
 #[cfg(test)]

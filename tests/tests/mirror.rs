@@ -1,24 +1,28 @@
 //! Mirrored volumes: disks that die, come back and are given up under a volume in use (PROTOCOL.md, "Mirrors and rebuild").
 
-use fusevol::volume::Mode;
-use fusevol_mgr::core::AdminRequest;
+use fusevol::control::Control;
+use fusevol::volume::{Mode, Volume};
+use fusevol_mgr::copies;
+use fusevol_mgr::core::{AdminReply, AdminRequest};
 use fusevol_shared::disk::Answer;
 use fusevol_shared::disk::buf::{IoBuf, IoBytes};
 use fusevol_shared::disk::fault::{Fault, FaultDisk, Faults, Ops, Rule};
 use fusevol_shared::disk::mem::MemDisk;
-use fusevol_shared::ids::{DiskId, VolumeId};
+use fusevol_shared::ids::{DiskId, SnapshotId, VolumeId};
 use fusevol_shared::map::LegState;
 use fusevol_shared::sentence::{Tag, without};
 use fusevol_shared::units::{DiskAu, DiskNo, DiskOff, VolAu};
+use fusevol_shared::wire::messages::CreateSnapshot;
 use fusevol_tests::model::copies::Disks;
 use fusevol_tests::model::host::Host;
-use fusevol_tests::model::manager::Manager;
+use fusevol_tests::model::manager::{Link, Manager};
 use fusevol_tests::model::run::{World, handles, pool_of, print, settle};
 use fusevol_tests::model::run_local;
 use futures_util::FutureExt;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 const AU: u64 = 256 << 10;
 const ENODATA: i32 = 61;
@@ -175,6 +179,86 @@ fn a_disk_that_returns_gets_its_dirty_regions_only() {
         assert_eq!((shown.todo, shown.out.len()), (0, 0), "{shown:?}");
         assert_eq!(shown.copied, AU / 64, "one block differed");
         m.check_equal();
+        m.host.detach(m.id).await.expect("given back");
+        assert_eq!(m.manager.prove(), Vec::<String>::new());
+    });
+}
+
+impl Mirror {
+    /// Does what the manager asks of the disks.
+    async fn serve(&self) {
+        let au_size = self.host.engine.au_size;
+        let members: Vec<_> = (0..).zip(&self.memory).map(|(n, (id, d))| (DiskNo(n), *id, d.clone())).collect();
+        while let Some(effect) = self.manager.errand() {
+            if let Some(event) = copies::carry_out(self.host.engine.pool, au_size, &members, &effect).await {
+                self.manager.step(event);
+            }
+        }
+    }
+
+    /// One of its disks is given up, and everything it had is made again on the others.
+    async fn loses(&self, volume: &Arc<Volume<FaultDisk<MemDisk>, Link>>, no: DiskNo) {
+        self.faults(no).add(Rule::on(Ops::ALL, Fault::Fail(EIO, Answer::Answered)));
+        self.manager.admin(AdminRequest::DiskFail { disk: no.to_string(), failed: true }).expect("given up");
+        let mut well = BTreeMap::new();
+        for _ in 0..8 {
+            volume.look_after_copies(&mut well).await.expect("copied");
+            volume.flush().await.expect("flushed");
+            settle().await;
+            self.manager.advance(Duration::from_millis(600));
+            self.serve().await;
+        }
+        assert_eq!(volume.copying().todo, 0, "{:?}", volume.copying());
+        assert_eq!(self.jobs(), Vec::<String>::new());
+    }
+
+    /// What is lacking, as the manager says it.
+    fn jobs(&self) -> Vec<String> {
+        let AdminReply::Jobs(jobs) = self.manager.admin(AdminRequest::JobList).expect("jobs") else { panic!("jobs") };
+        jobs.iter().map(|j| format!("{j:?}")).collect()
+    }
+}
+
+/// > A snapshot survives the loss of any one disk of a volume with two copies; and of another one, once its copies lie elsewhere.
+#[test]
+fn what_is_preserved_is_copied_elsewhere_too() {
+    run_local(async {
+        let m = Mirror::new(4).await;
+        let volume = m.host.attach(m.id, Mode::Write).await.expect("attached");
+        for n in 0..8 {
+            volume.write(n * AU, page(1)).await.expect("written");
+        }
+        volume.flush().await.expect("flushed");
+        let id = SnapshotId([3; 16]);
+        let shot = CreateSnapshot { volume: m.id, id, name: "s".into() };
+        m.host.engine.control.call(shot).await.expect("a snapshot is taken");
+        settle().await;
+        m.manager.helped();
+        // Preserved in a segment that is open, and on four disks there are two that have all of it.
+        for n in 0..4 {
+            volume.write(n * AU, page(2)).await.expect("written");
+        }
+        volume.flush().await.expect("flushed");
+        settle().await;
+        let (other, _) = reader(&m).await;
+        let known = other.open(id).await.expect("opened before");
+        let segments = || m.manager.look(|c| c.catalog().volume(m.id).map(|v| v.segments.clone())).expect("a volume");
+        let first: Vec<DiskNo> = segments().values().next().expect("a segment").legs.iter().map(|l| l.disk).collect();
+        assert_eq!(first.len(), 2);
+        m.loses(&volume, first[0]).await;
+        for n in 4..8 {
+            volume.write(n * AU, page(2)).await.expect("written");
+        }
+        m.loses(&volume, first[1]).await;
+        assert!(segments().values().all(|s| s.legs.iter().all(|l| !first.contains(&l.disk))), "{:?}", segments());
+        let fresh = m.host.open(id).await.expect("opened after");
+        for n in 0..8 {
+            assert_eq!(fresh.read(n * AU, 4096).await.expect("preserved")[0], 1, "AU {n}");
+            assert_eq!(known.read(n * AU, 4096).await.expect("preserved")[0], 1, "AU {n}, by a reader from before");
+            assert_eq!(volume.read(n * AU, 4096).await.expect("read")[0], 2);
+        }
+        other.close(id).await.expect("closed");
+        m.host.close(id).await.expect("closed");
         m.host.detach(m.id).await.expect("given back");
         assert_eq!(m.manager.prove(), Vec::<String>::new());
     });

@@ -92,6 +92,26 @@ impl Catalog {
         Ok(())
     }
 
+    pub(super) fn segment_placed(&mut self, volume: VolumeId, no: u32, legs: &[DiskAu]) -> Result<()> {
+        let v = self.volume(volume).ok_or_else(|| unfit("a preserve segment of no volume"))?;
+        let s = v.segments.get(&no).ok_or_else(|| unfit("copies of a preserve segment that is not there"))?;
+        let own = |p: &DiskAu| self.copying.get(p).is_some_and(|x| x.target.is_none());
+        let once: BTreeSet<&DiskAu> = legs.iter().collect();
+        must(legs_fit(legs, v.entry.legs) && once.len() == legs.len(), "the copies of a preserve segment do not fit its volume")?;
+        must(legs.iter().any(|p| s.legs.contains(p)), "a preserve segment loses all that it had")?;
+        must(legs.iter().all(|p| s.legs.contains(p) || own(p)), "a preserve segment lies where it was not copied to")?;
+        let lost: Vec<DiskAu> = s.legs.iter().filter(|p| !legs.contains(p)).copied().collect();
+        legs.iter().for_each(|p| _ = self.copying.remove(p));
+        let Some(v) = self.volumes.get_mut(&volume) else { return Ok(()) };
+        if let Some(s) = v.segments.get_mut(&no) {
+            s.legs = legs.to_vec();
+        }
+        if !lost.is_empty() {
+            v.husks.entry(no).or_default().extend(lost);
+        }
+        Ok(())
+    }
+
     pub(super) fn copy_ended(&mut self, places: &[DiskAu]) -> Result<()> {
         let once: BTreeSet<&DiskAu> = places.iter().collect();
         must(once.len() == places.len() && places.iter().all(|p| self.copying.contains_key(p)), "a copy ends that was not begun")?;

@@ -239,6 +239,7 @@ impl Catalog {
             Record::CopyBegun { generation, fresh, targets } => self.copy_begun(*generation, fresh, targets),
             Record::Copied { volume, copies, limbo, waits } => self.copied(*volume, copies, *limbo, waits),
             Record::CopyEnded { places } => self.copy_ended(places),
+            Record::SegmentPlaced { volume, no, legs } => self.segment_placed(*volume, *no, legs),
             Record::TargetsLost { places } => self.targets_lost(places),
             Record::TakeoverGranted { token, places } => self.takeover_granted(*token, places),
             Record::TakeoverDropped { token } => self.takeover_dropped(*token),

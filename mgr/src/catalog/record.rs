@@ -348,6 +348,9 @@ pub enum Record {
     TakeoverDropped { token: FenceToken },
     /// The attachment is over, without a proof that its writer is: see [`Takeover`].
     TakenOver(Takeover),
+    /// A preserve segment in which nobody writes any more has these copies from now on, all with the same content. What it has no more stays its
+    /// own: its readers may still read there.
+    SegmentPlaced { volume: VolumeId, no: u32, legs: Vec<DiskAu> },
 }
 
 /// A stale leg that is brought up to date in its place.

@@ -3,7 +3,7 @@
 use super::admin_api::{AdminReply, AdminRequest, Notice};
 use super::errand::{Errand, Outcome};
 use super::fence::{FenceFor, Fenced};
-use super::{CopyEnd, CopyJob, Ticket, Verdict};
+use super::{CopyEnd, CopyJob, LayEnd, LayJob, Ticket, Verdict};
 use crate::catalog::record::Record;
 use fusevol_shared::change::Journal;
 use fusevol_shared::clock::{BootTime, Clock};
@@ -177,6 +177,13 @@ pub enum Event {
         /// One for each job, in their order.
         ends: Vec<CopyEnd>,
     },
+    /// Answer to `Effect::LayAgain`.
+    LaidAgain {
+        /// Which.
+        lay: u64,
+        /// What became of it.
+        end: LayEnd,
+    },
     /// Answer to `Effect::LookAtDisk`.
     DiskLooked {
         /// Which.
@@ -303,6 +310,13 @@ pub enum Effect {
         batch: u64,
         /// What.
         jobs: Vec<CopyJob>,
+    },
+    /// Copies a preserve segment; answered by `Event::LaidAgain`, when nothing of it is under way any more.
+    LayAgain {
+        /// The question.
+        lay: u64,
+        /// What.
+        job: LayJob,
     },
     /// Reads the label of a disk; answered by `Event::DiskLooked`.
     LookAtDisk {

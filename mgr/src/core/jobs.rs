@@ -7,7 +7,7 @@
 //! A job is no record: it is there as long as its volume lacks copies. What an administrator says of it (paused, a limit) is.
 
 use super::admin_api::{Finding, JobState, JobView, Level};
-use super::{AdminReply, Core};
+use super::{AdminReply, Core, segments};
 use crate::catalog::Volume;
 use crate::catalog::record::Record;
 use fusevol_shared::clock::BootTime;
@@ -68,7 +68,8 @@ impl Core {
         self.copiers.retain(|v, c| catalog.volume(*v).is_some() || c.is_busy());
         for volume in volumes {
             let todo = self.todo(volume);
-            self.copier_of(volume, todo);
+            let segments = self.counted.get(&volume).map_or(0, |c| c.segments);
+            self.copier_of(volume, todo.saturating_sub(segments));
             let name = self.catalog.volume(volume).map_or_else(String::new, |v| v.entry.name.to_string());
             if todo == 0 {
                 if self.meters.remove(&volume).is_some() {
@@ -81,6 +82,7 @@ impl Core {
             }
             self.meters.entry(volume).or_default().add(now, todo);
         }
+        self.forget_layings();
         self.look_for_returns();
     }
 
@@ -120,7 +122,8 @@ impl Core {
             rate: self.bytes(rate) / 1000,
             eta: (rate > 0 && state == JobState::Running).then(|| todo * 1000 / rate),
             limit: v.limit,
-            holes: self.copiers.get(&volume).map_or(0, |c| c.holes.len() as u64),
+            holes: self.copiers.get(&volume).map_or(0, |c| c.holes.len() as u64)
+                + self.layings.get(&volume).map_or(0, segments::Laying::holes),
         })
     }
 

@@ -47,6 +47,7 @@ mod remap;
 mod returns;
 mod rights;
 mod seal;
+mod segments;
 mod session;
 mod settle;
 mod snapshot;
@@ -62,6 +63,7 @@ pub use copier::{CopyEnd, CopyJob};
 pub use data::{Ticket, Verdict};
 pub use event::{AdminId, ConnId, Effect, Event, JournalRef, Now, Output, Tails};
 pub use fence::{FenceFor, Fenced};
+pub use segments::{LayEnd, LayJob};
 
 use crate::catalog::Catalog;
 use crate::catalog::alloc::Allocator;
@@ -132,6 +134,7 @@ pub struct Core {
     jobs_at: BootTime,
     /// The manager's own copier, for each volume that lacks copies.
     copiers: BTreeMap<VolumeId, copier::Copier>,
+    layings: BTreeMap<VolumeId, segments::Laying>,
     /// Batches of it that were begun.
     batches: u64,
     /// Disks that failed as targets, and until when they are none.
@@ -198,6 +201,7 @@ impl Core {
             meters: BTreeMap::new(),
             jobs_at: now.boot,
             copiers: BTreeMap::new(),
+            layings: BTreeMap::new(),
             batches: 0,
             bad_targets: BTreeMap::new(),
             looks: BTreeMap::new(),
@@ -269,6 +273,7 @@ impl Core {
             Event::DataDone { session } => self.data_done(session),
             Event::NonceRead { session, disk, found } => self.nonce_read(session, disk, found),
             Event::BlocksCopied { batch, ends } => self.blocks_copied(batch, ends),
+            Event::LaidAgain { lay, end } => self.laid_again(lay, end),
             Event::DiskLooked { disk, well } => self.disk_looked(disk, well),
             Event::Errand { session, outcome } => self.errand_done(session, outcome),
             Event::LetterWritten { session, done } => self.letter_written(session, done),

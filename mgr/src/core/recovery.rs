@@ -3,9 +3,9 @@
 //! What is to be done is derived from the map alone: AUs that have fewer copies in sync, on disks that are not out, than there should be.
 //! It is counted once for each version of the map that is asked about, not in each step.
 
-use super::Core;
 use super::change::refused;
 use super::rights::no_volume;
+use super::{Core, segments};
 use crate::catalog::Catalog;
 use fusevol_shared::clock::BootTime;
 use fusevol_shared::error::Result;
@@ -27,15 +27,18 @@ pub(super) struct Counted {
     live: u64,
     /// AUs that only snapshots have, and that lack copies.
     pub frozen: u64,
-    /// AUs in all.
+    /// Preserve segments that lack copies; and how many there were when they were counted, and the number of the next one.
+    pub segments: u64,
+    of: (usize, u32),
+    /// AUs in all, with segments, of which each is one.
     pub total: u64,
     at: BootTime,
 }
 
 impl Counted {
-    /// AUs that lack copies.
+    /// AUs that lack copies, with segments.
     pub fn todo(&self) -> u64 {
-        self.live + self.frozen
+        self.live + self.frozen + self.segments
     }
 }
 
@@ -91,17 +94,21 @@ impl Core {
     /// AUs of a volume that lack copies, as far as is folded.
     pub(super) fn todo(&mut self, volume: VolumeId) -> u64 {
         let Some(v) = self.catalog.volume(volume).filter(|v| v.entry.legs > 1) else { return 0 };
-        let (version, out, now) = (v.entry.version, self.lost_disks(volume), self.now.boot);
+        let (version, of) = (v.entry.version, (v.segments.len(), v.entry.next_segment));
+        let (out, now) = (self.lost_disks(volume), self.now.boot);
         let snapshots: Vec<SnapshotId> = self.catalog.snapshots_of(volume).iter().map(|s| s.entry.id).collect();
         let known = self
             .counted
             .get(&volume)
-            .filter(|c| c.out == out && c.snapshots == snapshots && (c.version == version || c.at.plus(stands(c.total)) > now));
+            .filter(|c| c.out == out && c.snapshots == snapshots)
+            .filter(|c| (c.version, c.of) == (version, of) || c.at.plus(stands(c.total)) > now);
         if let Some(c) = known {
             return c.todo();
         }
         let (live, frozen, total) = count(&self.catalog, volume, &out);
-        let counted = Counted { version, out, snapshots, live, frozen, total, at: now };
+        let segments = segments::lacking(v, &out);
+        let total = total + v.segments.len() as u64;
+        let counted = Counted { version, out, snapshots, live, frozen, segments, of, total, at: now };
         let todo = counted.todo();
         self.counted.insert(volume, counted);
         todo

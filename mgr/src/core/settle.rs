@@ -17,6 +17,7 @@ impl Core {
         }
         self.jobs_due();
         self.copies_due();
+        self.layings_due();
         self.fences_due();
         self.seals_begin();
         self.seals_due();
@@ -50,6 +51,7 @@ impl Core {
             .chain(confirms)
             .chain(self.jobs_next())
             .chain(self.copies_next())
+            .chain(self.layings_next())
             .min()
     }
 

@@ -18,6 +18,7 @@ mod people;
 mod random;
 mod remap;
 mod seal;
+mod segments;
 mod sessions;
 mod through;
 mod verbs;

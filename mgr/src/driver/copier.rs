@@ -7,7 +7,7 @@
 use super::Input;
 use super::log::File;
 use crate::copies;
-use crate::core::{CopyEnd, Effect, Event};
+use crate::core::{CopyEnd, Effect, Event, LayEnd};
 use crate::session_io::Member;
 use fusevol_shared::disk::ring;
 use fusevol_shared::error::{Context, Kind, Result};
@@ -51,6 +51,10 @@ impl Copier {
                 let none =
                     CopyEnd { done: vec![], late: vec![], written: 0, unreadable: false, why: "too much is being copied".to_owned() };
                 Some(Event::BlocksCopied { batch: *batch, ends: jobs.iter().map(|_| none.clone()).collect() })
+            }
+            Effect::LayAgain { lay, .. } => {
+                let end = LayEnd::Failed { why: "too much is being copied".to_owned(), late: false };
+                Some(Event::LaidAgain { lay: *lay, end })
             }
             Effect::LookAtDisk { disk } => Some(Event::DiskLooked { disk: *disk, well: false }),
             _ => None,

@@ -225,7 +225,7 @@ impl Log for StoreLog {
         if let Effect::Fence { asked, client, on } = effect {
             return self.fencer.begin(asked, client, on);
         }
-        if let Effect::Copy { .. } | Effect::LookAtDisk { .. } = effect {
+        if let Effect::Copy { .. } | Effect::LayAgain { .. } | Effect::LookAtDisk { .. } = effect {
             return self.copier.begin(effect, self.disks.clone());
         }
         self.helper.begin(Job { effect, disks: self.disks.clone(), generation: self.store.generation() })

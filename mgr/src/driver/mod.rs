@@ -242,6 +242,7 @@ impl<L: Log, C: Clients> Driver<L, C> {
             | Effect::ReadAnswer { .. }
             | Effect::ReadJournals { .. }
             | Effect::Copy { .. }
+            | Effect::LayAgain { .. }
             | Effect::LookAtDisk { .. }
             | Effect::Errand { .. }
             | Effect::Fence { .. }) => {
@@ -262,6 +263,11 @@ fn grants_lease(effect: &Effect) -> bool {
 fn writes_slot(effect: &Effect) -> bool {
     matches!(
         effect,
-        Effect::OpenSlot { .. } | Effect::SealSlot { .. } | Effect::WriteLetter { .. } | Effect::Copy { .. } | Effect::Errand { .. }
+        Effect::OpenSlot { .. }
+            | Effect::SealSlot { .. }
+            | Effect::WriteLetter { .. }
+            | Effect::Copy { .. }
+            | Effect::LayAgain { .. }
+            | Effect::Errand { .. }
     )
 }

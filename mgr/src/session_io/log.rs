@@ -19,11 +19,11 @@ use futures_util::future::try_join_all;
 use std::collections::BTreeSet;
 
 /// What one leg of a segment says.
-struct LegRead {
+pub(super) struct LegRead {
     /// Its records, each with the byte at which it begins, and whether all its bytes match.
-    records: Vec<(Seq, u64, Vec<Kept>, bool)>,
+    pub(super) records: Vec<(Seq, u64, Vec<Kept>, bool)>,
     /// A page says how many of them count, or that the log ends here.
-    closed: bool,
+    pub(super) closed: bool,
     /// How many count, where that is said.
     counts: Option<u32>,
     /// The segment that goes on, where that is said.
@@ -32,12 +32,12 @@ struct LegRead {
 
 impl LegRead {
     /// How much of it is whole.
-    fn worth(&self) -> (usize, usize) {
+    pub(super) fn worth(&self) -> (usize, usize) {
         (self.records.iter().filter(|r| r.3).count(), self.records.len())
     }
 }
 
-fn log_id<D: Disk>(io: &SessionIo<'_, D>, volume: VolumeId, s: &Segment) -> LogId {
+pub(super) fn log_id<D: Disk>(io: &SessionIo<'_, D>, volume: VolumeId, s: &Segment) -> LogId {
     LogId { pool: io.pool, volume, session: s.session, token: s.token, segment: s.no, epoch: s.epoch }
 }
 
@@ -84,7 +84,7 @@ impl<D: Disk> SessionIo<'_, D> {
     }
 
     /// The best that any leg says.
-    async fn read_segment(&self, volume: VolumeId, s: &Segment) -> Result<LegRead> {
+    pub(super) async fn read_segment(&self, volume: VolumeId, s: &Segment) -> Result<LegRead> {
         let log = log_id(self, volume, s);
         let (mut best, mut failed): (Option<LegRead>, _) = (None, Error::new(Kind::Io, "it has no leg"));
         let (mut closed, mut next) = (false, None);
@@ -108,7 +108,7 @@ impl<D: Disk> SessionIo<'_, D> {
         Ok(best)
     }
 
-    fn leg_of(&self, bytes: &IoBuf, log: &LogId, at: At) -> LegRead {
+    pub(super) fn leg_of(&self, bytes: &IoBuf, log: &LogId, at: At) -> LegRead {
         let n = |x: u64| usize::try_from(x).expect("within an AU");
         let place = |pos: u64| At { disk: at.disk, off: at.off.plus(pos) };
         let end = successor_at(self.au_size);

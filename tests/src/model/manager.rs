@@ -151,6 +151,7 @@ impl Manager {
                 | Effect::SealSlot { .. }
                 | Effect::ReadSlot { .. }
                 | Effect::ReadJournals { .. }
+                | Effect::LayAgain { .. }
                 | Effect::Errand { .. }) => {
                     if let Some(errands) = &mut m.errands {
                         errands.push_back(errand);

@@ -353,7 +353,7 @@ impl Serving {
                     inbox.put(ask_disks(&io, effect, generation).await);
                 }));
             }
-            Effect::Copy { .. } | Effect::LookAtDisk { .. } => {
+            Effect::Copy { .. } | Effect::LayAgain { .. } | Effect::LookAtDisk { .. } => {
                 let (pool, au_size, disks, inbox) = (m.pool.id, m.pool.au_size, self.disks.clone(), self.inbox.clone());
                 drop(m.exec.spawn(m.proc, async move {
                     if let Some(event) = copies::carry_out(pool, au_size, &disks, &effect).await {
@@ -422,6 +422,7 @@ fn event_name(event: &Event) -> &'static str {
         Event::DataDone { .. } => "data done",
         Event::NonceRead { .. } => "nonce read",
         Event::BlocksCopied { .. } => "blocks copied",
+        Event::LaidAgain { .. } => "laid again",
         Event::DiskLooked { .. } => "disk looked",
         Event::Errand { .. } => "errand",
         Event::LetterWritten { .. } => "letter written",
