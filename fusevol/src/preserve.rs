@@ -67,8 +67,8 @@ struct Writer {
     seq: Seq,
     /// Granted ahead.
     spare: Option<Segment>,
-    /// What the current segment's successor page names, or is about to name: it takes no record any more.
-    closing: Option<Segment>,
+    /// What follows the current segment, in order: its successor's page names the first, or is about to. While there is one it takes no record.
+    closing: VecDeque<Segment>,
     /// A record of the current segment did not come to its end.
     broken: bool,
 }
@@ -108,7 +108,7 @@ impl PreserveLog {
     pub fn new(log: Whose, size: AuSize, first: Option<Segment>, out: Arc<OutSet>) -> Self {
         let Whose { pool, volume, session, token } = log;
         let legs = first.as_ref().map_or(Vec::new(), |s| usable(&out, &s.legs));
-        let writer = Writer { current: first, legs, pos: 0, records: 0, seq: Seq(0), spare: None, closing: None, broken: false };
+        let writer = Writer { current: first, legs, pos: 0, records: 0, seq: Seq(0), spare: None, closing: VecDeque::new(), broken: false };
         Self {
             pool,
             volume,
@@ -161,28 +161,24 @@ impl PreserveLog {
     /// `Io` where the current segment's successor page could not be written.
     pub async fn flip<D: Disk>(&self, disks: &Disks<D>, first: Segment) -> Result<()> {
         let mut w = self.writer.lock().await;
-        if w.closing.is_some() {
-            self.close(&mut w, disks).await?;
-        }
-        w.spare = None;
-        if w.current.is_some() {
-            w.closing = Some(first);
-            return self.close(&mut w, disks).await;
-        }
-        self.begin(&mut w, first);
-        Ok(())
+        self.follow(&mut w, first);
+        self.settle(&mut w, disks).await
     }
 
     /// The same, but nothing is written: the page of the current segment is, before anything is preserved.
     pub async fn flip_later(&self, first: Segment) {
         let mut w = self.writer.lock().await;
-        w.spare = None;
-        // A segment that was to follow the current one and is not named on disk yet is passed over: it has no record.
-        if w.current.is_some() {
-            w.closing = Some(first);
-        } else {
-            self.begin(&mut w, first);
+        self.follow(&mut w, first);
+    }
+
+    /// `first` is where the log goes on, after all that may be named on a leg already: a reader that is there finds its way from there only.
+    fn follow(&self, w: &mut Writer, first: Segment) {
+        if w.current.is_none() {
+            return self.begin(w, first);
         }
+        // What was kept as the next one is passed through, so that it is closed, and may be copied.
+        w.closing.extend(w.spare.take());
+        w.closing.push_back(first);
     }
 
     /// Whether the current segment has fewer legs than so many.
@@ -196,6 +192,7 @@ impl PreserveLog {
     /// What `grant` says; `Io` where the current segment's successor page could not be written.
     pub async fn heal<D: Disk>(&self, copies: u8, disks: &Disks<D>, grant: impl AsyncFn() -> Result<Segment>) -> Result<()> {
         let mut w = self.writer.lock().await;
+        self.settle(&mut w, disks).await?;
         // The one that is kept as the next one may have too few, too: it is passed through, so that it is closed.
         for _ in 0..2 {
             if self.is_short(&w, copies) {
@@ -212,9 +209,7 @@ impl PreserveLog {
     /// `Io` where it could not be written on every leg; nothing may be overwritten then.
     pub async fn break_off<D: Disk>(&self, disks: &Disks<D>) -> Result<()> {
         let mut w = self.writer.lock().await;
-        if w.closing.is_some() {
-            self.close(&mut w, disks).await?;
-        }
+        self.settle(&mut w, disks).await?;
         if let Some(current) = &w.current {
             let done = record::break_off(disks, self.size, &self.log_id(current), &usable(&self.out, &w.legs), w.seq.next()).await;
             self.done(done)?;
@@ -303,9 +298,7 @@ impl PreserveLog {
 
     /// Makes sure that the current segment takes a record of at least one block.
     async fn make_room<D: Disk>(&self, w: &mut Writer, disks: &Disks<D>, grant: &impl AsyncFn() -> Result<Segment>) -> Result<()> {
-        if w.closing.is_some() {
-            self.close(w, disks).await?;
-        }
+        self.settle(w, disks).await?;
         if w.current.is_some() && !w.broken && room(self.size, w.pos) > 0 {
             return Ok(());
         }
@@ -314,9 +307,6 @@ impl PreserveLog {
 
     /// Ends the current segment and begins the next one.
     async fn go_over<D: Disk>(&self, w: &mut Writer, disks: &Disks<D>, grant: &impl AsyncFn() -> Result<Segment>) -> Result<()> {
-        if w.closing.is_some() {
-            return self.close(w, disks).await;
-        }
         let next = match w.spare.take() {
             Some(s) => s,
             None => grant().await?,
@@ -328,17 +318,25 @@ impl PreserveLog {
         if next.epoch < current.epoch {
             return Err(Error::new(Kind::Internal, "the manager granted a preserve segment of an earlier epoch"));
         }
-        w.closing = Some(next);
-        self.close(w, disks).await
+        w.closing.push_back(next);
+        self.settle(w, disks).await
+    }
+
+    /// Comes to the segment that is last in the row.
+    async fn settle<D: Disk>(&self, w: &mut Writer, disks: &Disks<D>) -> Result<()> {
+        while !w.closing.is_empty() {
+            self.close(w, disks).await?;
+        }
+        Ok(())
     }
 
     /// Writes the successor's page of the current segment and goes over to it.
     async fn close<D: Disk>(&self, w: &mut Writer, disks: &Disks<D>) -> Result<()> {
-        let (Some(current), Some(next)) = (&w.current, &w.closing) else { return Ok(()) };
+        let (Some(current), Some(next)) = (&w.current, w.closing.front()) else { return Ok(()) };
         let successor = Successor { next: self.log_id(next), legs: usable(&self.out, &next.legs), records: w.records };
         let done = record::close(disks, self.size, &self.log_id(current), &usable(&self.out, &w.legs), w.seq.next(), &successor).await;
         self.done(done)?;
-        if let Some(next) = w.closing.take() {
+        if let Some(next) = w.closing.pop_front() {
             self.begin(w, next);
         }
         Ok(())
@@ -373,7 +371,7 @@ impl PreserveLog {
 
     fn begin(&self, w: &mut Writer, segment: Segment) {
         w.legs = usable(&self.out, &segment.legs);
-        (w.current, w.pos, w.records, w.broken, w.closing) = (Some(segment), 0, 0, false, None);
+        (w.current, w.pos, w.records, w.broken) = (Some(segment), 0, 0, false);
     }
 
     fn is_short(&self, w: &Writer, copies: u8) -> bool {

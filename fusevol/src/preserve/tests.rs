@@ -163,6 +163,23 @@ fn a_successor_that_could_not_be_written_is_written_before_anything_else() {
 }
 
 #[test]
+fn flips_whose_page_cannot_be_written_are_all_passed_through() {
+    let b = Bench::new(2);
+    b.keep(&[(0, 1)]).expect("kept");
+    // The first leg has the page that names segment 40, and the second one fails: a reader may be there already.
+    b.faults(1, fail_once());
+    assert!(block_on(b.log.flip(&b.disks, segment(40, 2, 2))).is_err());
+    let mut r = b.reader();
+    b.refresh(&mut r).expect("read");
+    b.faults(1, fail_once());
+    assert!(block_on(b.log.flip(&b.disks, segment(41, 3, 2))).is_err());
+    b.keep(&[(1, 2)]).expect("kept");
+    b.refresh(&mut r).expect("read");
+    assert_eq!((b.copy(&r, 0), b.copy(&r, 1)), (Some(1), Some(2)));
+    assert_eq!(r.copies(place(), 1)[0].epoch, VolumeEpoch(3), "for the snapshot of that epoch, too");
+}
+
+#[test]
 fn a_flip_goes_on_in_its_segment() {
     let b = Bench::new(1);
     b.keep(&[(1, 1)]).expect("kept");
