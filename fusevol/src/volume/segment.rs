@@ -14,7 +14,7 @@ use fusevol_shared::units::{DiskAu, VolAu};
 use std::sync::atomic::Ordering;
 
 impl<D: Disk, C: Control> Volume<D, C> {
-    /// The next segment of the preserve log. One caller at a time: who leads the log.
+    /// The next segment of the preserve log. One caller at a time: who leads the log, and holds blocks, so that there is no flip beside it.
     pub(super) async fn next_segment(&self) -> Result<Segment> {
         let legs = self.place_apart(&self.legs.out.disks()).await?;
         self.segment_in(legs).await
@@ -44,6 +44,8 @@ impl<D: Disk, C: Control> Volume<D, C> {
         }
         // What the reserve has on disks that are out is changed for other places.
         self.refill().await?;
+        // As who preserves: not beside a flip, which begins a segment too, nor beside the end of the attachment. No block has this number.
+        let _held = self.guard.lock(u64::MAX - 1..u64::MAX).await?;
         self.check_seal().await?;
         let whole = async || {
             let legs = self.reserve.take_whole(copies, &self.legs.out.disks());
