@@ -1,9 +1,13 @@
 //! A lost client of another host is succeeded: by a fence agent, by an administrator's word, or not at all.
 
+use fusevol_shared::disk::file::{FileDisk, OpenMode};
+use fusevol_shared::disk::reservations::{HostKey, NotReserved, Reservations};
+use fusevol_shared::ids::{BootId, PoolId};
 use fusevol_tests::real::locker::Holder;
+use fusevol_tests::real::loopdev::LoopDevice;
 use fusevol_tests::real::mount::Mount;
-use fusevol_tests::real::pool::Pool;
-use fusevol_tests::real::run::{Ran, run};
+use fusevol_tests::real::pool::{Pool, scratch};
+use fusevol_tests::real::run::{Ran, program, run};
 use fusevol_tests::real::wait::{pause, timed, until};
 use std::fs::{self, OpenOptions};
 use std::io::{Read, Write};
@@ -185,4 +189,28 @@ fn the_agent_for_qemu_storage_daemon() {
     let _said = e.agent("on", "host1").ok().says("on");
     assert!(e.writes("host1"));
     let _said = e.agent("off", "host9").code(3);
+}
+
+/// > A disk that knows no reservations is not used where the pool wants them.
+///
+/// The kernel's own answer, for a loop device; and a pool of files.
+#[test]
+fn what_knows_no_reservations_is_not_used_where_they_are_wanted() {
+    let dir = scratch();
+    let file = dir.path().join("disk");
+    fs::File::create(&file).and_then(|f| f.set_len(1 << 20)).expect("a file");
+    let device = LoopDevice::new(&file, false);
+    let disk = FileDisk::open(device.path(), OpenMode::ReadWrite).expect("opened");
+    let key = HostKey::of(PoolId([1; 16]), BootId([2; 16]));
+    assert_eq!(disk.register(key), Err(NotReserved::Unknown));
+    assert_eq!(disk.reserve(key), Err(NotReserved::Unknown));
+    assert_eq!(disk.expel(key, HostKey::of(PoolId([1; 16]), BootId([3; 16]))), Err(NotReserved::Unknown));
+
+    let pool = Pool::new();
+    let _said = pool.mgr(&["volume", "create", "db", "--size", "64M"]).ok();
+    let _said = pool.mgr(&["pool", "set", "--reservations", "on"]).ok();
+    let _said = pool.mgr(&["pool", "show"]).ok().says("reservations");
+    let key = pool.client("host1", &[("db", "read,write")]);
+    let mut mount = Command::new(program("fusevol"));
+    let _said = run(mount.args(["mount", "--key"]).arg(key).arg(pool.path().join("fv"))).code(2).says("hint:").says("cannot be registered");
 }

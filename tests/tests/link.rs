@@ -190,6 +190,7 @@ fn welcome(generation: u64) -> Welcome {
         disks: vec![],
         slots: vec![],
         opened: Generation(generation),
+        reservations: false,
     }
 }
 

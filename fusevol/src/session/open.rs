@@ -22,6 +22,7 @@ use crate::volume::Engine;
 use fusevol_shared::clock::{BootTime, Clock, SystemClock};
 use fusevol_shared::disk::any::{Address, PoolDisk};
 use fusevol_shared::disk::find::Found;
+use fusevol_shared::disk::reservations::HostKey;
 use fusevol_shared::disk::ring;
 use fusevol_shared::error::{Context, Error, Kind, Result};
 use fusevol_shared::format::layout::Layout;
@@ -133,7 +134,7 @@ pub fn open(options: &Options) -> Result<Arc<Session>> {
             return Err(e);
         }
     };
-    let paths = Paths { link: link.clone(), welcome: about.welcome.clone(), id, globs: options.disks.clone() };
+    let paths = paths_of(options, &about.welcome, id, &link)?;
     // Before anything is written: a flush through the manager covers it then. Where it does not answer, the paths' keeper asks again.
     if let Some(told) = ring::block_on(paths.lives()) {
         engine.disks.heard(&told);
@@ -211,7 +212,7 @@ fn stand(
         return Err(Error::new(Kind::Denied, format!("the manager serves pool {}, the key is for another", welcome.pool_name)));
     }
     let disks = Arc::new(Disks::new());
-    let by = Paths { link: link.clone(), welcome: welcome.clone(), id, globs: options.disks.clone() };
+    let by = paths_of(options, &welcome, id, link)?;
     let paths = take_disks(&by, &disks)?;
     let redirect = redirect(options, &welcome, id, link)?;
     disks.redirect_by(redirect.clone());
@@ -296,13 +297,21 @@ fn slot(welcome: &Welcome, id: SessionId) -> Result<Slot> {
     Ok(Slot::new(welcome.pool, welcome.session, id, welcome.opened, places))
 }
 
-fn hello(session: SessionId, program: &str) -> Result<Hello> {
+fn boot() -> Result<BootId> {
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").context(Kind::Io, || "the boot id cannot be read")?;
-    let boot: BootId = boot.trim().parse().context(Kind::Internal, || "the boot id is no UUID")?;
+    boot.trim().parse().context(Kind::Internal, || "the boot id is no UUID")
+}
+
+fn paths_of(options: &Options, welcome: &Welcome, id: SessionId, link: &Link) -> Result<Paths> {
+    let host = HostKey::of(welcome.pool, boot()?);
+    Ok(Paths { link: link.clone(), welcome: welcome.clone(), id, host, globs: options.disks.clone() })
+}
+
+fn hello(session: SessionId, program: &str) -> Result<Hello> {
     Ok(Hello {
         protocol: PROTOCOL,
         session,
-        boot,
+        boot: boot()?,
         host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
         program: format!("{program} {}", env!("CARGO_PKG_VERSION")),
         resume: false,

@@ -14,6 +14,7 @@ use fusevol_shared::disk::any::{Address, Lock, PoolDisk};
 use fusevol_shared::disk::buf::IoBuf;
 use fusevol_shared::disk::file::OpenMode;
 use fusevol_shared::disk::find::{self, Found, Places, Wanted};
+use fusevol_shared::disk::reservations::{HostKey, Reservations};
 use fusevol_shared::disk::{Disk, DiskError};
 use fusevol_shared::error::{Context, Error, Kind, Result};
 use fusevol_shared::format::layout::{Layout, MANAGER_LOCK};
@@ -32,6 +33,8 @@ pub(super) struct Paths {
     pub(super) link: Link,
     pub(super) welcome: Welcome,
     pub(super) id: SessionId,
+    /// By which the disks know this host.
+    pub(super) host: HostKey,
     /// Where the user said that disks are.
     pub(super) globs: Vec<String>,
 }
@@ -50,6 +53,9 @@ impl Paths {
     /// `Busy` where the lock is another's, `Refused` where it is another disk, `Unreachable` without a manager, `Io`.
     pub(super) async fn take(&self, disk: &PoolDisk, info: &DiskInfo) -> Result<()> {
         lock(disk, self.welcome.session)?;
+        if self.welcome.reservations {
+            register(disk, self.host)?;
+        }
         let layout = Layout::for_aus(self.welcome.au_size, info.aus);
         let layout = layout.ok_or_else(|| Error::new(Kind::Damaged, "the disk is too small to carry a slot"))?;
         let at = SlotAt::new(self.welcome.pool, info.id, &layout, self.welcome.session);
@@ -80,6 +86,12 @@ fn lock(disk: &PoolDisk, session: SessionNo) -> Result<()> {
         Lock::Taken | Lock::Absent => Ok(()),
         Lock::Held => Err(Error::new(Kind::Busy, format!("session {session} is locked by another process"))),
     }
+}
+
+/// Makes the host one that may write to a disk that is reserved, and that can be cut off from it. Only where it is, the disk is used directly.
+fn register(disk: &PoolDisk, host: HostKey) -> Result<()> {
+    let hint = "all disks of a pool with `reservations=on` must be block devices that know them (SCSI-3, NVMe); see `fusevol-mgr pool set`";
+    disk.register(host).map_err(|e| Error::new(Kind::Refused, format!("this host cannot be registered: {e}")).hint(hint))
 }
 
 impl Opener<PoolDisk> for Paths {

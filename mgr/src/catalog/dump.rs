@@ -44,6 +44,7 @@ impl Catalog {
         if self.fencing != Fencing::default() {
             out.push(Record::FencingSet { fencing: self.fencing });
         }
+        out.extend(self.reservations.map(|no| Record::ReservationsSet { from: Some(no) }));
         out.extend(self.rebuild_after.map(|ms| Record::RebuildAfterSet { ms }));
         out.extend(self.disks.values().map(|d| Record::DiskAdded(d.entry.clone())));
         for d in self.disks.values() {

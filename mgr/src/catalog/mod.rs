@@ -147,6 +147,8 @@ pub struct Catalog {
     copying: BTreeMap<DiskAu, Copying>,
     /// How long legs may be out before their copies are made elsewhere, milliseconds, if that was set.
     rebuild_after: Option<u64>,
+    /// Sessions from this one on register with the disks.
+    reservations: Option<SessionNo>,
 }
 
 /// A record that does not fit.
@@ -233,6 +235,10 @@ impl Catalog {
             Record::DiskFailed { disk, failed } => self.disk_failed(*disk, *failed),
             Record::RebuildAfterSet { ms } => {
                 self.rebuild_after = Some(*ms);
+                Ok(())
+            }
+            Record::ReservationsSet { from } => {
+                self.reservations = *from;
                 Ok(())
             }
             Record::JobSet { volume, paused, limit } => self.job_set(*volume, *paused, *limit),

@@ -35,6 +35,18 @@ impl Catalog {
         self.fencing
     }
 
+    /// Whether the pool cuts hosts off by persistent reservations.
+    #[must_use]
+    pub fn reserves(&self) -> bool {
+        self.reservations.is_some()
+    }
+
+    /// Whether the host of this session registers with each disk before the session uses it.
+    #[must_use]
+    pub fn has_reservations(&self, session: SessionNo) -> bool {
+        self.reservations.is_some_and(|from| from <= session)
+    }
+
     /// How long legs may be out before their copies are made elsewhere, milliseconds, if that was set.
     #[must_use]
     pub fn rebuild_after(&self) -> Option<u64> {

@@ -351,6 +351,8 @@ pub enum Record {
     /// A preserve segment in which nobody writes any more has these copies from now on, all with the same content. What it has no more stays its
     /// own: its readers may still read there.
     SegmentPlaced { volume: VolumeId, no: u32, legs: Vec<DiskAu> },
+    /// Hosts of sessions with this number and above register with the disks before they use them; `None`: they do not.
+    ReservationsSet { from: Option<SessionNo> },
 }
 
 /// A stale leg that is brought up to date in its place.

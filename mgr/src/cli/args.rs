@@ -131,12 +131,24 @@ pub enum Pool {
     /// Change a setting of the pool
     Set {
         /// What must be before somebody else gets what a lost client could still write
-        #[arg(long, value_enum, value_name = "POLICY", required_unless_present = "rebuild_after")]
+        #[arg(long, value_enum, value_name = "POLICY", required_unless_present_any = ["rebuild_after", "reservations"])]
         fencing: Option<FencingArg>,
+        /// Whether lost hosts are cut off by SCSI or NVMe persistent reservations: clients that are mounted from then on register with the disks
+        #[arg(long, value_enum, value_name = "on|off")]
+        reservations: Option<Switch>,
         /// How long copies on a disk that failed may be missing before they are made elsewhere
         #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(0..=31_536_000))]
         rebuild_after: Option<u64>,
     },
+}
+
+/// `on` or `off`
+#[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Switch {
+    /// Yes
+    On,
+    /// No
+    Off,
 }
 
 /// `--fencing`

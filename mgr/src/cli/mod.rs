@@ -39,7 +39,9 @@ fn run(cli: Cli) -> Result<u8> {
         Verb::Check(args) => return lifecycle::check(&ctx, &args),
         Verb::Dump(args) => dump::run(&ctx, &args)?,
         Verb::Pool(args::Pool::Show) => pool::show(&ctx)?,
-        Verb::Pool(args::Pool::Set { fencing, rebuild_after }) => pool::set(&ctx, fencing.map(Into::into), rebuild_after)?,
+        Verb::Pool(args::Pool::Set { fencing, reservations, rebuild_after }) => {
+            pool::set(&ctx, fencing.map(Into::into), reservations.map(|r| r == args::Switch::On), rebuild_after)?;
+        }
         Verb::Job(verb) => job::run(&ctx, verb)?,
         Verb::Disk(verb) => disk::run(&ctx, verb)?,
         Verb::Volume(verb) => volume::run(&ctx, verb)?,

@@ -17,10 +17,13 @@ pub fn show(ctx: &Ctx) -> Result<()> {
 }
 
 /// `pool set`
-pub fn set(ctx: &Ctx, fencing: Option<Fencing>, rebuild_after: Option<u64>) -> Result<()> {
+pub fn set(ctx: &Ctx, fencing: Option<Fencing>, reservations: Option<bool>, rebuild_after: Option<u64>) -> Result<()> {
     let mut pool = pick!(ctx.ask(AdminRequest::PoolShow)?, Pool)?;
     if let Some(fencing) = fencing {
         pool = pick!(ctx.ask(AdminRequest::PoolSet { fencing })?, Pool)?;
+    }
+    if let Some(on) = reservations {
+        pool = pick!(ctx.ask(AdminRequest::PoolReservations { on })?, Pool)?;
     }
     if let Some(seconds) = rebuild_after {
         pool = pick!(ctx.ask(AdminRequest::PoolRebuildAfter { ms: seconds.saturating_mul(1000) })?, Pool)?;
@@ -47,6 +50,7 @@ fn properties(p: &PoolView) -> String {
         ("au-size", size::show(p.au_size)),
         ("lease", format!("{}.{:03}s", p.lease_ms / 1000, p.lease_ms % 1000)),
         ("fencing", word(p.fencing).to_owned()),
+        ("reservations", if p.reservations { "on" } else { "off" }.to_owned()),
         ("rebuild-after", format!("{}s", p.rebuild_after_ms / 1000)),
         ("size", size::show(s.total)),
         ("free", size::show(s.free)),

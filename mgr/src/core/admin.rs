@@ -21,6 +21,7 @@ impl Core {
             AdminRequest::PoolSet { fencing } => self.pool_set(fencing),
             AdminRequest::DiskAdd { id, aus, first_data, end_data, paths } => self.disk_add(id, aus, first_data, end_data, paths),
             AdminRequest::DiskPaths { id, paths } => self.disk_paths(id, paths),
+            AdminRequest::PoolReservations { on } => self.pool_reservations(on),
             AdminRequest::PoolRebuildAfter { ms } => self.pool_rebuild_after(ms),
             AdminRequest::DiskSet { disk, spare, domain } => self.disk_set(&disk, spare, domain.as_deref()),
             AdminRequest::DiskFail { disk, failed } => self.disk_fail(&disk, failed),
@@ -66,6 +67,14 @@ impl Core {
     fn pool_rebuild_after(&mut self, ms: u64) -> Result<AdminReply> {
         if self.catalog.rebuild_after() != Some(ms) {
             self.commit(Record::RebuildAfterSet { ms })?;
+        }
+        self.pool_view().map(AdminReply::Pool)
+    }
+
+    fn pool_reservations(&mut self, on: bool) -> Result<AdminReply> {
+        if self.catalog.reserves() != on {
+            let from = on.then(|| self.catalog.counters().session);
+            self.commit(Record::ReservationsSet { from })?;
         }
         self.pool_view().map(AdminReply::Pool)
     }

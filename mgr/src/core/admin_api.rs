@@ -183,6 +183,11 @@ pub enum AdminRequest {
         /// Milliseconds.
         ms: u64,
     },
+    /// Whether hosts are cut off by persistent reservations of the disks: for sessions that are opened from then on.
+    PoolReservations {
+        /// They are.
+        on: bool,
+    },
     /// What a disk is there for; what is not said stays.
     DiskSet {
         /// Its number, identity or path.

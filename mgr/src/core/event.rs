@@ -11,7 +11,7 @@ use fusevol_shared::error::WireError;
 use fusevol_shared::format::journal::Tail;
 use fusevol_shared::format::mail::Letter;
 use fusevol_shared::format::slot::Answer;
-use fusevol_shared::ids::{FenceToken, KeyPrint, Seq, SessionId, SessionNo, VolumeId};
+use fusevol_shared::ids::{BootId, FenceToken, KeyPrint, Seq, SessionId, SessionNo, VolumeId};
 use fusevol_shared::units::DiskNo;
 use fusevol_shared::wire::data::Io;
 use fusevol_shared::wire::messages::{Ack, Push, Reply, Request};
@@ -296,6 +296,8 @@ pub enum Effect {
         client: String,
         /// Lets it in.
         on: bool,
+        /// Its host, where the disks themselves may cut that off.
+        host: Option<BootId>,
     },
     /// Reads the page of a session's heartbeat on a disk; answered by `Event::NonceRead`.
     ReadNonce {

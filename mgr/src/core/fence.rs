@@ -19,7 +19,7 @@ use super::{AdminId, Core, Effect};
 use crate::catalog::record::Fencing;
 use fusevol_shared::clock::BootTime;
 use fusevol_shared::error::{Error, Kind, Result};
-use fusevol_shared::ids::SessionNo;
+use fusevol_shared::ids::{BootId, SessionNo};
 use std::time::Duration;
 
 /// First wait before agents are asked again; it doubles.
@@ -141,9 +141,18 @@ impl Core {
             if let Some(life) = self.lives.get_mut(&no) {
                 let wait = if let Fence::Open { wait, .. } = life.fence { wait } else { AGAIN_FIRST };
                 life.fence = Fence::Asked { wait };
-                self.out.effects.push(Effect::Fence { asked: FenceFor::Session(no), client, on: false });
+                let host = self.host_to_cut_off(no);
+                self.out.effects.push(Effect::Fence { asked: FenceFor::Session(no), client, on: false, host });
             }
         }
+    }
+
+    /// Its host, where its disks know that and no session lives there: all processes of a host are one to a disk.
+    fn host_to_cut_off(&self, no: SessionNo) -> Option<BootId> {
+        let session = self.catalog.session(no).filter(|_| self.catalog.has_reservations(no))?;
+        let lives = |s: SessionNo| matches!(self.session_state(s), SessionState::Live | SessionState::Away);
+        let alone = !self.catalog.sessions().any(|s| s.boot == session.boot && lives(s.no));
+        alone.then_some(session.boot)
     }
 
     fn client_of(&self, no: SessionNo) -> Option<String> {
@@ -209,7 +218,7 @@ impl Core {
             let e = Error::new(Kind::Refused, format!("a lost session of client '{client}' is not over yet: it could write again"));
             return Err(e.hint("see `fusevol-mgr status`; it is ended once somebody wants what it holds, or by `client confirm-dead`"));
         }
-        self.out.effects.push(Effect::Fence { asked: FenceFor::Admin(from), client: client.clone(), on: true });
+        self.out.effects.push(Effect::Fence { asked: FenceFor::Admin(from), client: client.clone(), on: true, host: None });
         self.unfencing.insert(from, client);
         Ok(())
     }

@@ -188,6 +188,7 @@ impl Core {
             disks: disks.collect(),
             slots: session.slots.clone(),
             opened: session.generation,
+            reservations: self.catalog.has_reservations(no),
         }))
     }
 

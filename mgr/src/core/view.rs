@@ -46,6 +46,7 @@ impl Core {
             generation: self.generation,
             lease_ms: p.lease_ms,
             fencing: self.catalog.fencing(),
+            reservations: self.catalog.reserves(),
             rebuild_after_ms: u64::try_from(self.rebuild_after().as_millis()).unwrap_or(u64::MAX),
             created: p.created,
             space: self.space_view(),

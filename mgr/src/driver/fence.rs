@@ -1,4 +1,7 @@
-//! The fence agents: programs in the folder `fence.d`, called on a thread of their own, one after the other in the order of their names.
+//! What cuts a client off from its disks, on a thread of its own: the disks themselves, where its host is registered with each of them
+//! (`shared::disk::reservations`); where they cannot, fence agents.
+//!
+//! Agents are programs in the folder `fence.d`, called one after the other in the order of their names.
 //!
 //! ```text
 //!  fence.d/NAME off CLIENT      cuts the client off from the disks that this agent knows of, and returns when nothing of it can land any more
@@ -15,7 +18,9 @@
 use super::Input;
 use crate::core::{Event, FenceFor, Fenced};
 use fusevol_shared::clock::{Clock, SystemClock};
+use fusevol_shared::disk::reservations::{HostKey, Reservations, cut_off};
 use fusevol_shared::error::{Context, Error, Kind, Result};
+use fusevol_shared::units::DiskNo;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 use std::io::Read;
@@ -30,6 +35,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::mpsc;
 
+/// The disks' own fence, as it is called for people.
+const RESERVATIONS: &str = "persistent-reservations";
 /// The folder of the agents, beside the configuration.
 pub const FOLDER: &str = "fence.d";
 /// For one call of an agent.
@@ -45,10 +52,32 @@ const AGENTS_MAX: usize = 64;
 /// What an agent answers that does not know the client.
 const NOT_MINE: i32 = 3;
 
-struct Job {
-    asked: FenceFor,
-    client: String,
-    on: bool,
+/// Who is to be cut off, or let in.
+pub(super) struct Job {
+    pub asked: FenceFor,
+    pub client: String,
+    pub on: bool,
+    /// By the disks themselves, if they can.
+    pub cut: Option<CutOff>,
+}
+
+/// A host that is registered with all disks of the pool.
+pub(super) struct CutOff {
+    pub disks: Vec<(DiskNo, Arc<dyn Reservations>)>,
+    /// Of the manager's host.
+    pub own: HostKey,
+    pub other: HostKey,
+}
+
+impl CutOff {
+    /// All of them, or it is not known what the host can reach.
+    fn carry_out(&self) -> Result<Fenced> {
+        for (no, disk) in &self.disks {
+            cut_off(disk.as_ref(), self.own, self.other).map_err(|e| Error::new(Kind::Io, format!("disk {no}: {e}")))?;
+        }
+        let said = format!("its host cannot write to any of {} disks", self.disks.len());
+        Ok(Fenced::Done { agents: RESERVATIONS.to_owned(), said })
+    }
 }
 
 /// The driver's end of the thread.
@@ -73,8 +102,8 @@ impl Fencer {
     }
 
     /// Hands a request over. Gives its answer where that cannot be.
-    pub fn begin(&self, asked: FenceFor, client: String, on: bool) -> Option<Event> {
-        let job = Job { asked, client, on };
+    pub fn begin(&self, job: Job) -> Option<Event> {
+        let asked = job.asked;
         let begun = self.jobs.as_ref().is_some_and(|jobs| jobs.try_send(job).is_ok());
         let busy = || Fenced::Failed { why: "too many wait for the fence agents".to_owned() };
         (!begun).then(|| Event::Fenced { asked, fenced: busy() })
@@ -91,11 +120,15 @@ impl Drop for Fencer {
 }
 
 fn serve(agents: &Agents, todo: &Receiver<Job>, to: &mpsc::Sender<Input>) {
-    while let Ok(Job { asked, client, on }) = todo.recv() {
+    while let Ok(Job { asked, client, on, cut }) = todo.recv() {
         if agents.stop.load(Ordering::SeqCst) {
             return;
         }
-        let fenced = agents.carry_out(&client, on);
+        let by_disks = cut.map_or_else(|| Ok(Fenced::NoAgent), |cut| cut.carry_out());
+        let fenced = match by_disks {
+            Ok(done @ Fenced::Done { .. }) => done,
+            by_disks => agents.after(by_disks.err(), &client, on),
+        };
         tracing::info!("fence agents, {} {client}: {fenced:?}", word(on));
         if to.blocking_send(Input::Event(Event::Fenced { asked, fenced })).is_err() {
             return;
@@ -120,6 +153,14 @@ struct Said {
 }
 
 impl Agents {
+    /// Asks all of them, where the disks could not do it; what those said counts where no agent knows the client.
+    fn after(&self, disks: Option<Error>, client: &str, on: bool) -> Fenced {
+        match (self.carry_out(client, on), disks) {
+            (Fenced::NoAgent, Some(e)) => Fenced::Failed { why: format!("{RESERVATIONS}: {e}") },
+            (fenced, _) => fenced,
+        }
+    }
+
     /// Asks all of them.
     fn carry_out(&self, client: &str, on: bool) -> Fenced {
         let (mut done, mut said) = (Vec::new(), Vec::new());

@@ -2,7 +2,7 @@
 
 use super::Input;
 use super::copier::Copier;
-use super::fence::Fencer;
+use super::fence::{self, CutOff, Fencer};
 use super::helper::{Helper, Job};
 use super::join::{Joining, Log};
 use super::reopen::{self, Reopener};
@@ -18,10 +18,11 @@ use arc_swap::ArcSwap;
 use fusevol_shared::clock::{Clock, SystemClock};
 use fusevol_shared::disk::Disk;
 use fusevol_shared::disk::any::PoolDisk;
+use fusevol_shared::disk::reservations::{HostKey, Reservations};
 use fusevol_shared::disk::ring::{self, block_on};
 use fusevol_shared::error::{Context, Error, Kind, Result};
 use fusevol_shared::format::layout::{Layout, MANAGER_LOCK};
-use fusevol_shared::ids::{DiskId, Generation, Life, PoolId, SessionId, SessionNo};
+use fusevol_shared::ids::{BootId, DiskId, Generation, Life, PoolId, SessionId, SessionNo};
 use fusevol_shared::random::{Random, SystemRandom};
 use fusevol_shared::units::{AuSize, DiskNo};
 use std::path::PathBuf;
@@ -52,6 +53,8 @@ pub struct StoreLog {
     disks: Vec<session_io::Member<File>>,
     table: Table<File>,
     pool: PoolId,
+    /// Of this host.
+    boot: BootId,
     au_size: AuSize,
     silent: Arc<Silent>,
     drained: bool,
@@ -148,13 +151,14 @@ impl Won {
             store.set_lease(Duration::from_millis(pool.lease_ms.into()));
         }
         let silent = Arc::default();
+        let boot = Who::here(&mut SystemRandom)?.boot;
         let fencer = Fencer::start(agents, to.clone())?;
         let table = Arc::new(ArcSwap::from_pointee(self.disks.clone()));
         let copier = Copier::start(self.pool, self.au_size, to.clone())?;
         let reopener = Reopener::start(self.pool, Arc::clone(&table), to.clone())?;
         let helper = Helper::start(self.pool, self.au_size, &silent, to)?;
         let Won { disks, pool, au_size, .. } = self;
-        Ok(StoreLog { helper, fencer, copier, reopener, store, disks, table, pool, au_size, silent, drained })
+        Ok(StoreLog { helper, fencer, copier, reopener, store, disks, table, pool, boot, au_size, silent, drained })
     }
 }
 
@@ -222,8 +226,11 @@ impl Log for StoreLog {
     }
 
     fn begin(&mut self, effect: Effect) -> Option<Event> {
-        if let Effect::Fence { asked, client, on } = effect {
-            return self.fencer.begin(asked, client, on);
+        if let Effect::Fence { asked, client, on, host } = effect {
+            let disks = || self.disks.iter().map(|(no, _, d)| (*no, Arc::clone(d) as Arc<dyn Reservations>)).collect();
+            let cut =
+                host.map(|host| CutOff { disks: disks(), own: HostKey::of(self.pool, self.boot), other: HostKey::of(self.pool, host) });
+            return self.fencer.begin(fence::Job { asked, client, on, cut });
         }
         if let Effect::Copy { .. } | Effect::LayAgain { .. } | Effect::LookAtDisk { .. } = effect {
             return self.copier.begin(effect, self.disks.clone());

@@ -135,5 +135,6 @@ fn welcome() -> Welcome {
         disks: vec![],
         slots: vec![],
         opened: Generation(1),
+        reservations: false,
     }
 }

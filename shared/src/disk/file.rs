@@ -19,7 +19,7 @@ use crate::units::{DiskOff, PAGE};
 use rustix::fs::{FileType, Mode, OFlags};
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -161,6 +161,11 @@ impl FileDisk {
     /// What the kernel says.
     pub fn lock_held_by_other(&self, byte: u64) -> DiskResult<bool> {
         ioctl::held_by_other(self.fd.as_fd(), byte).map_err(refused(&self.path, "question for a lock on"))
+    }
+
+    /// For calls that are no I/O.
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 
     fn error(&self, verb: &str, at: Option<DiskOff>, errno: i32) -> DiskError {

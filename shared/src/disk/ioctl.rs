@@ -1,4 +1,4 @@
-//! The calls on a disk's descriptor for which there is no safe wrapper: a block device's size, and locks on byte ranges.
+//! The calls on a disk's descriptor for which there is no safe wrapper: a block device's size, locks on byte ranges, persistent reservations.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -59,4 +59,73 @@ pub(super) fn held_by_other(fd: BorrowedFd<'_>, byte: u64) -> io::Result<bool> {
         0 => Ok(lock.l_type != NO_LOCK),
         _ => Err(io::Error::last_os_error()),
     }
+}
+
+/// `struct pr_registration`: `linux/pr.h`.
+#[repr(C)]
+struct PrRegistration {
+    old_key: u64,
+    new_key: u64,
+    flags: u32,
+    pad: u32,
+}
+
+/// `struct pr_reservation`.
+#[repr(C)]
+struct PrReservation {
+    key: u64,
+    kind: u32,
+    flags: u32,
+}
+
+/// `struct pr_preempt`.
+#[repr(C)]
+struct PrPreempt {
+    old_key: u64,
+    new_key: u64,
+    kind: u32,
+    flags: u32,
+}
+
+/// `_IOW('p', 200, struct pr_registration)`, and those after it.
+const IOC_PR_REGISTER: libc::c_ulong = 0x4018_70c8;
+const IOC_PR_RESERVE: libc::c_ulong = 0x4010_70c9;
+const IOC_PR_PREEMPT_ABORT: libc::c_ulong = 0x4018_70cc;
+/// Whatever key this host has there.
+const PR_FL_IGNORE_KEY: u32 = 1;
+/// Only who is registered writes; all who are registered hold it.
+const PR_WRITE_EXCLUSIVE_ALL_REGS: u32 = 5;
+
+/// What is done with reservations.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Pr {
+    /// This host has this key from now on.
+    Register(u64),
+    /// The holder of this key reserves the disk for all who are registered.
+    Reserve(u64),
+    /// The holder of the first key takes the registration of the second, and aborts what that one has under way.
+    PreemptAbort(u64, u64),
+}
+
+/// Asks for it: 0, or the status of `linux/pr.h` that the disk has answered.
+pub(super) fn persistent_reservation(fd: BorrowedFd<'_>, pr: Pr) -> io::Result<i32> {
+    let fd = fd.as_raw_fd();
+    let status = match pr {
+        Pr::Register(key) => {
+            let arg = PrRegistration { old_key: 0, new_key: key, flags: PR_FL_IGNORE_KEY, pad: 0 };
+            // SAFETY: the call reads the structure given, which lives through it.
+            unsafe { libc::ioctl(fd, IOC_PR_REGISTER, &raw const arg) }
+        }
+        Pr::Reserve(key) => {
+            let arg = PrReservation { key, kind: PR_WRITE_EXCLUSIVE_ALL_REGS, flags: 0 };
+            // SAFETY: as above.
+            unsafe { libc::ioctl(fd, IOC_PR_RESERVE, &raw const arg) }
+        }
+        Pr::PreemptAbort(own, other) => {
+            let arg = PrPreempt { old_key: other, new_key: own, kind: PR_WRITE_EXCLUSIVE_ALL_REGS, flags: 0 };
+            // SAFETY: as above.
+            unsafe { libc::ioctl(fd, IOC_PR_PREEMPT_ABORT, &raw const arg) }
+        }
+    };
+    if status < 0 { Err(io::Error::last_os_error()) } else { Ok(status) }
 }

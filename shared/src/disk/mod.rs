@@ -6,6 +6,7 @@
 //! - [`nbd`]: an export of an NBD server. [`any`]: one or the other, by its address.
 //! - [`label`]: reads whose a disk is.
 //! - [`mem`]: memory, for tests and models. [`fault`]: a decorator that fails, delays or hangs chosen I/O.
+//! - [`reservations`]: who may write to a disk, kept by the disk itself.
 //! - [`find`]: the pool's disks among everything that this host sees, by label.
 //!
 //! Invariants: every offset, length and address is a multiple of `PAGE`; a buffer belongs to the kernel until its
@@ -21,6 +22,7 @@ mod ioctl;
 pub mod label;
 pub mod mem;
 pub mod nbd;
+pub mod reservations;
 pub mod ring;
 
 use crate::ids::Life;

@@ -151,6 +151,8 @@ message!(/// A session stands.
     slots: Vec<DiskNo>,
     /// That generation.
     opened: Generation,
+    /// The host is registered with each block device before the session uses it: it can be cut off there.
+    reservations: bool,
 });
 message!(/// A disk of the pool, as the manager knows it.
     DiskInfo {

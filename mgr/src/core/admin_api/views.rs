@@ -50,6 +50,8 @@ pub struct PoolView {
     pub lease_ms: u32,
     /// What must be before a lost client is succeeded.
     pub fencing: Fencing,
+    /// Hosts are cut off by persistent reservations.
+    pub reservations: bool,
     /// How long legs may be out before their copies are made elsewhere, milliseconds.
     pub rebuild_after_ms: u64,
     /// When it was made.

@@ -6,7 +6,7 @@ use crate::catalog::record::Fencing;
 use crate::core::{AdminReply, AdminRequest, ConnId, Effect, Event, FenceFor, Fenced};
 use fusevol_shared::change::Entry;
 use fusevol_shared::error::Kind;
-use fusevol_shared::ids::{SessionNo, VolumeId};
+use fusevol_shared::ids::{BootId, SessionNo, VolumeId};
 use fusevol_shared::wire::messages::{AttachWrite, Renew};
 use std::time::Duration;
 
@@ -18,7 +18,10 @@ fn done() -> Fenced {
 
 /// A writer of another boot, which is lost, with one block that is not folded; and a client of this boot.
 fn lost() -> (World, VolumeId, Writer, ConnId) {
-    let mut w = World::new(2, 100);
+    lost_in(World::new(2, 100))
+}
+
+fn lost_in(mut w: World) -> (World, VolumeId, Writer, ConnId) {
     let v = w.volume("db", 1 << 30);
     w.client(1, "db", "all");
     w.client(2, "db", "all");
@@ -46,7 +49,7 @@ fn wait(w: &mut World, b: ConnId, d: Duration) {
 
 /// Who was to be cut off (or let in) since this was asked last.
 fn asked(w: &mut World) -> Vec<(FenceFor, String, bool)> {
-    let of = |e: &Effect| if let Effect::Fence { asked, client, on } = e { Some((*asked, client.clone(), *on)) } else { None };
+    let of = |e: &Effect| if let Effect::Fence { asked, client, on, .. } = e { Some((*asked, client.clone(), *on)) } else { None };
     let all = w.effects.iter().filter_map(of).collect();
     w.effects.retain(|e| !matches!(e, Effect::Fence { .. }));
     all
@@ -231,4 +234,31 @@ fn a_client_is_let_in_by_an_administrator_once_nothing_of_it_is_lost() {
     w.disks.fence = Some(Fenced::NoAgent);
     assert_eq!(w.admin_refused(unfence).kind, Kind::NotFound);
     assert_eq!(w.admin_refused(AdminRequest::ClientUnfence { name: "nobody".into() }).kind, Kind::NotFound);
+}
+
+/// By which host's registration its disks could do it, as was asked last.
+fn host(w: &World) -> Option<BootId> {
+    let of = |e: &Effect| if let Effect::Fence { host, .. } = e { Some(*host) } else { None };
+    w.effects.iter().rev().find_map(of).expect("asked")
+}
+
+#[test]
+fn the_disks_cut_off_a_host_that_is_registered_and_on_which_nobody_lives() {
+    let on = AdminRequest::PoolReservations { on: true };
+    for (early, beside, expected) in [(true, false, Some(OTHER_BOOT)), (false, false, None), (true, true, None)] {
+        let mut w = World::new(2, 100);
+        if early {
+            w.admin(on.clone());
+        }
+        let (mut w, v, _, b) = lost_in(w);
+        w.admin(on.clone());
+        w.checkpoint();
+        if beside {
+            w.client(3, "db", "all");
+            let c = w.connect(3);
+            assert!(w.hello(c, 3, OTHER_BOOT, false).expect("welcome").reservations, "it registers from now on");
+        }
+        assert_eq!(w.refused(b, AttachWrite { volume: v }), Kind::Busy);
+        assert_eq!(host(&w), expected, "{early} {beside}");
+    }
 }

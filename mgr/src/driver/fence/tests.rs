@@ -1,6 +1,9 @@
 //! Real programs as agents: what they are asked, what counts as done, and that none outlives its time.
 
 use super::*;
+use fusevol_shared::disk::file::{FileDisk, OpenMode};
+use fusevol_shared::disk::reservations::model::Target;
+use fusevol_shared::ids::{BootId, PoolId};
 use std::fs;
 
 struct Folder(tempfile::TempDir);
@@ -34,6 +37,10 @@ impl Folder {
     fn agents(&self, limit: Duration) -> Agents {
         Agents { folder: self.path(), stop: Arc::default(), limit }
     }
+}
+
+fn job(asked: FenceFor, client: &str) -> Job {
+    Job { asked, client: client.to_owned(), on: false, cut: None }
 }
 
 const KEEPS: &str = "case $1 in status) cat state ;; *) echo $1 > state; echo \"port 7 is $1\" ;; esac";
@@ -102,14 +109,60 @@ fn the_thread_answers_and_ends_in_the_midst_of_a_call() {
     let (to, mut answers) = mpsc::channel(4);
     let fencer = Fencer::start(f.path(), to).expect("a thread");
     let asked = FenceFor::Session(fusevol_shared::ids::SessionNo(3));
-    assert_eq!(fencer.begin(asked, "host1".into(), false), None);
+    assert_eq!(fencer.begin(job(asked, "host1")), None);
     let Some(Input::Event(event)) = answers.blocking_recv() else { panic!("no answer") };
     assert_eq!(event, Event::Fenced { asked, fenced: Fenced::Done { agents: "port".into(), said: "off".into() } });
-    assert_eq!(fencer.begin(asked, "slow".into(), false), None);
+    assert_eq!(fencer.begin(job(asked, "slow")), None);
     while f.calls().len() < 3 {
         std::thread::yield_now();
     }
     let began = SystemClock.now();
     drop(fencer);
     assert!(SystemClock.now().since(began) < Duration::from_secs(10));
+}
+
+/// Two disks; host 1 is registered with both.
+fn reserved() -> (Vec<Target>, CutOff) {
+    let key = |host| HostKey::of(PoolId([1; 16]), BootId([host; 16]));
+    let targets: Vec<Target> = (0..2).map(|_| Target::default()).collect();
+    targets.iter().for_each(|t| t.seen_by(1).register(key(1)).expect("registered"));
+    let disks = (0..).zip(&targets).map(|(no, t)| (DiskNo(no), Arc::new(t.seen_by(9)) as Arc<dyn Reservations>)).collect();
+    (targets, CutOff { disks, own: key(9), other: key(1) })
+}
+
+fn answer(f: &Folder, cut: CutOff) -> Fenced {
+    let (to, mut answers) = mpsc::channel(4);
+    let fencer = Fencer::start(f.path(), to).expect("a thread");
+    let asked = FenceFor::Session(fusevol_shared::ids::SessionNo(3));
+    assert_eq!(fencer.begin(Job { cut: Some(cut), ..job(asked, "host1") }), None);
+    match answers.blocking_recv() {
+        Some(Input::Event(Event::Fenced { fenced, .. })) => fenced,
+        _ => panic!("no answer"),
+    }
+}
+
+#[test]
+fn disks_that_know_hosts_are_asked_before_any_agent() {
+    let f = Folder::new();
+    f.agent("port", KEEPS);
+    let (targets, cut) = reserved();
+    let Fenced::Done { agents, .. } = answer(&f, cut) else { panic!("not done") };
+    assert_eq!((agents.as_str(), f.calls()), (RESERVATIONS, vec![]));
+    assert!(targets.iter().all(|t| !t.accepts(1) && t.accepts(9)));
+}
+
+#[test]
+fn one_disk_that_does_not_is_not_enough() {
+    let f = Folder::new();
+    let file = f.0.path().join("disk");
+    fs::write(&file, [0; 4096]).expect("a file");
+    let plain = || (DiskNo(7), Arc::new(FileDisk::open(&file, OpenMode::ReadWrite).expect("opened")) as Arc<dyn Reservations>);
+    let (_, mut cut) = reserved();
+    cut.disks.push(plain());
+    assert_eq!(why(answer(&f, cut)), "persistent-reservations: disk 7: it knows no persistent reservations");
+    f.agent("port", KEEPS);
+    let (_, mut cut) = reserved();
+    cut.disks.push(plain());
+    let Fenced::Done { agents, .. } = answer(&f, cut) else { panic!("not done") };
+    assert_eq!(agents, "port", "the next rung");
 }

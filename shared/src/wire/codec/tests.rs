@@ -128,6 +128,7 @@ fn an_au_size_out_of_range_is_no_welcome() {
         disks: vec![],
         slots: vec![],
         opened: Generation(1),
+        reservations: false,
     };
     let message = FromManager::Reply { id: 0, result: Ok(Reply::Welcome(welcome)) };
     let archive = message.to_archive().unwrap();
