@@ -4,12 +4,12 @@
 //!  Clear --one SEAL page says anything else--> Sealed      (never back)
 //! ```
 //!
-//! All slot disks are asked at once. A question is answered by a majority of them: the manager's SEAL counts when a majority
-//! has it, and any two majorities share a disk. A disk that cannot be read does not count; a page that is not the session's own
-//! clear SEAL, a torn one too, ends the session.
+//! All slot disks are asked at once. A question is answered by [`enough`] of them: the manager's SEAL counts when a majority
+//! has it, and one of those is among them. A disk that cannot be read does not count, nor one that was not there when the slot was opened: what
+//! stands there is an earlier session's, or nothing. Any other page that is not the session's own clear SEAL, a torn one too, ends the session.
 //!
-//! A disk that does not answer must hold up neither the others nor, request by request, fill the threads' rings. A check waits for a
-//! majority only and lets the rest go; who was let go [`UNHEARD`] times in a row is left out of checks. A beat waits a little for all;
+//! A disk that does not answer must hold up neither the others nor, request by request, fill the threads' rings. A check waits for
+//! enough only and lets the rest go; who was let go [`UNHEARD`] times in a row is left out of checks. A beat waits a little for all;
 //! who does not answer it is left alone for a pause that doubles. Where the others are not enough, those are asked again, too.
 //!
 //! With a heartbeat goes the answer to the last letter; letters are looked for on all slot disks, those that cannot be read pass.
@@ -21,8 +21,9 @@ use fusevol_shared::clock::{BootTime, Clock, SystemClock};
 use fusevol_shared::disk::buf::IoBuf;
 use fusevol_shared::disk::{Disk, ring};
 use fusevol_shared::error::{Error, Kind, Result};
+use fusevol_shared::format::envelope::Flaw;
 use fusevol_shared::format::mail::{Letter, LetterAt, MAIL, MAIL_BYTES, PAGES};
-use fusevol_shared::format::slot::{Answer, Heartbeat, SlotAt, SlotSeal, majority};
+use fusevol_shared::format::slot::{Answer, Heartbeat, SlotAt, SlotSeal, enough};
 use fusevol_shared::ids::{Generation, PoolId, Seq, SessionId, SessionNo};
 use fusevol_shared::sentence::{self, Tag};
 use fusevol_shared::units::{DiskNo, PAGE};
@@ -37,9 +38,9 @@ use std::time::Duration;
 #[cfg(test)]
 mod tests;
 
-/// How long the others are waited for once a majority has answered; and how long a majority, before those are asked who were silent.
+/// How long the others are waited for once enough have answered; and how long enough, before those are asked who were silent.
 const GRACE: Duration = Duration::from_millis(100);
-/// How long a majority is waited for.
+/// How long enough of them are waited for.
 const LIMIT: Duration = Duration::from_secs(5);
 /// Questions to one disk that may be let go without an answer, until a beat has heard it again.
 const UNHEARD: u64 = 64;
@@ -74,9 +75,9 @@ struct SlotPlace {
 /// Who is waited for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Wait {
-    /// A majority: something waits for the answer.
-    Majority,
-    /// A majority, then a little for the others.
+    /// Enough: something waits for the answer.
+    Enough,
+    /// Enough, then a little for the others.
     All,
 }
 
@@ -91,7 +92,7 @@ enum Said {
 
 impl SlotPlace {
     fn is_silent(&self, now: BootTime, wait: Wait) -> bool {
-        now.0 < self.silent_until.load(Ordering::Relaxed) || wait == Wait::Majority && self.unheard.load(Ordering::Relaxed) >= UNHEARD
+        now.0 < self.silent_until.load(Ordering::Relaxed) || wait == Wait::Enough && self.unheard.load(Ordering::Relaxed) >= UNHEARD
     }
 
     fn answered(&self) {
@@ -101,7 +102,7 @@ impl SlotPlace {
     }
 
     fn was_silent(&self, now: BootTime, wait: Wait) {
-        if wait == Wait::Majority {
+        if wait == Wait::Enough {
             self.unheard.fetch_add(1, Ordering::Relaxed);
             return;
         }
@@ -120,7 +121,7 @@ fn grace() -> LocalBoxFuture<'static, ()> {
     if ring::runs_here() { ring::sleep(GRACE).map(drop).boxed_local() } else { ready(()).boxed_local() }
 }
 
-/// The time for a majority. Outside of a ring it is waited for without a limit.
+/// The time for enough of them. Outside of a ring it is waited for without a limit.
 fn limit() -> LocalBoxFuture<'static, ()> {
     if ring::runs_here() { ring::sleep(LIMIT).map(drop).boxed_local() } else { pending().boxed_local() }
 }
@@ -156,12 +157,12 @@ impl Slot {
         self.sealed.get().is_some()
     }
 
-    /// Reads the SEAL. Returns once a majority of the slot disks says that the session may go on.
+    /// Reads the SEAL. Returns once enough of the slot disks say that the session may go on.
     ///
     /// # Errors
-    /// `Lapsed`: one says something else; so it stays. `Io`: fewer than a majority could be read.
+    /// `Lapsed`: one says something else; so it stays. `Io`: fewer than enough could be read.
     pub async fn check<D: Disk>(&self, disks: &Disks<D>) -> Result<()> {
-        self.read(disks, Wait::Majority).await
+        self.read(disks, Wait::Enough).await
     }
 
     async fn read<D: Disk>(&self, disks: &Disks<D>, wait: Wait) -> Result<()> {
@@ -176,11 +177,11 @@ impl Slot {
         .map_err(|e| if e.kind() == Kind::Lapsed { e } else { e.within("the session's SEAL cannot be read") })
     }
 
-    /// Writes the heartbeat on a majority of the slot disks, *then* reads the SEAL: if that is clear, the session may go on for a lease
+    /// Writes the heartbeat on enough of the slot disks, *then* reads the SEAL: if that is clear, the session may go on for a lease
     /// counted from before this was called [L1].
     ///
     /// # Errors
-    /// As [`Slot::check`]; `Io` where fewer than a majority could be written, too.
+    /// As [`Slot::check`]; `Io` where fewer than enough could be written, too.
     pub async fn beat<D: Disk>(&self, disks: &Disks<D>) -> Result<()> {
         let beat = Seq(self.beats.fetch_add(1, Ordering::SeqCst) + 1);
         let answer = *self.answer.lock().unwrap_or_else(PoisonError::into_inner);
@@ -235,6 +236,9 @@ impl Slot {
             Ok(seal) if (seal.session, seal.id) == (self.session, self.id) && seal.sealed => {
                 Said::No(format!("the manager has sealed session {} (disk {disk}, generation {})", self.session, seal.generation))
             }
+            // It was not there when the slot was opened. (Numbers of sessions only grow.)
+            Ok(seal) if seal.session < self.session => Said::Nothing(self.not_opened(disk)),
+            Err(Flaw::NotOurs) => Said::Nothing(self.not_opened(disk)),
             Ok(seal) => Said::No(format!(
                 "the SEAL of session {} on disk {disk} is another's: of session {}, generation {}",
                 self.session, seal.session, seal.generation
@@ -243,7 +247,11 @@ impl Slot {
         }
     }
 
-    /// Asks all disks at once. `Ok`: a majority says yes, none that answered in time says no.
+    fn not_opened(&self, disk: DiskNo) -> Error {
+        Error::new(Kind::Io, format!("the slot of session {} was not opened on disk {disk}", self.session))
+    }
+
+    /// Asks all disks at once. `Ok`: enough say yes, none that answered in time says no.
     async fn ask<D: Disk>(&self, disks: &Disks<D>, wait: Wait, ask: impl AsyncFn(&Member<D>, SlotAt) -> Said) -> Result<()> {
         if let Some(why) = self.sealed.get() {
             return Err(over(why));
@@ -251,7 +259,7 @@ impl Slot {
         let now = SystemClock.now();
         let one = async |place| (place, ask_one(disks, place, &ask).await);
         let (silent, lively): (Vec<&SlotPlace>, Vec<_>) = self.places.iter().partition(|p| p.is_silent(now, wait));
-        let (needed, all) = (if self.places.is_empty() { 0 } else { majority(self.places.len()) }, self.places.len());
+        let (needed, all) = (enough(self.places.len()), self.places.len());
         let mut round = Round { waiting: lively.clone(), ..Round::default() };
         let mut asked: FuturesUnordered<_> = lively.into_iter().map(&one).collect();
         self.hear(&mut round, &mut asked, needed, if silent.is_empty() { limit() } else { grace() }).await?;

@@ -180,6 +180,13 @@ pub fn majority(n: usize) -> usize {
     n / 2 + 1
 }
 
+/// How many of `n` slot disks a session must hear before it goes on: so many that each majority that was sealed has one of them. Of two disks one may be
+/// lost.
+#[must_use]
+pub fn enough(n: usize) -> usize {
+    n - n / 2
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
