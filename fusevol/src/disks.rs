@@ -14,10 +14,11 @@ pub use member::Member;
 use crate::path::Path;
 use crate::path::door::Door;
 use crate::path::lives::ManagerLife;
+use crate::path::spare::Spare;
 use arc_swap::ArcSwap;
 use fusevol_shared::disk::{Disk, DiskError};
 use fusevol_shared::error::{Error, Kind, Result};
-use fusevol_shared::ids::DiskId;
+use fusevol_shared::ids::{DiskId, VolumeId};
 use fusevol_shared::units::DiskNo;
 use fusevol_shared::wire::messages::Lives;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -67,6 +68,13 @@ impl<D: Disk> Disks<D> {
     pub fn redirect_by(&self, door: Arc<dyn Door>) {
         // A second one is left alone.
         let _ = self.door.set(door);
+    }
+
+    /// A disk that this volume can do without, as `spare` says, is not waited for when nobody reaches it.
+    pub fn spare(&self, volume: VolumeId, spare: &Arc<Spare>) {
+        if let Some(door) = self.door.get() {
+            door.spare(volume, Arc::downgrade(spare));
+        }
     }
 
     /// Whether a write of this process was not answered: it may still land, so nobody can say that all of it is drained.

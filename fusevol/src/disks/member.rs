@@ -13,9 +13,9 @@ use crate::path::lives::Stamp;
 use crate::path::{Path, may_be_the_path};
 use fusevol_shared::disk::buf::{IoBuf, IoBytes};
 use fusevol_shared::disk::{Answer, Disk, DiskError, DiskResult};
-use fusevol_shared::ids::DiskId;
+use fusevol_shared::ids::{DiskId, VolumeId};
 use fusevol_shared::sentence::{self, Tag};
-use fusevol_shared::units::{DiskNo, DiskOff};
+use fusevol_shared::units::{DiskNo, DiskOff, VolAu};
 use fusevol_shared::wire::data::{Claim, Io, Verb};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -41,6 +41,11 @@ fn comes_and_goes(no: DiskNo) -> DiskError {
 
 fn is_back(e: &DiskError) -> bool {
     (e.answer, e.errno) == (Answer::Answered, BACK)
+}
+
+/// Nobody has a path: it was not asked.
+fn is_no_path(e: &DiskError) -> bool {
+    (e.answer, e.errno) == (Answer::Answered, libc::ENOTCONN)
 }
 
 impl<D: Disk> Member<D> {
@@ -205,14 +210,14 @@ impl<D: Disk> Member<D> {
         self.noted(done).map(|()| unflushed)
     }
 
-    /// Makes everything durable that was submitted at `since` or later and has completed; counts a failure, so that every volume that has written
+    /// For this volume: makes everything durable that was submitted at `since` or later and has completed; counts a failure, so that every volume that has written
     /// before hears of it.
     ///
     /// # Errors
     /// What the disk answered, or that no path is left that was up at `since`: what was written since then may be lost.
-    pub async fn flush(&self, since: Stamp) -> DiskResult<()> {
+    pub async fn flush(&self, since: Stamp, of: VolumeId) -> DiskResult<()> {
         for _ in 0..RETURNS {
-            match self.flush_once(since).await {
+            match self.flush_once(since, of).await {
                 Err(e) if is_back(&e) => {}
                 done => return done,
             }
@@ -220,7 +225,7 @@ impl<D: Disk> Member<D> {
         Err(comes_and_goes(self.no))
     }
 
-    async fn flush_once(&self, since: Stamp) -> DiskResult<()> {
+    async fn flush_once(&self, since: Stamp, of: VolumeId) -> DiskResult<()> {
         let (lives, covers) = (self.path.lives(), |up: Stamp| up <= since || !sentence::holds(Tag::P1));
         let mut lost = self.path.direct().is_some();
         if let Some(disk) = self.path.direct()
@@ -236,8 +241,10 @@ impl<D: Disk> Member<D> {
         let none = |_| self.uncovered();
         let door = self.door().map_err(|e| if lost { none(e) } else { e })?;
         let back = || self.path.direct().is_some() && covers(lives.direct());
-        let by = door::flush(door, self.io(Verb::Flush, DiskOff(0), Claim::Slot), back).await.inspect_err(|e| {
-            if !is_back(e) {
+        let claim = Claim::Live { volume: of, au: VolAu(0) };
+        let by = door::flush(door, self.io(Verb::Flush, DiskOff(0), claim), back).await.inspect_err(|e| {
+            // What was not asked for lack of a path has not failed: others may wait for one.
+            if !is_back(e) && !is_no_path(e) {
                 lives.flush_failed();
             }
         })?;

@@ -1,11 +1,14 @@
 //! The way through the manager, as the data path sees it.
 
 use super::lives::ManagerLife;
+use super::spare::Spare;
 use fusevol_shared::disk::buf::{IoBuf, IoBytes};
 use fusevol_shared::disk::{Answer, DiskError};
+use fusevol_shared::ids::VolumeId;
 use fusevol_shared::units::{AuSize, DiskNo, DiskOff};
 use fusevol_shared::wire::data::{Io, MAX_IO, Verb};
 use futures_util::future::LocalBoxFuture;
+use std::sync::Weak;
 
 /// The `errno` of what was not sent, since the direct path is back.
 pub const BACK: i32 = libc::ERESTART;
@@ -22,6 +25,10 @@ pub trait Door: Send + Sync + 'static {
 
     /// The direct path to a disk is back: what waits for it here and was never sent fails with [`BACK`], and so do all reads.
     fn release(&self, disk: DiskNo);
+
+    /// A disk that this volume can do without, as `spare` says: what is asked of it for the volume fails once the manager has had no path to it for a
+    /// moment, either, instead of waiting for one.
+    fn spare(&self, volume: VolumeId, spare: Weak<Spare>);
 
     /// The pool's AU size.
     fn au_size(&self) -> AuSize;

@@ -14,6 +14,7 @@ pub mod door;
 pub mod keeper;
 pub mod lives;
 pub mod machine;
+pub mod spare;
 
 use arc_swap::ArcSwapOption;
 use fusevol_shared::clock::{BootTime, Clock, SystemClock};

@@ -10,6 +10,7 @@
 //!             '-> not returned: it may still land (another manager's life, or time is over)
 //! ```
 //! What the manager has no path for itself it does not send, and is asked again ([`queue`]). What was never sent is taken back when the direct path is there again.
+//! Where the volume can do without the disk ([`Spare`]), it is not asked again for long ([`DEAD`]): the disk is taken for dead, and the volume goes on without it.
 //!
 //! Invariants: a write is sent again only where nothing of an earlier sending can land after it; what waits is within [`WAITING`] requests
 //! and [`BYTES`]; each request is answered once.
@@ -19,10 +20,11 @@ mod queue;
 mod run;
 
 use crate::path::door::{Door, Got};
+use crate::path::spare::Spare;
 use fusevol_shared::disk::buf::IoBytes;
 use fusevol_shared::disk::{Answer, DiskError};
 use fusevol_shared::error::{Context, Kind, Result};
-use fusevol_shared::ids::SessionId;
+use fusevol_shared::ids::{SessionId, VolumeId};
 use fusevol_shared::net::Net;
 use fusevol_shared::units::{AuSize, DiskNo};
 use fusevol_shared::wire::data::Io;
@@ -30,7 +32,7 @@ use fusevol_shared::wire::keyfile::KeyFile;
 use fusevol_shared::wire::tls::Use;
 use futures_util::future::LocalBoxFuture;
 use queue::Queue;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -39,6 +41,10 @@ use tokio::sync::watch;
 const WAITING: usize = 4096;
 /// Most bytes of writes among them.
 const BYTES: usize = 256 << 20;
+
+/// How long neither this host nor the manager may have a path to a disk before it is dead to volumes that can do without it. The manager opens a server's
+/// export that was started again within that time.
+const DEAD: Duration = Duration::from_secs(2);
 
 /// Where a manager answers now.
 pub type At = Box<dyn Fn() -> Option<String> + Send>;
@@ -110,6 +116,10 @@ impl Door for Redirect {
 
     fn release(&self, disk: DiskNo) {
         self.queue.release(disk);
+    }
+
+    fn spare(&self, volume: VolumeId, spare: Weak<Spare>) {
+        self.queue.spare(volume, spare);
     }
 
     fn au_size(&self) -> AuSize {

@@ -1,17 +1,18 @@
 //! What waits to be done through the manager, and what is under way.
 
-use super::{BYTES, WAITING};
+use super::{BYTES, DEAD, WAITING};
 use crate::path::door::{BACK, Got};
 use crate::path::lives::ManagerLife;
+use crate::path::spare::Spare;
 use fusevol_shared::clock::{BootTime, Clock, SystemClock};
 use fusevol_shared::disk::buf::{IoBuf, IoBytes};
 use fusevol_shared::disk::{Answer, DiskError};
 use fusevol_shared::error::{Error, WireError};
-use fusevol_shared::ids::Generation;
+use fusevol_shared::ids::{Generation, VolumeId};
 use fusevol_shared::units::DiskNo;
-use fusevol_shared::wire::data::{Failure, IN_FLIGHT, Io, Verb};
+use fusevol_shared::wire::data::{Claim, Failure, IN_FLIGHT, Io, Verb};
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
 
@@ -25,6 +26,21 @@ struct Pending {
     sent: Option<Generation>,
     until: BootTime,
     answer: oneshot::Sender<Outcome>,
+}
+
+/// The volume for which something is asked.
+fn volume_of(io: &Io) -> Option<VolumeId> {
+    match io.claim {
+        Claim::Live { volume, .. } | Claim::Segment { volume } | Claim::Journal { volume } => Some(volume),
+        Claim::Frozen { .. } | Claim::Slot => None,
+    }
+}
+
+/// A disk to which the manager has no path either: since when, and when it said so last.
+#[derive(Clone, Copy)]
+struct Pathless {
+    since: BootTime,
+    last: BootTime,
 }
 
 impl Pending {
@@ -63,9 +79,34 @@ struct Books {
     /// The manager had no path for these: they are queued again at the next look.
     later: Vec<u64>,
     under_way: usize,
+    /// Disks to which the manager has no path.
+    pathless: BTreeMap<DiskNo, Pathless>,
+    /// What mirrored volumes can do without.
+    spares: BTreeMap<VolumeId, Weak<Spare>>,
     /// Why nothing could be done last.
     trouble: Option<String>,
     closed: bool,
+}
+
+impl Books {
+    /// The manager said that it has no path to this disk, or has done something there.
+    fn path_of_manager(&mut self, disk: DiskNo, has: bool) {
+        if has {
+            self.pathless.remove(&disk);
+            return;
+        }
+        let now = SystemClock.now();
+        let known = self.pathless.get(&disk).filter(|p| p.last.plus(DEAD) > now);
+        let since = known.map_or(now, |p| p.since);
+        self.pathless.insert(disk, Pathless { since, last: now });
+    }
+
+    /// Whether a request that the manager had no path for has waited long enough, as its volume can do without the disk.
+    fn is_dead(&self, id: u64, now: BootTime) -> bool {
+        let Some(p) = self.all.get(&id).filter(|p| p.sent.is_none()) else { return false };
+        let is_late = self.pathless.get(&p.io.disk).is_some_and(|d| d.since.plus(DEAD) <= now);
+        is_late && volume_of(&p.io).and_then(|v| self.spares.get(&v)?.upgrade()).is_some_and(|s| s.takes(p.io.disk))
+    }
 }
 
 /// The requests. The lock is never held across an await.
@@ -96,6 +137,13 @@ impl Queue {
         drop(b);
         self.work.notify_one();
         Ok(coming)
+    }
+
+    /// See [`Door::spare`](crate::path::door::Door::spare).
+    pub(super) fn spare(&self, volume: VolumeId, spare: Weak<Spare>) {
+        let mut b = self.books();
+        b.spares.retain(|_, s| s.strong_count() > 0);
+        b.spares.insert(volume, spare);
     }
 
     /// Nothing waits.
@@ -139,6 +187,13 @@ impl Queue {
     pub(super) fn answered(&self, id: u64, result: Result<ManagerLife, Failure>, payload: IoBuf) -> bool {
         let mut b = self.books();
         b.under_way = b.under_way.saturating_sub(1);
+        if let Some(disk) = b.all.get(&id).map(|p| p.io.disk) {
+            match &result {
+                Err(Failure::NoPath(_)) => b.path_of_manager(disk, false),
+                Ok(_) => b.path_of_manager(disk, true),
+                Err(_) => {}
+            }
+        }
         let Books { all, later, trouble, last, .. } = &mut *b;
         if let Some(p) = all.get_mut(&id)
             && let Some(why) = p.is_to_be_asked_again(&result)
@@ -177,15 +232,17 @@ impl Queue {
     pub(super) fn look(&self) {
         let now = SystemClock.now();
         let mut b = self.books();
-        let again = std::mem::take(&mut b.later);
+        let (dead, again): (Vec<u64>, Vec<u64>) = std::mem::take(&mut b.later).into_iter().partition(|id| b.is_dead(*id, now));
+        let dead: Vec<Pending> = dead.iter().filter_map(|id| b.all.remove(id)).collect();
         let any = !again.is_empty();
         b.queued.extend(again);
         let late: Vec<u64> = b.all.iter().filter(|(_, p)| p.until <= now).map(|(id, _)| *id).collect();
         let late: Vec<Pending> = late.iter().filter_map(|id| b.all.remove(id)).collect();
-        b.bytes -= late.iter().map(|p| p.data.len()).sum::<usize>();
+        b.bytes -= late.iter().chain(&dead).map(|p| p.data.len()).sum::<usize>();
         let why = b.trouble.clone().unwrap_or_else(|| "it took too long".to_owned());
         drop(b);
         late.into_iter().for_each(|p| p.fail(libc::ETIMEDOUT, &why));
+        dead.into_iter().for_each(|p| p.fail(libc::ENOTCONN, &why));
         if any {
             self.work.notify_one();
         }
@@ -301,6 +358,38 @@ mod tests {
         assert_eq!(q.next(Generation(1)).map(|n| n.0), Some(2), "a read is asked again, too");
         assert!(read.try_recv().is_err(), "it waits");
         assert_eq!(write.try_recv().expect("told").expect_err("lost").answer, Answer::NotReturned);
+    }
+
+    #[test]
+    fn a_disk_that_nobody_reaches_is_not_waited_for_where_it_can_be_done_without() {
+        let (q, volume) = (Queue::default(), VolumeId([1; 16]));
+        let spare = std::sync::Arc::new(Spare::new(true));
+        q.spare(volume, std::sync::Arc::downgrade(&spare));
+        let ask = |disk| {
+            let io = Io { claim: Claim::Journal { volume }, disk: DiskNo(disk), ..io(Verb::Write) };
+            q.add(io, IoBuf::zeroed(4096).freeze(), LONG).expect("there is room")
+        };
+        let (mut mine, mut more, mut others) = (ask(0), ask(1), add(&q, Verb::Write, LONG));
+        let no_path = |q: &Queue| {
+            while let Some((id, ..)) = q.next(Generation(1)) {
+                q.answered(id, Err(Failure::NoPath("lost".into())), IoBuf::zeroed(0));
+            }
+            q.look();
+        };
+        no_path(&q);
+        assert!(mine.try_recv().is_err(), "the manager may have a path again in a moment");
+        // As if that had been a while ago.
+        q.books().pathless.values_mut().for_each(|p| p.since = BootTime(0));
+        no_path(&q);
+        let e = mine.try_recv().expect("told").expect_err("nobody has a path");
+        assert_eq!((e.answer, e.errno), (Answer::Answered, libc::ENOTCONN), "it was never sent");
+        assert!(more.try_recv().is_err(), "what is on both is on neither: the second one is waited for");
+        assert!(others.try_recv().is_err(), "there is no other way for it");
+        for _ in 0..2 {
+            let (id, ..) = q.next(Generation(1)).expect("asked again");
+            q.answered(id, Ok(ManagerLife::default()), IoBuf::zeroed(0));
+        }
+        assert!(q.books().pathless.is_empty(), "they have a path");
     }
 
     #[test]

@@ -109,6 +109,7 @@ impl<D: Disk, C: Control> Volume<D, C> {
             (Mode::Write, None) => return Err(Error::new(Kind::Damaged, "the manager granted no journal")),
         };
         let log = log_of(engine, id, attached);
+        let legs = Legs::new(attached.copies, out.clone(), &view);
         let volume = Self {
             engine: engine.clone(),
             id,
@@ -135,8 +136,8 @@ impl<D: Disk, C: Control> Volume<D, C> {
             has_snapshots: AtomicBool::new(!attached.snapshots.is_empty()),
             breaking: tokio::sync::Mutex::new(()),
             broken: AtomicBool::new(false),
-            preserved: PreserveLog::new(log, engine.au_size, first, out.clone()),
-            legs: Legs::new(attached.copies, out),
+            preserved: PreserveLog::new(log, engine.au_size, first, out),
+            legs,
             copying: Default::default(),
             changes: Mutex::default(),
             unseen: AtomicBool::new(false),
@@ -144,6 +145,9 @@ impl<D: Disk, C: Control> Volume<D, C> {
             closed: AtomicBool::new(false),
             ended: tokio::sync::Notify::new(),
         };
+        if volume.legs.is_mirrored() {
+            engine.disks.spare(id, &volume.legs.spare);
+        }
         if mode == Mode::Write && attached.snapshots.iter().any(|s| !s.broken) {
             volume.snapshots.store(true, Ordering::SeqCst);
             volume.find_needs().await?;

@@ -25,8 +25,10 @@ use fusevol_shared::units::{DiskNo, VolAu};
 use fusevol_shared::wire::data::Claim;
 use fusevol_shared::wire::messages::{GetMap, Recovery, RecoveryOrders};
 use futures_util::StreamExt;
+use futures_util::future::{Either, select};
 use futures_util::stream::FuturesUnordered;
 use std::collections::{BTreeMap, BTreeSet};
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -154,9 +156,10 @@ impl<D: Disk, C: Control> Volume<D, C> {
     pub async fn look_after_copies(&self, well: &mut BTreeMap<DiskNo, u32>) -> Result<()> {
         let _one = self.copying.looking.lock().await;
         self.engine.lease.wait().await?;
-        let says = self.copying.says();
+        let (says, before) = (self.copying.says(), self.legs.spare.now());
         let orders = self.engine.control.call(Recovery { volume: self.id, token: self.token, says }).await?;
         self.copying.todo.store(orders.todo, Ordering::Relaxed);
+        self.legs.spare.counted(before, orders.todo == 0 && self.legs.out.disks().is_empty());
         self.give_up(&orders).await?;
         self.look_for_returns(&orders, well).await?;
         self.copying.say("");
@@ -246,7 +249,12 @@ impl<D: Disk, C: Control> Volume<D, C> {
         let Some((au, leg)) = legs.into_iter().find(|(_, l)| l.at.disk == no && l.state != LegState::Gone) else { return true };
         let Ok(disk) = self.engine.disks.get(no) else { return false };
         let page = IoBuf::zeroed(fusevol_shared::units::PAGE);
-        disk.read(leg.at.au.start(self.engine.au_size), page, Claim::Live { volume: self.id, au }).await.0.is_ok()
+        let read = disk.read(leg.at.au.start(self.engine.au_size), page, Claim::Live { volume: self.id, au });
+        // One that is not there would be waited for as long as for a manager.
+        match select(pin!(read), pin!(self.engine.control.sleep(LOOK))).await {
+            Either::Left(((read, _), _)) => read.is_ok(),
+            Either::Right(_) => false,
+        }
     }
 
     /// The disk is written again: the map says of each leg there whether it misses something.

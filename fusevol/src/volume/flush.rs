@@ -150,7 +150,11 @@ impl<D: Disk, C: Control> Volume<D, C> {
     async fn flush_disks(&self, disks: &[(DiskNo, Stamp)]) -> Vec<(DiskNo, Error)> {
         let results = join_all(disks.iter().map(|(no, since)| async move {
             let disk = self.engine.disks.get(*no)?;
-            disk.flush(*since).await.map_err(|e| io_error(*no, e))?;
+            if self.legs.out.has(*no) && self.unflushed_have_others(&[*no]) {
+                // What is unflushed there counts for nothing, once nobody reads there any more.
+                return self.settled().await;
+            }
+            disk.flush(*since, self.id).await.map_err(|e| io_error(*no, e))?;
             // Another volume's flush may have failed on what this one wrote, and this one's found nothing left to do.
             match disk.path().lives().has_failed_since(*since) {
                 true => Err(Error::new(Kind::Io, format!("disk {no}: a flush by another volume failed meanwhile"))),

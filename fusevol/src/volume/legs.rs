@@ -12,9 +12,10 @@
 //! Order in which things are taken: the gate after the range guard, before the turn and the journal.
 
 use super::Volume;
-use super::view::Slot;
+use super::view::{MapView, Slot};
 use crate::control::Control;
 use crate::out::OutSet;
+use crate::path::spare::Spare;
 use fusevol_shared::change::{Region, RegionRun};
 use fusevol_shared::disk::Disk;
 use fusevol_shared::error::{Error, Kind, Result};
@@ -41,13 +42,18 @@ pub(super) struct Legs {
     answered: Mutex<BTreeSet<DiskNo>>,
     /// Some are not answered.
     losing: AtomicBool,
+    /// The disk that it can do without.
+    pub spare: Arc<Spare>,
     gate: RwLock<()>,
 }
 
 impl Legs {
-    pub(super) fn new(copies: u8, out: Arc<OutSet>) -> Self {
+    /// Of an attachment with this map.
+    pub(super) fn new(copies: u8, out: Arc<OutSet>, view: &MapView) -> Self {
         let answered = out.disks().iter().copied().collect();
-        Self { copies, out, answered: Mutex::new(answered), losing: AtomicBool::new(false), gate: RwLock::default() }
+        let whole = copies > 1 && out.disks().is_empty() && view.iter_from(VolAu(0)).all(|(_, s)| s.in_sync().count() > 1);
+        let spare = Arc::new(Spare::new(whole));
+        Self { copies, out, answered: Mutex::new(answered), losing: AtomicBool::new(false), spare, gate: RwLock::default() }
     }
 
     /// Whether there is more than one copy.
@@ -117,6 +123,7 @@ impl<D: Disk, C: Control> Volume<D, C> {
         // From here on nothing is written there; before it is answered nothing is acknowledged that was not.
         self.legs.losing.store(true, Ordering::SeqCst);
         self.legs.out.add(no);
+        self.legs.spare.gives_up(no);
         let regions = self.missing_regions();
         let out = self.legs.out.disks();
         for au in regions.iter().flat_map(|r| r.aus()) {

@@ -144,7 +144,7 @@ impl<D: Disk, C: Control> Volume<D, C> {
             }
         }
         for (no, since) in unflushed {
-            self.engine.disks.get(no)?.flush(since).await.map_err(|e| crate::disks::io_error(no, e))?;
+            self.engine.disks.get(no)?.flush(since, self.id).await.map_err(|e| crate::disks::io_error(no, e))?;
         }
         self.engine.lease.wait().await
     }

@@ -3,15 +3,16 @@
 use super::manager::Manager;
 use fusevol::path::door::{Door, Got};
 use fusevol::path::lives::ManagerLife;
+use fusevol::path::spare::Spare;
 use fusevol_mgr::core::{Event, Ticket, Verdict};
 use fusevol_shared::disk::buf::{IoBuf, IoBytes};
 use fusevol_shared::disk::{Disk, DiskError};
-use fusevol_shared::ids::SessionNo;
+use fusevol_shared::ids::{SessionNo, VolumeId};
 use fusevol_shared::units::{AuSize, DiskNo};
 use fusevol_shared::wire::data::{Io, Verb};
 use futures_util::future::LocalBoxFuture;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 const EACCES: i32 = 13;
 
@@ -67,6 +68,8 @@ impl<D: Disk> Door for Through<D> {
     }
 
     fn release(&self, _disk: DiskNo) {}
+
+    fn spare(&self, _volume: VolumeId, _spare: Weak<Spare>) {}
 
     fn au_size(&self) -> AuSize {
         self.au_size

@@ -211,7 +211,7 @@ impl<D: Disk, C: Control> Volume<D, C> {
         let disks = unflushed.into_inner().unwrap_or_else(PoisonError::into_inner);
         let flushes = disks.into_iter().map(|(no, since)| async move {
             let disk = self.engine.disks.get(no).map_err(|e| Failed::Target(no, e))?;
-            disk.flush(since).await.map_err(|e| Failed::Target(no, io_error(no, e)))
+            disk.flush(since, self.id).await.map_err(|e| Failed::Target(no, io_error(no, e)))
         });
         join_all(flushes).await.into_iter().collect()
     }
