@@ -24,6 +24,7 @@ use fusevol_shared::error::{Error, Kind, Result, WireError};
 use fusevol_shared::format::journal::{Body, JournalId, State, mark};
 use fusevol_shared::ids::{FenceToken, Seq, VolumeEpoch, VolumeId};
 use fusevol_shared::sentence::{self, Tag};
+use fusevol_shared::units::DiskNo;
 use fusevol_shared::wire::messages::{APPEND_WEIGHT, NewJournal};
 use futures_util::future::{Either, select};
 use halves::Halves;
@@ -93,6 +94,8 @@ pub struct JournalLog<D, C> {
     /// Something may still land in the volume: the attachment is not given back.
     held: AtomicBool,
     given_back: AtomicBool,
+    /// Disks that are out: no copy is written there any more.
+    avoid: Mutex<BTreeSet<DiskNo>>,
 }
 
 /// Changes that are queued.
@@ -119,6 +122,7 @@ impl<D: Disk, C: Control> JournalLog<D, C> {
             full: AtomicBool::new(false),
             held: AtomicBool::new(false),
             given_back: AtomicBool::new(false),
+            avoid: Mutex::default(),
         }
     }
 
@@ -218,6 +222,7 @@ impl<D: Disk, C: Control> JournalLog<D, C> {
     /// Writes one append, durable on every copy; with what it needs before: a fresh journal, a new half.
     async fn write(&self, halves: &mut Halves, entries: &[Entry]) -> Result<Seq> {
         self.engine.lease.wait().await?;
+        halves.leave(&self.avoid.lock().unwrap_or_else(PoisonError::into_inner));
         if halves.failed {
             self.replace(halves).await?;
         }
@@ -295,6 +300,17 @@ impl<D: Disk, C: Control> JournalLog<D, C> {
         *halves = Halves::new(granted.journal);
         halves.bad = bad;
         Ok(())
+    }
+
+    /// This disk is out: who appends next goes over to a fresh journal without it, if a copy is there.
+    pub fn avoid(&self, no: DiskNo) {
+        self.avoid.lock().unwrap_or_else(PoisonError::into_inner).insert(no);
+    }
+
+    /// It is written again: who appends next goes over to a journal with a copy there, if it has but one.
+    pub async fn returned(&self, no: DiskNo) {
+        self.avoid.lock().unwrap_or_else(PoisonError::into_inner).remove(&no);
+        self.writer.lock().await.returned(no);
     }
 
     /// The attachment is the session's until that is proven drained: it is never settled.

@@ -10,6 +10,7 @@ use fusevol_shared::format::preserve::At;
 use fusevol_shared::units::{AuSize, DiskAu, DiskNo};
 use fusevol_shared::wire::data::Claim;
 use futures_util::future::join_all;
+use std::collections::BTreeSet;
 
 /// The place of a journal and how far it is written. Only the leader has it.
 pub(super) struct Halves {
@@ -41,6 +42,23 @@ impl Halves {
     /// Whether a frame of `len` bytes goes into the current half.
     pub fn has_room(&self, size: AuSize, len: u64) -> bool {
         self.turn > 0 && fits(size, self.pos + len)
+    }
+
+    /// No copy on these disks is written any more: where others are left, it counts as failed.
+    pub fn leave(&mut self, avoid: &BTreeSet<DiskNo>) {
+        let (bad, good): (Vec<DiskNo>, Vec<DiskNo>) = self.journal.copies.iter().map(|c| c.first.disk).partition(|no| avoid.contains(no));
+        if !bad.is_empty() && !good.is_empty() {
+            self.failed = true;
+            self.bad.extend(bad);
+            self.bad.sort_unstable();
+            self.bad.dedup();
+        }
+    }
+
+    /// This disk may have a copy again: a journal that has one copy counts as failed, so that the next one has more.
+    pub fn returned(&mut self, no: DiskNo) {
+        self.bad.retain(|bad| *bad != no);
+        self.failed |= self.journal.copies.len() < 2;
     }
 
     /// Writes an append behind the last one.

@@ -275,6 +275,7 @@ impl<D: Disk, C: Control> Volume<D, C> {
         }
         self.log()?.append(vec![Entry::Returned { disk: no }]).await?.clear()?;
         self.legs.returned(no);
+        self.log()?.returned(no).await;
         tracing::warn!("volume {}: disk {no} answers again: what its copies missed is copied", self.id);
         Ok(())
     }

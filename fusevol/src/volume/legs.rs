@@ -124,6 +124,7 @@ impl<D: Disk, C: Control> Volume<D, C> {
         self.legs.losing.store(true, Ordering::SeqCst);
         self.legs.out.add(no);
         self.legs.spare.gives_up(no);
+        self.log()?.avoid(no);
         let regions = self.missing_regions();
         let out = self.legs.out.disks();
         for au in regions.iter().flat_map(|r| r.aus()) {
