@@ -1,12 +1,14 @@
 //! Proves a pool's catalog against its disks, offline: reads labels and every copy of the catalog, folds it, and looks
 //! for AUs with two owners or none, map entries outside of a disk, snapshots and maps that do not agree; then for what sessions
-//! write themselves: journals, preserve segments, slots ([`crate::inspect::deep`]). Reads only.
+//! write themselves: journals, preserve segments, slots ([`crate::inspect::deep`]); where that is asked for, for copies that differ
+//! ([`crate::inspect::copies`]). Reads only.
 
 use super::config::Config;
 use super::dir::Dir;
 use super::disks::{self, Member};
 use crate::catalog::{Catalog, prove};
 use crate::driver::log;
+use crate::inspect::copies::{self, Compared};
 use crate::inspect::deep::{self, Findings};
 use crate::session_io::{LIMIT, SessionIo};
 use fusevol_shared::disk::any::Address;
@@ -42,6 +44,8 @@ pub struct Report {
     pub free_aus: u64,
     /// What the sessions write.
     pub sessions: Findings,
+    /// What the copies of mirrored volumes hold, where they were compared.
+    pub copies: Option<Compared>,
     /// Copies of labels, of the catalog, of journals or preserve segments that are damaged, though others serve.
     pub flaws: Vec<String>,
     /// What must not be.
@@ -56,24 +60,24 @@ impl Report {
     }
 }
 
-/// Checks the pool on `paths`, or that of the configuration in `dir` where none is given.
+/// Checks the pool on `paths`, or that of the configuration in `dir` where none is given; `copies`: compares those of mirrored volumes, too.
 ///
 /// # Errors
 /// `Busy` while a manager on this host serves the pool; `NotFound`, `Damaged`, `Io` where the catalog cannot be read.
-pub fn check(dir: &Dir, paths: &[Address]) -> Result<Report> {
+pub fn check(dir: &Dir, paths: &[Address], copies: bool) -> Result<Report> {
     if !paths.is_empty() {
         let members = disks::open_members(paths, OpenMode::Read, None)?;
-        return examine(members, None);
+        return examine(members, None, copies);
     }
     if !dir.is_made() {
         return Err(dir.no_pool());
     }
     let _lock = dir.lock()?;
     let config = Config::load(dir)?;
-    examine(disks::find(&config, OpenMode::Read)?, Some(config))
+    examine(disks::find(&config, OpenMode::Read)?, Some(config), copies)
 }
 
-fn examine(mut members: Vec<Member>, config: Option<Config>) -> Result<Report> {
+fn examine(mut members: Vec<Member>, config: Option<Config>, copies: bool) -> Result<Report> {
     disks::refuse_if_served(&members)?;
     let Some(DiskLabel { pool: id, pool_name: pool, au_size, .. }) = members.first().map(|m| m.label.clone()) else {
         return Err(Error::new(Kind::Refused, "there is no disk to check"));
@@ -98,10 +102,16 @@ fn examine(mut members: Vec<Member>, config: Option<Config>) -> Result<Report> {
         }
     }
     let disks: Vec<_> = members.iter().map(|m| (m.label.no, m.label.disk, Arc::clone(&m.disk))).collect();
-    let mut sessions = block_on(deep::look(&catalog, id, &SessionIo::new(id, au_size, &disks, LIMIT)));
+    let io = SessionIo::new(id, au_size, &disks, LIMIT);
+    let mut sessions = block_on(deep::look(&catalog, id, &io));
+    let mut copies = copies.then(|| block_on(copies::compare(&catalog, &io)));
     violations.append(&mut sessions.violations);
     let mut flaws = read.flaws;
     flaws.append(&mut sessions.flaws);
+    if let Some(c) = &mut copies {
+        violations.append(&mut c.violations);
+        flaws.append(&mut c.flaws);
+    }
     Ok(Report {
         pool,
         generation: read.generation,
@@ -113,6 +123,7 @@ fn examine(mut members: Vec<Member>, config: Option<Config>) -> Result<Report> {
         aus: catalog.total_aus(),
         free_aus: catalog.free_aus(),
         sessions,
+        copies,
         flaws,
         violations,
     })

@@ -449,6 +449,9 @@ pub struct Events {
 /// `check`
 #[derive(Args, Debug)]
 pub struct Check {
+    /// Compare the copies of mirrored volumes, too: reads all of them
+    #[arg(long)]
+    pub copies: bool,
     /// The pool's disks; those of the configuration in --dir where none is given
     pub disks: Vec<Address>,
 }

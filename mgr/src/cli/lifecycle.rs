@@ -85,10 +85,19 @@ pub fn serve(ctx: &Ctx, force: bool) -> Result<()> {
 
 /// `check`
 pub fn check(ctx: &Ctx, args: &Check) -> Result<u8> {
-    let report = check::check(&ctx.dir, &absolute(&args.disks)?)?;
+    let report = check::check(&ctx.dir, &absolute(&args.disks)?, args.copies)?;
     let mut lines: Vec<String> = report.violations.iter().map(|v| format!("violation: {v}")).collect();
     lines.extend(report.flaws.iter().map(|f| format!("damaged: {f}")));
     lines.extend(report.sessions.notes.iter().map(|n| format!("note: {n}")));
+    if let Some(c) = &report.copies {
+        lines.extend(c.notes.iter().map(|n| format!("note: {n}")));
+        lines.push(format!(
+            "note: copies of {} were compared, {} of them; {} lack copies",
+            format_args!("{} AUs", c.aus),
+            size::show(c.bytes),
+            c.lacking
+        ));
+    }
     let counts = format!(
         "{}, {}, {}, {}, {}, {} records, {} of {} AUs free, {} in reserves, {} in quarantine",
         show::count(report.disks, "disk"),
