@@ -12,6 +12,7 @@ pub mod ledger;
 pub mod load;
 pub mod locker;
 pub mod loopdev;
+pub mod mirrored;
 pub mod mount;
 pub mod nbd;
 pub mod netns;
