@@ -165,13 +165,15 @@ impl<'a, D: Disk> SessionIo<'a, D> {
 
     /// Reads these journals, of a session that is dead, to their ends, one after the other. Every disk is flushed before: what the session
     /// overwrote and did not flush is in a disk's cache perhaps, and would be read by its successor, or frozen in a snapshot, and be gone
-    /// after a power cut. A disk that cannot be flushed keeps every journal from being concluded.
+    /// after a power cut. A disk that cannot be flushed keeps every journal from being concluded but those of volumes that do without it.
     pub async fn read_journals(&self, journals: &[JournalRef]) -> Tails {
-        let flushed = join_all(self.disks.iter().map(|(no, _, _)| self.bounded(*no, async |d| d.flush().await))).await;
-        let flushed = flushed.into_iter().collect::<Result<()>>().map_err(|e| WireError::from(&e.within("before journals are read")));
+        let flush = async |no: DiskNo| (no, self.bounded(no, async |d| d.flush().await).await);
+        let flushed = join_all(self.disks.iter().map(|(no, _, _)| flush(*no))).await;
+        let wire = |e: Error| WireError::from(&e.within("before journals are read"));
+        let failed: Vec<(DiskNo, WireError)> = flushed.into_iter().filter_map(|(no, done)| Some((no, wire(done.err()?)))).collect();
         let mut tails = Tails::new();
         for j in journals {
-            if let Err(e) = &flushed {
+            if let Some((_, e)) = failed.iter().find(|(no, _)| !j.without.contains(no)) {
                 tails.push((j.token, Err(e.clone())));
                 continue;
             }

@@ -10,6 +10,7 @@
 
 use super::admin_api::Level;
 use super::{Asker, Core, Effect, JournalRef, Tails};
+use crate::catalog::Attachment;
 use crate::catalog::record::Record;
 use fusevol_shared::change::{Append, Entry, Region};
 use fusevol_shared::clock::BootTime;
@@ -124,13 +125,19 @@ impl Core {
             let journals: Vec<JournalRef> = wanted
                 .iter()
                 .filter_map(|t| self.catalog.attachment(*t))
-                .filter_map(|a| Some(JournalRef { volume: a.volume, session, token: a.token, journal: a.journal.clone()? }))
+                .filter_map(|a| self.journal_of(a))
                 .collect();
             if let Some(c) = self.lives.get_mut(&session).and_then(|l| l.closing.as_mut()) {
                 c.asked = true;
                 self.out.effects.push(Effect::ReadJournals { session, journals });
             }
         }
+    }
+
+    /// The journal of an attachment, if it writes.
+    pub(super) fn journal_of(&self, a: &Attachment) -> Option<JournalRef> {
+        let without = self.catalog.volume(a.volume).map(|v| v.out.clone()).unwrap_or_default();
+        Some(JournalRef { volume: a.volume, session: a.session, token: a.token, journal: a.journal.clone()?, without })
     }
 
     /// The attachments whose journals a closing needs.

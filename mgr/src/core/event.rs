@@ -58,6 +58,8 @@ pub struct JournalRef {
     pub token: FenceToken,
     /// Where it lies.
     pub journal: Journal,
+    /// Disks on which nothing of the volume is read: they need not be flushed.
+    pub without: Vec<DiskNo>,
 }
 
 /// How each journal of a session ends, or why that cannot be known.

@@ -21,7 +21,7 @@ mod plan;
 use super::admin_api::Level;
 use super::errand::{Errand, LogEnd, Outcome};
 use super::seal::Seal;
-use super::{Core, Effect, JournalRef};
+use super::{Core, Effect};
 use crate::catalog::alloc::Wish;
 use crate::catalog::record::{Fencing, Record};
 use fusevol_shared::change::Places;
@@ -219,9 +219,7 @@ impl Core {
         let (step, token) = (r.step, r.token);
         let errand = match step {
             Step::Journal | Step::LateJournal => {
-                let a = self.catalog.attachment(token);
-                let j = a.and_then(|a| Some(JournalRef { volume: a.volume, session: no, token, journal: a.journal.clone()? }));
-                j.map(Errand::Journal)
+                self.catalog.attachment(token).and_then(|a| self.journal_of(a)).map(Errand::Journal)
             }
             Step::Copy => r.plan.next_copies().map(Errand::Copy),
             Step::Log => self.remap_log(no)?,

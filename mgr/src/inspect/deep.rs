@@ -111,7 +111,7 @@ async fn slot<D: Disk>(s: &SessionEntry, io: &SessionIo<'_, D>, found: &mut Find
 }
 
 fn reference(a: &Attachment) -> Option<JournalRef> {
-    Some(JournalRef { volume: a.volume, session: a.session, token: a.token, journal: a.journal.clone()? })
+    Some(JournalRef { volume: a.volume, session: a.session, token: a.token, journal: a.journal.clone()?, without: Vec::new() })
 }
 
 /// Reads a journal and folds it.

@@ -44,6 +44,7 @@ fn errands_are_done_in_order_and_answered() {
         session: SessionNo(5),
         token: FenceToken(no),
         journal: Journal { no: 1, copies },
+        without: Vec::new(),
     };
     let journals = vec![journal(4, copies), journal(6, vec![])];
     let read = Effect::ReadSlot { session: SessionNo(5), id: SessionId([3; 16]), slots: vec![DiskNo(0)] };
