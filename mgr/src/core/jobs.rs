@@ -21,6 +21,8 @@ use std::time::Duration;
 const LOOK: Duration = Duration::from_secs(1);
 /// Looks from which the rate is told.
 const SAMPLES: usize = 10;
+/// What a copier says where there is none.
+const ROOM: &str = "room";
 /// What a copier said counts so long.
 const SAID: Duration = Duration::from_secs(5);
 
@@ -30,6 +32,8 @@ pub(super) struct Meter {
     samples: VecDeque<(BootTime, u64)>,
     /// What the writer's copier said last.
     said: Option<(BootTime, String)>,
+    /// AUs that lacked copies when it was told that there is no room for more.
+    full_at: Option<u64>,
 }
 
 impl Meter {
@@ -81,9 +85,19 @@ impl Core {
                 self.tell(Level::Warning, "rebuild-begins", format!("volume '{name}' lacks copies of {todo} AUs"));
             }
             self.meters.entry(volume).or_default().add(now, todo);
+            self.tell_of_room(volume, &name, todo);
         }
         self.forget_layings();
         self.look_for_returns();
+    }
+
+    /// Says that copies wait for room, once until it goes on.
+    fn tell_of_room(&mut self, volume: VolumeId, name: &str, todo: u64) {
+        let why = self.catalog.volume(volume).and_then(|v| self.job_waits(v)).filter(|w| w.contains(ROOM));
+        let (Some(why), Some(m)) = (why, self.meters.get_mut(&volume)) else { return };
+        if m.full_at.replace(todo) != Some(todo) {
+            self.tell(Level::Warning, "rebuild-waits", format!("volume '{name}' lacks copies of {todo} AUs, and waits: {why}"));
+        }
     }
 
     /// What the writer's copier says.
@@ -230,7 +244,7 @@ impl Core {
             .map(|(v, c)| {
                 let name = &v.entry.name;
                 let why = self.job_waits(v);
-                let room = why.as_ref().is_some_and(|w| w.contains("room"));
+                let room = why.as_ref().is_some_and(|w| w.contains(ROOM));
                 let action = match (v.paused, room) {
                     (true, _) => format!("fusevol-mgr job resume {name}"),
                     (false, true) => "fusevol-mgr disk add DISK --spare".to_owned(),
