@@ -16,6 +16,7 @@ use crate::path::door::Door;
 use crate::path::lives::ManagerLife;
 use crate::path::spare::Spare;
 use arc_swap::ArcSwap;
+use fusevol_shared::clock::{Clock, SystemClock};
 use fusevol_shared::disk::{Disk, DiskError};
 use fusevol_shared::error::{Error, Kind, Result};
 use fusevol_shared::ids::{DiskId, VolumeId};
@@ -49,11 +50,21 @@ pub struct Disks<D> {
     door: Arc<OnceLock<Arc<dyn Door>>>,
     moved: Arc<Notify>,
     unreturned: Arc<AtomicBool>,
+    clock: Arc<dyn Clock>,
 }
 
 impl<D> Default for Disks<D> {
     fn default() -> Self {
-        Self { table: ArcSwap::from_pointee(Vec::new()), door: Arc::default(), moved: Arc::default(), unreturned: Arc::default() }
+        Self::with_clock(Arc::new(SystemClock))
+    }
+}
+
+impl<D> Disks<D> {
+    /// No disk at all; the pauses of their paths go by this clock.
+    #[must_use]
+    pub fn with_clock(clock: Arc<dyn Clock>) -> Self {
+        let (table, door) = (ArcSwap::from_pointee(Vec::new()), Arc::default());
+        Self { table, door, moved: Arc::default(), unreturned: Arc::default(), clock }
     }
 }
 
@@ -100,12 +111,12 @@ impl<D: Disk> Disks<D> {
 
     /// `no` is this open disk from now on; its label says `id`.
     pub fn set_present(&self, no: DiskNo, id: DiskId, disk: Arc<D>) {
-        self.set_member(no, id, Path::new(disk, self.moved.clone()));
+        self.set_member(no, id, Path::new(disk, self.moved.clone(), self.clock.clone()));
     }
 
     /// `no`, whose label says `id`, is not reached from here for now: its I/O goes through the manager; `why` is for people.
     pub fn set_unreached(&self, no: DiskNo, id: DiskId, why: String) {
-        self.set_member(no, id, Path::lost(why, self.moved.clone()));
+        self.set_member(no, id, Path::lost(why, self.moved.clone(), self.clock.clone()));
     }
 
     fn set_member(&self, no: DiskNo, id: DiskId, path: Path<D>) {

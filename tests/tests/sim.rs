@@ -12,7 +12,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 const SEEDS: u64 = 2_000;
 /// The same of worlds with mirrors.
 const MIRRORED: u64 = 3_000;
-/// Of them, seeds that have failed once.
+/// Of those with mirrors, seeds that have failed once.
 const MIRRORED_REGRESSIONS: [u64; 8] = [35, 64, 200, 404, 2255, 2771, 2906, 3828];
 /// Seeds that have failed once.
 const REGRESSIONS: [u64; 3] = [1100, 1505, 1613];
@@ -37,6 +37,12 @@ fn add(all: &mut Done, d: Done) {
     all.shots += d.shots;
     all.faults += d.faults;
     all.steps += d.steps;
+    all.redirected += d.redirected;
+    all.reopened += d.reopened;
+    all.rejoined += d.rejoined;
+    all.late += d.late;
+    all.moved += d.moved;
+    all.letters += d.letters;
 }
 
 #[test]
@@ -67,6 +73,9 @@ fn keep_every_promise(template: &Template, seeds: u64, regressions: &[u64]) {
     }
     println!("{seeds} worlds: {all:?}");
     assert!(failed.is_empty(), "seeds {failed:?} failed: FUSEVOL_SEED={} prints its trace", failed[0]);
+    let lost =
+        all.redirected > 10 * seeds && all.reopened > seeds / 2 && all.late > seeds && all.moved > seeds / 10 && all.letters > seeds / 20;
+    assert!(!template.ways || lost, "the worlds lose too few ways: {all:?}");
     assert!(all.ops > 20 * seeds && all.shots > seeds / 4 && all.faults > seeds, "the worlds do too little: {all:?}");
 }
 

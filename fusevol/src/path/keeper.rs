@@ -1,8 +1,8 @@
-//! Who tries failed paths again: one thread with its own ring. A path that hangs while it is tried holds up no other one.
+//! Who tries failed paths again: one task, on the ring of a thread of its own. A path that hangs while it is tried holds up no other one.
 
 use super::machine::State;
 use crate::disks::{Disks, Member};
-use fusevol_shared::disk::{Disk, ring};
+use fusevol_shared::disk::Disk;
 use fusevol_shared::error::{Error, Kind, Result};
 use futures_util::StreamExt;
 use futures_util::future::{Either, select};
@@ -32,6 +32,9 @@ pub trait Opener<D> {
 
     /// Which lives the manager's paths have now; `None` where it is not there.
     fn lives(&self) -> impl Future<Output = Option<Told>>;
+
+    /// Sleeps.
+    fn sleep(&self, time: Duration) -> impl Future<Output = ()>;
 }
 
 /// Lives of a manager's paths.
@@ -55,15 +58,15 @@ pub async fn keep<D: Disk>(disks: Arc<Disks<D>>, opener: impl Opener<D>, end: im
             if resting {
                 moved.notified().await;
             } else {
-                // A kernel that refuses a ring serves no disk either.
-                let _ = ring::sleep(LOOK).await;
+                opener.sleep(LOOK).await;
             }
         };
         tokio::select! {
+            biased;
             () = &mut end => return,
             () = ask.as_mut() => {}
-            () = look => {}
             Some(()) = tries.next() => {}
+            () = look => {}
         }
     }
 }
@@ -78,13 +81,12 @@ async fn ask<D: Disk>(disks: &Disks<D>, opener: &impl Opener<D>) {
             }
             None => ASK,
         };
-        // A kernel that refuses a ring serves no disk either.
-        let _ = ring::sleep(pause).await;
+        opener.sleep(pause).await;
     }
 }
 
 async fn attempt<D: Disk>(member: Arc<Member<D>>, opener: &impl Opener<D>) {
-    let opened = match select(pin!(opener.open(&member)), pin!(ring::sleep(PATIENCE))).await {
+    let opened = match select(pin!(opener.open(&member)), pin!(opener.sleep(PATIENCE))).await {
         Either::Left((opened, _)) => opened,
         Either::Right(_) => Err(Error::new(Kind::Io, format!("it did not open within {} s", PATIENCE.as_secs()))),
     };

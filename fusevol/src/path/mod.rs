@@ -17,7 +17,7 @@ pub mod machine;
 pub mod spare;
 
 use arc_swap::ArcSwapOption;
-use fusevol_shared::clock::{BootTime, Clock, SystemClock};
+use fusevol_shared::clock::{BootTime, Clock};
 use fusevol_shared::disk::{Disk, DiskError};
 use lives::Lives;
 use machine::{Effect, Event, Machine, State};
@@ -50,28 +50,30 @@ pub struct Path<D> {
     lives: Lives,
     /// The keeper is to look.
     moved: Arc<Notify>,
+    clock: Arc<dyn Clock>,
 }
 
 impl<D> Path<D> {
     /// A path that leads to this open disk.
     #[must_use]
-    pub fn new(disk: Arc<D>, moved: Arc<Notify>) -> Self {
+    pub fn new(disk: Arc<D>, moved: Arc<Notify>, clock: Arc<dyn Clock>) -> Self {
         Self {
             direct: ArcSwapOption::new(Some(disk)),
             former: Mutex::default(),
-            machine: Mutex::new(Machine::new(SystemClock.now())),
+            machine: Mutex::new(Machine::new(clock.now())),
             redirected: AtomicU64::new(0),
             lives: Lives::default(),
             moved,
+            clock,
         }
     }
 
     /// A path that could not be opened.
     #[must_use]
-    pub fn lost(why: String, moved: Arc<Notify>) -> Self {
-        let machine = Mutex::new(Machine::lost(SystemClock.now(), why));
+    pub fn lost(why: String, moved: Arc<Notify>, clock: Arc<dyn Clock>) -> Self {
+        let machine = Mutex::new(Machine::lost(clock.now(), why));
         let (former, redirected, lives) = (Mutex::default(), AtomicU64::new(0), Lives::default());
-        Self { direct: ArcSwapOption::empty(), former, machine, redirected, moved, lives }
+        Self { direct: ArcSwapOption::empty(), former, machine, redirected, moved, lives, clock }
     }
 
     /// The disk, where I/O goes to it.
@@ -135,7 +137,7 @@ impl<D> Path<D> {
         let mut machine = self.machine();
         match opened {
             Ok(disk) => {
-                let good = machine.step(SystemClock.now(), Event::Opened) == Some(Effect::Direct);
+                let good = machine.step(self.clock.now(), Event::Opened) == Some(Effect::Direct);
                 if good {
                     self.lives.opened(disk.life());
                     self.direct.store(Some(Arc::new(disk)));
@@ -143,14 +145,14 @@ impl<D> Path<D> {
                 good
             }
             Err(why) => {
-                machine.step(SystemClock.now(), Event::NotOpened(why));
+                machine.step(self.clock.now(), Event::NotOpened(why));
                 false
             }
         }
     }
 
     fn step(&self, machine: &mut Machine, event: Event) -> Option<Effect> {
-        let effect = machine.step(SystemClock.now(), event);
+        let effect = machine.step(self.clock.now(), event);
         if effect == Some(Effect::Redirect)
             && let Some(disk) = self.direct.swap(None)
         {

@@ -16,7 +16,7 @@
 //! and [`BYTES`]; each request is answered once.
 
 mod connection;
-mod queue;
+pub mod queue;
 mod run;
 
 use crate::path::door::{Door, Got};

@@ -12,11 +12,12 @@ use fusevol_shared::ids::{Generation, VolumeId};
 use fusevol_shared::units::DiskNo;
 use fusevol_shared::wire::data::{Claim, Failure, IN_FLIGHT, Io, Verb};
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
 
-pub(super) type Outcome = Result<Got, DiskError>;
+/// What comes of a request.
+pub type Outcome = Result<Got, DiskError>;
 
 /// One request.
 struct Pending {
@@ -90,12 +91,11 @@ struct Books {
 
 impl Books {
     /// The manager said that it has no path to this disk, or has done something there.
-    fn path_of_manager(&mut self, disk: DiskNo, has: bool) {
+    fn path_of_manager(&mut self, disk: DiskNo, has: bool, now: BootTime) {
         if has {
             self.pathless.remove(&disk);
             return;
         }
-        let now = SystemClock.now();
         let known = self.pathless.get(&disk).filter(|p| p.last.plus(DEAD) > now);
         let since = known.map_or(now, |p| p.since);
         self.pathless.insert(disk, Pathless { since, last: now });
@@ -110,16 +110,31 @@ impl Books {
 }
 
 /// The requests. The lock is never held across an await.
-#[derive(Default)]
-pub(super) struct Queue {
+pub struct Queue {
+    clock: Arc<dyn Clock>,
     books: Mutex<Books>,
     /// Something is queued, or there is room on the connection.
-    pub(super) work: Notify,
+    pub work: Notify,
+}
+
+impl Default for Queue {
+    fn default() -> Self {
+        Self::new(Arc::new(SystemClock))
+    }
 }
 
 impl Queue {
+    /// An empty one; who waits too long is known by this clock.
+    #[must_use]
+    pub fn new(clock: Arc<dyn Clock>) -> Self {
+        Self { clock, books: Mutex::default(), work: Notify::new() }
+    }
+
     /// Queues a request; its answer comes by the receiver.
-    pub(super) fn add(&self, io: Io, data: IoBytes, patience: Duration) -> Result<oneshot::Receiver<Outcome>, DiskError> {
+    ///
+    /// # Errors
+    /// Too much waits already, or nothing is taken any more.
+    pub fn add(&self, io: Io, data: IoBytes, patience: Duration) -> Result<oneshot::Receiver<Outcome>, DiskError> {
         let refused = |errno, why: &str| Err(DiskError::answered(errno, format!("I/O through the manager: {why}")));
         let mut b = self.books();
         if b.closed {
@@ -132,7 +147,7 @@ impl Queue {
         b.last += 1;
         b.bytes += data.len();
         let id = b.last;
-        b.all.insert(id, Pending { io, data, sent: None, until: SystemClock.now().plus(patience), answer });
+        b.all.insert(id, Pending { io, data, sent: None, until: self.clock.now().plus(patience), answer });
         b.queued.push_back(id);
         drop(b);
         self.work.notify_one();
@@ -140,19 +155,20 @@ impl Queue {
     }
 
     /// See [`Door::spare`](crate::path::door::Door::spare).
-    pub(super) fn spare(&self, volume: VolumeId, spare: Weak<Spare>) {
+    pub fn spare(&self, volume: VolumeId, spare: Weak<Spare>) {
         let mut b = self.books();
         b.spares.retain(|_, s| s.strong_count() > 0);
         b.spares.insert(volume, spare);
     }
 
     /// Nothing waits.
-    pub(super) fn is_empty(&self) -> bool {
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
         self.books().all.is_empty()
     }
 
     /// A connection to this manager stands: what was sent before and not answered is sent again, or has not returned.
-    pub(super) fn opened(&self, generation: Generation, drained: bool) {
+    pub fn opened(&self, generation: Generation, drained: bool) {
         let mut b = self.books();
         let again = |p: &Pending| p.sent.is_none_or(|sent| sent == generation || drained || !p.writes());
         let (kept, lost): (BTreeMap<_, _>, BTreeMap<_, _>) = std::mem::take(&mut b.all).into_iter().partition(|(_, p)| again(p));
@@ -169,7 +185,8 @@ impl Queue {
     }
 
     /// The next request to be sent to this manager.
-    pub(super) fn next(&self, to: Generation) -> Option<(u64, Io, IoBytes)> {
+    #[must_use]
+    pub fn next(&self, to: Generation) -> Option<(u64, Io, IoBytes)> {
         let mut b = self.books();
         while b.under_way < IN_FLIGHT {
             let id = b.queued.pop_front()?;
@@ -184,13 +201,14 @@ impl Queue {
     }
 
     /// An answer has come, of a flush with the life by which it was done; whether it was waited for.
-    pub(super) fn answered(&self, id: u64, result: Result<ManagerLife, Failure>, payload: IoBuf) -> bool {
+    pub fn answered(&self, id: u64, result: Result<ManagerLife, Failure>, payload: IoBuf) -> bool {
+        let now = self.clock.now();
         let mut b = self.books();
         b.under_way = b.under_way.saturating_sub(1);
         if let Some(disk) = b.all.get(&id).map(|p| p.io.disk) {
             match &result {
-                Err(Failure::NoPath(_)) => b.path_of_manager(disk, false),
-                Ok(_) => b.path_of_manager(disk, true),
+                Err(Failure::NoPath(_)) => b.path_of_manager(disk, false, now),
+                Ok(_) => b.path_of_manager(disk, true, now),
                 Err(_) => {}
             }
         }
@@ -214,7 +232,7 @@ impl Queue {
     }
 
     /// The direct path to this disk is back: nothing that was not sent is, and reads are asked there.
-    pub(super) fn release(&self, disk: DiskNo) {
+    pub fn release(&self, disk: DiskNo) {
         let mut b = self.books();
         let free = |p: &Pending| p.io.disk == disk && (p.sent.is_none() || p.io.verb == Verb::Read);
         let ids: Vec<u64> = b.all.iter().filter(|(_, p)| free(p)).map(|(id, _)| *id).collect();
@@ -229,8 +247,8 @@ impl Queue {
     }
 
     /// Queues again what the manager had no path for, and ends what has waited for too long.
-    pub(super) fn look(&self) {
-        let now = SystemClock.now();
+    pub fn look(&self) {
+        let now = self.clock.now();
         let mut b = self.books();
         let (dead, again): (Vec<u64>, Vec<u64>) = std::mem::take(&mut b.later).into_iter().partition(|id| b.is_dead(*id, now));
         let dead: Vec<Pending> = dead.iter().filter_map(|id| b.all.remove(id)).collect();
@@ -249,17 +267,17 @@ impl Queue {
     }
 
     /// Nothing can be done now; said by those whose time is over.
-    pub(super) fn trouble(&self, why: &Error) {
+    pub fn trouble(&self, why: &Error) {
         self.books().trouble = Some(why.to_string());
     }
 
     /// The manager does nothing for this session: all that waits fails.
-    pub(super) fn refused(&self, why: &WireError) {
+    pub fn refused(&self, why: &WireError) {
         self.fail_all(libc::EIO, &why.message);
     }
 
     /// Nothing is taken any more.
-    pub(super) fn close(&self) {
+    pub fn close(&self) {
         self.books().closed = true;
         self.fail_all(libc::ESHUTDOWN, "the mount is being ended");
     }

@@ -15,7 +15,7 @@ use fusevol_shared::disk::buf::IoBuf;
 use fusevol_shared::disk::file::OpenMode;
 use fusevol_shared::disk::find::{self, Found, Places, Wanted};
 use fusevol_shared::disk::reservations::{HostKey, Reservations};
-use fusevol_shared::disk::{Disk, DiskError};
+use fusevol_shared::disk::{Disk, DiskError, ring};
 use fusevol_shared::error::{Context, Error, Kind, Result};
 use fusevol_shared::format::layout::{Layout, MANAGER_LOCK};
 use fusevol_shared::format::slot::{Heartbeat, SlotAt};
@@ -111,5 +111,9 @@ impl Opener<PoolDisk> for Paths {
     }
     async fn lives(&self) -> Option<Told> {
         self.link.call(AskLives {}, Some(ASK)).await.ok()
+    }
+    async fn sleep(&self, time: Duration) {
+        // A kernel that refuses a ring serves no disk either.
+        let _ = ring::sleep(time).await;
     }
 }

@@ -122,11 +122,8 @@ impl Core {
             .collect();
         for session in due {
             let wanted = self.wanted(session);
-            let journals: Vec<JournalRef> = wanted
-                .iter()
-                .filter_map(|t| self.catalog.attachment(*t))
-                .filter_map(|a| self.journal_of(a))
-                .collect();
+            let journals: Vec<JournalRef> =
+                wanted.iter().filter_map(|t| self.catalog.attachment(*t)).filter_map(|a| self.journal_of(a)).collect();
             if let Some(c) = self.lives.get_mut(&session).and_then(|l| l.closing.as_mut()) {
                 c.asked = true;
                 self.out.effects.push(Effect::ReadJournals { session, journals });

@@ -218,9 +218,7 @@ impl Core {
         let r = self.remap(no)?;
         let (step, token) = (r.step, r.token);
         let errand = match step {
-            Step::Journal | Step::LateJournal => {
-                self.catalog.attachment(token).and_then(|a| self.journal_of(a)).map(Errand::Journal)
-            }
+            Step::Journal | Step::LateJournal => self.catalog.attachment(token).and_then(|a| self.journal_of(a)).map(Errand::Journal),
             Step::Copy => r.plan.next_copies().map(Errand::Copy),
             Step::Log => self.remap_log(no)?,
             Step::Lay => self.remap_lay(no)?,

@@ -22,7 +22,8 @@ const QUEUE: usize = 1024;
 /// The manager's disks as they are now; swapped when one joins, or one that was lost is open again.
 pub type Table<D> = Arc<ArcSwap<Vec<Member<D>>>>;
 
-pub(super) type Done = (std::result::Result<Life, Failure>, IoBuf);
+/// What came of one piece of I/O: by which life of the path it was done; and the buffer.
+pub type Done = (std::result::Result<Life, Failure>, IoBuf);
 
 struct Job {
     io: Io,
@@ -108,7 +109,8 @@ fn unknown(no: DiskNo) -> Failure {
     Failure::Refused(WireError::from(&Error::new(Kind::NotFound, format!("the manager has no disk {no}"))))
 }
 
-async fn on<D: Disk>(disk: &D, io: &Io, buf: IoBuf) -> Done {
+/// Does it on this disk; `buf` is what is written, or where what is read goes.
+pub async fn on<D: Disk>(disk: &D, io: &Io, buf: IoBuf) -> Done {
     // Of the very disk that is used: it is another one after a loss.
     let life = disk.life();
     let (done, buf) = match io.verb {

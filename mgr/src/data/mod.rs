@@ -16,7 +16,7 @@ mod connection;
 mod disks;
 mod verdicts;
 
-pub use disks::{DataDisks, Table};
+pub use disks::{DataDisks, Done, Table, on};
 pub use verdicts::Verdicts;
 
 use crate::core::Event;

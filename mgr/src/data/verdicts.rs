@@ -21,7 +21,8 @@ struct Inner {
 
 impl Verdicts {
     /// A new question.
-    pub(super) fn ask(&self) -> (Ticket, oneshot::Receiver<Answer>) {
+    #[must_use]
+    pub fn ask(&self) -> (Ticket, oneshot::Receiver<Answer>) {
         let ticket = Ticket(self.0.last.fetch_add(1, Ordering::Relaxed) + 1);
         let (to, answer) = oneshot::channel();
         self.0.open.lock().unwrap_or_else(PoisonError::into_inner).insert(ticket, to);

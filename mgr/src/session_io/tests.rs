@@ -102,7 +102,13 @@ fn au(disk: u16, au: u32) -> DiskAu {
 
 fn journal(copies: u16) -> JournalRef {
     let copies = (0..copies).map(|d| JournalCopy { first: au(d, 40), second: au(d, 41) }).collect();
-    JournalRef { volume: VolumeId([2; 16]), session: SESSION, token: FenceToken(4), journal: Journal { no: 1, copies }, without: Vec::new() }
+    JournalRef {
+        volume: VolumeId([2; 16]),
+        session: SESSION,
+        token: FenceToken(4),
+        journal: Journal { no: 1, copies },
+        without: Vec::new(),
+    }
 }
 
 fn append(seq: u64) -> Append {
@@ -183,7 +189,8 @@ fn a_disk_that_counts_for_nothing_keeps_no_journal() {
     let w = world();
     write_turn(&w, 0, 1, 0, 1..=3);
     w.faults[1].add(broken(Ops::ALL));
-    let ends = |without| ring::block_on(w.io().read_journals(&[JournalRef { without, ..journal(2) }])).pop().expect("one").1.map(|t| t.last);
+    let ends =
+        |without| ring::block_on(w.io().read_journals(&[JournalRef { without, ..journal(2) }])).pop().expect("one").1.map(|t| t.last);
     assert!(ends(vec![DiskNo(2)]).is_err_and(|e| e.message.contains("disk 1")));
     assert_eq!(ends(vec![DiskNo(1)]), Ok(Seq(3)), "the other copy of the journal");
 }

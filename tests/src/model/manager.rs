@@ -243,7 +243,9 @@ impl Manager {
         let m = self.inner();
         let writers = m.core.catalog().attachments();
         writers
-            .filter_map(|a| Some(JournalRef { volume: a.volume, session: a.session, token: a.token, journal: a.journal.clone()?, without: Vec::new() }))
+            .filter_map(|a| {
+                Some(JournalRef { volume: a.volume, session: a.session, token: a.token, journal: a.journal.clone()?, without: Vec::new() })
+            })
             .collect()
     }
 

@@ -1,10 +1,10 @@
 //! What goes wrong in a simulated world: processes killed and frozen, hosts and everything without power, connections cut, hosts
-//! parted, disks that die, fail and lie. The seed says what, when, and how much of it there is in this world.
+//! parted, disks that die, fail and lie, a client's own way to a disk that is lost. The seed says what, when, and how much of it there is in this world.
 //!
 //! Kept to what the design promises to survive: a disk lies about the catalog and slots only, and only one does; a machine is paused (its
 //! clock stands) only while it has nothing open for reading alone; an error of a disk is its own answer.
 
-use super::disk::Faults;
+use super::disk::{Faults, Way};
 use super::net::HostNo;
 use super::sched::ProcId;
 use super::world::{Role, Shared};
@@ -24,6 +24,12 @@ enum Fault {
     Part,
     Rival,
     DiskDies,
+    /// A client's own way to a disk is lost.
+    WayLost,
+    /// The manager's is.
+    ManagerWayLost,
+    /// Clients do not reach the manager, and all reach the disks.
+    Silence,
 }
 
 const ALL: [Fault; 9] = [
@@ -37,6 +43,9 @@ const ALL: [Fault; 9] = [
     Fault::Rival,
     Fault::DiskDies,
 ];
+
+/// The same, where there is a way through the manager.
+const WAYS: [Fault; 3] = [Fault::WayLost, Fault::ManagerWayLost, Fault::Silence];
 
 /// A process goes on.
 pub fn thaw(shared: &Rc<Shared>, proc: ProcId) {
@@ -55,10 +64,20 @@ pub async fn run(shared: &Rc<Shared>) {
     } else if sched.one_in(2) {
         weights[dies] = 3 + sched.below(6);
     }
+    let mut all = ALL.to_vec();
+    if shared.ways {
+        shared.only_ways.set(sched.one_in(3));
+        if shared.only_ways.get() {
+            weights.fill(0);
+        }
+        all.extend(WAYS);
+        let of_more = || if shared.only_ways.get() { 0 } else { sched.below(5) };
+        weights.extend([3 + sched.below(6), of_more(), of_more()]);
+    }
     let total: u64 = weights.iter().sum();
     // One disk is ill at a time: errors and lies where none dies.
     let ill = usize::try_from(sched.below(shared.pool.media.len() as u64)).expect("few");
-    if weights[dies] == 0 {
+    if weights[dies] == 0 && !shared.only_ways.get() {
         disks(shared, ill);
     }
     let n = 2 + sched.below(9);
@@ -73,7 +92,7 @@ pub async fn run(shared: &Rc<Shared>) {
             continue;
         }
         let mut at = sched.below(total);
-        let which = ALL.iter().zip(&weights).find(|(_, w)| {
+        let which = all.iter().zip(&weights).find(|(_, w)| {
             let here = at < **w;
             at = at.saturating_sub(**w);
             here
@@ -139,6 +158,14 @@ async fn strike(shared: &Rc<Shared>, fault: Fault, ill: usize) {
         }
         Fault::Freeze => freeze(shared),
         Fault::DiskDies => disk_dies(shared, ill),
+        Fault::WayLost => way_lost(shared, |r| matches!(r, Role::Client(_))),
+        Fault::ManagerWayLost => way_lost(shared, |r| matches!(r, Role::Manager(_))),
+        Fault::Silence => {
+            let serving = shared.watch.serving().and_then(|p| shared.living.borrow().get(&p).map(|l| l.host));
+            shared.net.part(serving.unwrap_or(HostNo(0)), host(shared));
+            let (net, heal) = (shared.net.clone(), 2_000 + sched.below(8_000));
+            sched.after(heal * 1_000_000, move || net.heal());
+        }
         Fault::PowerCut => shared.reboot(host(shared)),
         Fault::Blackout => shared.blackout(),
         Fault::Cut => {
@@ -182,6 +209,38 @@ fn disk_dies(shared: &Rc<Shared>, ill: usize) {
         medium.set_faults(Faults::default());
         if give_up {
             world.give_up(ill, true).await;
+        }
+    }));
+}
+
+/// A process's own way to a disk fails for a while, or hangs first.
+fn way_lost(shared: &Rc<Shared>, whose: impl Fn(Role) -> bool) {
+    let sched = shared.sched().clone();
+    let Some(proc) = some(shared, whose) else { return };
+    let n = usize::try_from(sched.below(shared.pool.media.len() as u64)).expect("few");
+    let medium = shared.pool.media[n].1.clone();
+    if !medium.is_reached(proc) {
+        return;
+    }
+    let hangs = sched.one_in(2);
+    sched.say(proc, format_args!("its way to disk {n} {}", if hangs { "hangs" } else { "fails" }));
+    medium.lose(proc, if hangs { Way::Hangs } else { Way::Fails });
+    let (hang, fails) = (sched.below(if sched.one_in(3) { 3_000 } else { 200 }), !hangs || sched.one_in(3) || sched.one_in(2));
+    let ms = if sched.one_in(3) { sched.below(8_000) } else { sched.below(1_000) };
+    let world = shared.clone();
+    drop(shared.exec.spawn(super::sched::WORLD, async move {
+        if hangs {
+            world.exec.sleep(Duration::from_millis(hang)).await;
+        }
+        if hangs && fails && !medium.is_reached(proc) {
+            medium.lose(proc, Way::Fails);
+        }
+        if fails {
+            world.exec.sleep(Duration::from_millis(ms)).await;
+        }
+        medium.regain(proc);
+        if fails {
+            world.watch.is_back(proc, fusevol_shared::units::DiskNo(u16::try_from(n).expect("few")));
         }
     }));
 }

@@ -6,9 +6,12 @@ use super::exec::Exec;
 use super::link::Link;
 use super::manager::{Pool, boot_id};
 use super::net::{HostNo, Net};
+use super::redirect::{Counts, Redirect, Run, Ways};
 use super::sched::ProcId;
 use fusevol::disks::Disks;
 use fusevol::lease::Lease;
+use fusevol::path::keeper;
+use fusevol::redirect::queue::Queue;
 use fusevol::session::machine::{Effect, Event, Machine};
 use fusevol::slot::Slot;
 use fusevol::snapshot::SnapshotReader;
@@ -27,6 +30,7 @@ use std::collections::BTreeMap;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -80,6 +84,10 @@ pub struct Start {
     pub boot: Boot,
     /// Who looks on.
     pub onlooker: Rc<dyn Onlooker>,
+    /// Its ways to disks may be lost: it has the one through the manager, and hears letters.
+    pub ways: bool,
+    /// What it does by them.
+    pub counts: Arc<Counts>,
 }
 
 /// A client process with an open session.
@@ -91,6 +99,13 @@ pub struct Client {
     pub engine: Engine<SimDisk, Link>,
     volumes: RefCell<BTreeMap<VolumeId, Place<Volume>>>,
     snapshots: RefCell<BTreeMap<SnapshotId, Place<Reader>>>,
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        // A journal that is not settled knows its engine, and is known by it.
+        self.engine.unsettled.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clear();
+    }
 }
 
 impl Start {
@@ -117,12 +132,16 @@ impl Start {
             lease: lease.clone(),
             slot: slot.clone(),
             client: back.clone(),
+            ways: self.ways,
         };
         drop(self.exec.spawn(proc, driver.run()));
         let welcome = link.opened().await?;
         let engine = self.engine(&welcome, session, &link, &lease)?;
         engine.slot.check(&engine.disks).await?;
         *slot.borrow_mut() = Some((engine.slot.clone(), engine.disks.clone()));
+        if self.ways {
+            self.answer_letters(&link, &engine.slot);
+        }
         let client = Rc::new(Client { start: self, link, lease, engine, volumes: RefCell::default(), snapshots: RefCell::default() });
         *back.borrow_mut() = Rc::downgrade(&client);
         let router = client.clone();
@@ -132,7 +151,7 @@ impl Start {
 
     /// The disks, locked, and the slot.
     fn engine(&self, welcome: &Welcome, session: SessionId, link: &Arc<Link>, lease: &Arc<Lease>) -> Result<Engine<SimDisk, Link>> {
-        let disks = Disks::new();
+        let disks = Arc::new(Disks::with_clock(Arc::new(self.exec.sched().clock(self.proc))));
         let byte = MANAGER_LOCK + 1 + u64::from(welcome.session.0);
         for (no, id, disk) in self.pool.open(self.proc, self.boot) {
             assert!(welcome.disks.iter().any(|d| (d.no, d.id) == (no, id)), "the manager knows its disks");
@@ -146,9 +165,12 @@ impl Start {
             let layout = Layout::for_aus(welcome.au_size, info.aus).expect("large enough");
             (*no, SlotAt::new(welcome.pool, info.id, &layout, welcome.session))
         });
+        if self.ways {
+            self.redirect(welcome, session, link, &disks);
+        }
         let slot = Slot::new(welcome.pool, welcome.session, session, welcome.opened, places.collect());
         Ok(Engine {
-            disks: Arc::new(disks),
+            disks,
             control: link.clone(),
             lease: lease.clone(),
             slot: Arc::new(slot),
@@ -159,6 +181,34 @@ impl Start {
             stale: Arc::default(),
             outs: Arc::default(),
         })
+    }
+}
+
+impl Start {
+    /// What fails on its own way goes through the manager, until that way is good again.
+    fn redirect(&self, welcome: &Welcome, id: SessionId, link: &Arc<Link>, disks: &Arc<Disks<SimDisk>>) {
+        let (sched, proc) = (self.exec.sched().clone(), self.proc);
+        let queue = Arc::new(Queue::new(Arc::new(sched.clock(proc))));
+        disks.redirect_by(Arc::new(Redirect::new(queue.clone(), welcome.au_size, self.counts.clone())));
+        let (net, addresses) = (self.net.clone(), self.addresses.clone());
+        let run = Run { sched: sched.clone(), net, proc, host: self.host, print: self.print, session: id, addresses, queue };
+        drop(self.exec.spawn(proc, run.run()));
+        let random = RefCell::new(sched.fork_random());
+        let (pool, boot, link, welcome, counts) = (self.pool.clone(), self.boot, link.clone(), welcome.clone(), self.counts.clone());
+        let ways = Ways { pool, proc, boot, sched, link, welcome, id, random, counts };
+        drop(self.exec.spawn(proc, keeper::keep(disks.clone(), ways, std::future::pending())));
+    }
+
+    /// What is answered to letters stands in the heartbeats.
+    fn answer_letters(&self, link: &Arc<Link>, slot: &Arc<Slot>) {
+        let (link, slot, counts) = (link.clone(), slot.clone(), self.counts.clone());
+        drop(self.exec.spawn(self.proc, async move {
+            loop {
+                slot.answer(link.mailed.next().await);
+                counts.letters.fetch_add(1, Ordering::Relaxed);
+                link.events.put(Event::Answered);
+            }
+        }));
     }
 }
 
@@ -174,6 +224,7 @@ struct Driver {
     lease: Arc<Lease>,
     slot: Stands,
     client: Rc<RefCell<std::rc::Weak<Client>>>,
+    ways: bool,
 }
 
 impl Driver {
@@ -227,7 +278,15 @@ impl Driver {
                     link.events.put(event);
                 }));
             }
-            // What is said through the disks is proven on real processes (`tests/tests/cuts.rs`).
+            Effect::Mail if self.ways => {
+                let slot = self.slot.borrow().clone();
+                drop(self.exec.spawn(proc, async move {
+                    let Some((slot, disks)) = slot else { return };
+                    let mut letters = slot.letters(&disks).await;
+                    letters.sort_by_key(|l| (l.generation, l.push));
+                    letters.iter().for_each(|l| link.by_letter(l));
+                }));
+            }
             Effect::Mail => {}
             Effect::Reconnect => self.link.reconnect(),
             Effect::Lease(until) => self.lease.extend(until),
@@ -448,6 +507,9 @@ impl Client {
         let volumes: Vec<VolumeId> = self.volumes.borrow().keys().copied().collect();
         for v in volumes {
             self.detach(v).await?;
+        }
+        if self.engine.disks.has_unreturned() {
+            return Err(Error::new(Kind::Io, "a write was not answered and may still land"));
         }
         // Where the answer was lost, the next connection says that the session is over: so it is.
         match self.link.call_timed(Goodbye {}).await {

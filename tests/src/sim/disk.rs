@@ -5,6 +5,7 @@
 //! - *The process dies* ([`Medium::orphan`]): a write of it that has not landed lands at its time, or much later, or torn by sectors, or never.
 //! - *The process is frozen* ([`Medium::hold`]): some of its requests stay in its host's queue and land after it is thawed.
 //! - *Power cut* ([`Medium::power_cut`]): of what is in the cache any part stays, sector by sector; of what had not landed, too.
+//! - *A process's way to it is lost* ([`way`]), while the disk lives.
 //! - *Errors* by the dice ([`Faults`]): answered ones, nothing carried out. *Lies*: a write of a range that never lands, or lands at another
 //!   page of the range: what the design promises to survive on one copy of two, and what the world does on one disk only.
 //!
@@ -16,8 +17,10 @@
 //! and perhaps not in the other; what a later durable write covers comes back no more.
 
 mod handle;
+mod way;
 
 pub use handle::SimDisk;
+pub use way::Way;
 
 use super::sched::{ProcId, Sched};
 use crate::crash::Observer;
@@ -88,10 +91,19 @@ struct Flight {
     waker: Option<Waker>,
     /// Nobody waits for its answer.
     dropped: bool,
+    /// It is said not to have returned.
+    late: bool,
     /// Sectors that land; all where empty.
     torn: Vec<bool>,
     /// Its number with the observer.
     seen: Option<usize>,
+}
+
+impl Flight {
+    fn new(proc: ProcId, at: DiskOff, kind: Kind, seen: Option<usize>) -> Self {
+        let (answer, bytes, waker, torn) = (None, Vec::new(), None, Vec::new());
+        Self { proc, at, kind, turn: 0, held: false, landed: false, answer, bytes, waker, dropped: false, late: false, torn, seen }
+    }
 }
 
 /// A write in the cache.
@@ -114,6 +126,10 @@ struct State {
     locks: BTreeMap<(Boot, u64), ProcId>,
     /// Processes that are dead.
     dead: Vec<ProcId>,
+    /// Ways to it that are lost.
+    ways: BTreeMap<ProcId, Way>,
+    /// Late writes that have landed.
+    late: u64,
     /// Who records what is done.
     observer: Option<Observer>,
 }
@@ -142,6 +158,8 @@ impl Medium {
             faults: Faults::default(),
             locks: BTreeMap::new(),
             dead: Vec::new(),
+            ways: BTreeMap::new(),
+            late: 0,
             observer: None,
         };
         Self(Arc::new(Shared { sched, number, size: content.size(), state: Mutex::new(state) }))
@@ -155,6 +173,13 @@ impl Medium {
     #[must_use]
     pub fn open(&self, proc: ProcId, boot: Boot) -> SimDisk {
         SimDisk { medium: self.clone(), proc, boot }
+    }
+
+    /// Tells whether it is still held by somebody.
+    #[must_use]
+    pub fn watch(&self) -> impl Fn() -> usize + use<> {
+        let weak = Arc::downgrade(&self.0);
+        move || weak.strong_count()
     }
 
     /// What goes wrong from now on.
@@ -183,6 +208,7 @@ impl Medium {
     pub fn orphan(&self, proc: ProcId) {
         let mut s = self.state();
         s.dead.push(proc);
+        s.ways.remove(&proc);
         let ids: Vec<u64> = s.flying.iter().filter(|(_, f)| f.proc == proc).map(|(id, _)| *id).collect();
         for id in ids {
             let Some(f) = s.flying.get_mut(&id) else { continue };
@@ -222,6 +248,9 @@ impl Medium {
     /// It is thawed: what was held lands.
     pub fn release(&self, proc: ProcId) {
         let mut s = self.state();
+        if s.ways.contains_key(&proc) {
+            return;
+        }
         for (id, f) in s.flying.iter_mut().filter(|(_, f)| f.proc == proc && f.held) {
             self.put_off(*id, f, self.0.sched.below(5 * MILLI));
         }
@@ -307,21 +336,10 @@ impl Medium {
             Kind::Write { data, durable } => Some(o.write_begun(at, data.clone(), *durable)),
             Kind::Flush { .. } => Some(o.flush_begun()),
         });
-        let flight = Flight {
-            proc,
-            at,
-            kind,
-            turn: 0,
-            held: false,
-            landed: false,
-            answer: None,
-            bytes: Vec::new(),
-            waker: None,
-            dropped: false,
-            torn: Vec::new(),
-            seen,
-        };
-        s.flying.insert(id, flight);
+        s.flying.insert(id, Flight::new(proc, at, kind, seen));
+        if self.goes_astray(&mut s, id) {
+            return id;
+        }
         drop(s);
         let medium = self.clone();
         dice.after(land, move || medium.land(id, 0));
@@ -339,6 +357,7 @@ impl Medium {
         }
         f.landed = true;
         dice.trace(f.proc, "landed", self.0.number << 48 | f.at.0, f.torn.len() as u64);
+        s.late += u64::from(f.late);
         let result = s.carry_out(id, &mut f, dice);
         let (dropped, proc) = (f.dropped, f.proc);
         f.answer = None;

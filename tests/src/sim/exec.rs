@@ -187,10 +187,25 @@ impl Exec {
                 None => break Err(Stuck::Hang),
             }
         };
-        // Tasks hold handles on this executor: they are dropped here, or never.
+        self.clear();
+        end
+    }
+
+    /// Tasks, who waits for deaths and timers hold handles on this world: they are dropped here, or never.
+    fn clear(&self) {
         let rest = std::mem::take(&mut *self.0.tasks.borrow_mut());
         drop(rest);
-        end
+        self.0.parked.borrow_mut().clear();
+        let mourners = std::mem::take(&mut *self.0.mourners.borrow_mut());
+        drop(mourners);
+        self.0.sched.clear();
+    }
+
+    /// Tells whether it is still held by somebody.
+    #[must_use]
+    pub fn watch(&self) -> impl Fn() -> usize + use<> {
+        let weak = Rc::downgrade(&self.0);
+        move || weak.strong_count()
     }
 
     /// Steps done.

@@ -11,9 +11,13 @@ use fusevol::session::machine::Event as SessionEvent;
 use fusevol_mgr::core::ConnId;
 use fusevol_shared::clock::BootTime;
 use fusevol_shared::error::{Error, Kind, Result, WireError};
+use fusevol_shared::format::mail::Letter;
+use fusevol_shared::format::slot;
 use fusevol_shared::ids::{BootId, Generation, KeyPrint, SessionId};
+use fusevol_shared::wire::codec::Message;
 use fusevol_shared::wire::messages::{Ack, Call, FromClient, FromManager, Hello, PROTOCOL, Push, Reply, Request, Welcome};
 use futures_util::future::{Either, select};
+use rkyv::util::AlignedVec;
 use std::collections::{BTreeMap, VecDeque};
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -42,6 +46,8 @@ struct Entry {
 struct Known {
     ack: Option<Ack>,
     here: bool,
+    /// It came by letter, too.
+    by_letter: bool,
 }
 
 #[derive(Default)]
@@ -55,6 +61,8 @@ struct State {
     life: Option<Generation>,
     known: BTreeMap<u64, Known>,
     acks: VecDeque<(u64, Ack)>,
+    /// The answer to the last letter.
+    shown: Option<slot::Answer>,
     failing: bool,
     failing_wakers: Vec<Waker>,
     kicked: bool,
@@ -79,6 +87,8 @@ pub struct Link {
     pub events: Inbox<SessionEvent>,
     /// What the manager says, to be acknowledged under its number and life.
     pub pushes: Inbox<(Generation, u64, Push)>,
+    /// Answers to letters, to be shown by the next heartbeat.
+    pub mailed: Inbox<slot::Answer>,
     state: Mutex<State>,
 }
 
@@ -112,6 +122,7 @@ impl Link {
             work: Inbox::default(),
             events: Inbox::default(),
             pushes: Inbox::default(),
+            mailed: Inbox::default(),
             state: Mutex::default(),
         })
     }
@@ -172,11 +183,40 @@ impl Link {
         }
         let Some(known) = s.known.get_mut(&push) else { return };
         known.ack = Some(ack.clone());
-        if known.here {
+        let (here, by_letter) = (known.here, known.by_letter);
+        if by_letter {
+            s.show(&self.mailed, answer_of(push, &ack));
+        }
+        if here {
             s.acks.push_back((push, ack));
             drop(s);
             self.work.put(());
         }
+    }
+
+    /// Takes in a push that stood in a letter: it is handed on once, whichever way it comes.
+    pub fn by_letter(&self, letter: &Letter) {
+        let mut archive = AlignedVec::with_capacity(letter.body.len());
+        archive.extend_from_slice(&letter.body);
+        let Ok(FromManager::Push { push, body }) = FromManager::from_archive(&archive) else { panic!("a letter that holds no push") };
+        assert_eq!(push, letter.push, "a letter holds another push than it says");
+        let mut s = self.state();
+        // Before the first connection there is no session to which it could be.
+        let Some(life) = s.life.filter(|life| letter.generation >= *life) else { return };
+        if letter.generation > life {
+            s.life = Some(letter.generation);
+            s.known.clear();
+            s.acks.clear();
+        }
+        if let Some(known) = s.known.get_mut(&push) {
+            known.by_letter = true;
+            let answer = known.ack.as_ref().map(|ack| answer_of(push, ack));
+            return answer.into_iter().for_each(|a| s.show(&self.mailed, a));
+        }
+        s.known.insert(push, Known { ack: None, here: false, by_letter: true });
+        drop(s);
+        self.sched.say(self.proc, format_args!("told by letter: push {push}"));
+        self.pushes.put((letter.generation, push, body));
     }
 
     /// The link's own task.
@@ -249,7 +289,7 @@ impl Link {
                         self.take(message);
                     }
                     Heard::Ended(c) if c == conn => return true,
-                    Heard::Said(..) | Heard::Ended(_) => {}
+                    Heard::Said(..) | Heard::Data(..) | Heard::Ended(_) => {}
                 }
             }
             let owed = self.state().calls.values().any(|e| e.open && e.answer.is_none());
@@ -271,6 +311,7 @@ impl Link {
                         return None;
                     }
                 },
+                Either::Left((Heard::Data(..), _)) => {}
                 Either::Left((Heard::Said(c, _) | Heard::Ended(c), _)) if c != conn => {}
                 Either::Left((Heard::Ended(_), _)) | Either::Right(_) => return None,
                 Either::Left((Heard::Said(..), _)) => panic!("the manager speaks before it has welcomed"),
@@ -331,7 +372,7 @@ impl Link {
                     return;
                 }
                 assert!(s.known.len() < MEMORY, "more pushes than a simulation makes");
-                s.known.insert(push, Known { ack: None, here: true });
+                s.known.insert(push, Known { ack: None, here: true, by_letter: false });
                 drop(s);
                 self.pushes.put((life, push, body));
             }
@@ -392,6 +433,19 @@ impl Link {
         })
         .await;
     }
+}
+
+impl State {
+    /// Shows it with the heartbeats, if it is not shown already.
+    fn show(&mut self, mailed: &Inbox<slot::Answer>, answer: slot::Answer) {
+        if self.shown.replace(answer) != Some(answer) {
+            mailed.put(answer);
+        }
+    }
+}
+
+fn answer_of(push: u64, ack: &Ack) -> slot::Answer {
+    slot::Answer { push, done: !matches!(ack, Ack::Failed(_)) }
 }
 
 /// A request that waits for its answer; dropped, it is answered all the same.

@@ -4,15 +4,19 @@
 //!
 //! It opens the pool again and again until it wins it or is ended; a failed commit, or a SEAL, ends it.
 
+use super::data::DataServer;
 use super::disk::{Boot, Medium, SimDisk};
 use super::exec::Exec;
-use super::net::{HostNo, Inbox, Net};
+use super::net::{Ears, HostNo, Inbox, Net};
 use super::sched::{ProcId, Sched};
+use fusevol_mgr::catalog::record::Record;
 use fusevol_mgr::catalog::{Catalog, prove};
 use fusevol_mgr::copies;
 use fusevol_mgr::core::{AdminId, AdminReply, AdminRequest, Config, Core, Effect, Event, Fenced, Now, Output};
+use fusevol_mgr::data::Verdicts;
 use fusevol_mgr::session_io::{Member, SessionIo, SlotOf};
 use fusevol_mgr::store::{self, Candidate, Door, Options, Store, Who};
+use fusevol_shared::change::Entry;
 use fusevol_shared::clock::{BootTime, Clock};
 use fusevol_shared::disk::any::Lock;
 use fusevol_shared::error::{Error, Kind, Result, WireError};
@@ -75,10 +79,16 @@ pub struct Watch {
     asked: Cell<u64>,
     /// Commits in all.
     pub commits: Cell<u64>,
+    /// AUs that were moved.
+    pub moved: Cell<u64>,
     /// The newest generation that has served.
     pub generation: Cell<u64>,
     /// Who serves under it.
     serving: RefCell<Option<(ProcId, Rc<RefCell<Core>>)>>,
+    /// Where managers hear that their way to a disk is good again.
+    back: RefCell<BTreeMap<ProcId, Inbox<DiskNo>>>,
+    /// Ways that managers have opened again.
+    pub reopened: Cell<u64>,
 }
 
 impl Watch {
@@ -99,6 +109,13 @@ impl Watch {
         match select(pin!(answer), pin!(late)).await {
             futures_util::future::Either::Left((a, _)) => Some(a.map_err(Error::from)),
             futures_util::future::Either::Right(_) => None,
+        }
+    }
+
+    /// A manager's way to a disk is good again: it opens the disk anew, as `mgr::driver::reopen` does.
+    pub fn is_back(&self, proc: ProcId, disk: DiskNo) {
+        if let Some(inbox) = self.back.borrow().get(&proc) {
+            inbox.put(disk);
         }
     }
 
@@ -190,6 +207,8 @@ pub struct Manager {
     pub proc: ProcId,
     /// Who looks on.
     pub watch: Rc<Watch>,
+    /// Ways to disks may be lost: it serves data.
+    pub ways: bool,
 }
 
 /// A manager that serves.
@@ -198,8 +217,11 @@ struct Serving {
     core: Rc<RefCell<Core>>,
     store: Store<SimDisk, SimDoor>,
     disks: Rc<Vec<Member<SimDisk>>>,
-    inbox: Inbox<Event>,
+    ears: Ears,
+    verdicts: Verdicts,
     generation: Generation,
+    /// Disks that are reached again.
+    back: Inbox<DiskNo>,
 }
 
 impl Manager {
@@ -246,9 +268,14 @@ impl Manager {
         if self.watch.generation.get() == generation.0 {
             *self.watch.serving.borrow_mut() = Some((self.proc, core.clone()));
         }
-        let inbox = Inbox::default();
-        self.net.listen(self.address, self.proc, self.host, inbox.clone());
-        Ok(Serving { m: self.clone(), core, store, disks: Rc::new(disks), inbox, generation })
+        let (ears, verdicts, disks, back) = (Ears::default(), Verdicts::default(), Rc::new(disks), Inbox::default());
+        self.watch.back.borrow_mut().insert(self.proc, back.clone());
+        if self.ways {
+            let server = DataServer::new(self.exec.clone(), self.net.clone(), self.proc, ears.clone(), verdicts.clone(), disks.clone());
+            drop(self.exec.spawn(self.proc, server.run()));
+        }
+        self.net.listen(self.address, self.proc, self.host, ears.clone());
+        Ok(Serving { m: self.clone(), core, store, disks, ears, verdicts, generation, back })
     }
 }
 
@@ -258,6 +285,9 @@ impl Serving {
         let mut beat = clock.now().plus(HEARTBEAT);
         loop {
             self.wait(beat).await;
+            if let Err(e) = self.reopen().await {
+                return e;
+            }
             let effects = match self.batch().await {
                 Ok(effects) => effects,
                 Err(e) => return e,
@@ -278,7 +308,20 @@ impl Serving {
         let until = self.core.borrow().deadline().map_or(beat, |d| d.min(beat));
         let time = until.since(self.m.now().boot);
         let timer = self.m.sched().sleep(self.m.proc, time);
-        drop(select(pin!(self.inbox.filled()), timer).await);
+        let told = async { drop(select(pin!(self.ears.events.filled()), pin!(self.back.filled())).await) };
+        drop(select(pin!(told), timer).await);
+    }
+
+    /// Between two transactions: what the core knows is durable.
+    async fn reopen(&mut self) -> Result<()> {
+        while let Some(no) = self.back.take() {
+            let (_, id, disk) = self.disks[usize::from(no.0)].clone();
+            let core = self.core.clone();
+            self.store.rejoin(id, disk, || core.borrow().catalog().dump()).await?;
+            self.m.watch.reopened.set(self.m.watch.reopened.get() + 1);
+            self.m.sched().say(self.m.proc, format_args!("has opened disk {no} again"));
+        }
+        Ok(())
     }
 
     async fn batch(&mut self) -> Result<Vec<Effect>> {
@@ -286,7 +329,7 @@ impl Serving {
         let core = self.core.clone();
         core.borrow_mut().set_tight(self.store.room().is_tight());
         for _ in 0..BATCH {
-            let Some(event) = self.inbox.take() else { break };
+            let Some(event) = self.ears.events.take() else { break };
             self.m.sched().trace(self.m.proc, event_name(&event), out.records.len() as u64, 0);
             core.borrow_mut().step(self.m.now(), event, &mut out);
         }
@@ -294,15 +337,15 @@ impl Serving {
         if due {
             core.borrow_mut().step(self.m.now(), Event::Tick, &mut out);
         }
-        let lease = |e: &Effect| matches!(e, Effect::Reply { result: Ok(Reply::Welcome(_) | Reply::Renewed(_)), .. });
         if out.records.is_empty() {
-            if out.effects.iter().any(lease) {
+            if out.effects.iter().any(|e| grants_lease(e) || self.m.ways && writes_slot(e)) {
                 self.store.check().await?;
             }
             return Ok(out.effects);
         }
         self.m.sched().detail(self.m.proc, || format!("commits {:?}", out.records));
         self.store.commit(&out.records, || core.borrow().catalog().dump()).await?;
+        self.m.watch.moved.set(self.m.watch.moved.get() + moved(&out.records));
         self.committed();
         Ok(out.effects)
     }
@@ -333,7 +376,7 @@ impl Serving {
             Effect::AdminReply { to, result } => m.watch.answered(to, result),
             Effect::ProbeLock { session } => {
                 let held = self.lock_held(session);
-                self.inbox.put(Event::LockProbed { session, held });
+                self.ears.events.put(Event::LockProbed { session, held });
             }
             Effect::OpenSlot { session, id, slots } => {
                 let io = SessionIo::new(m.pool.id, m.pool.au_size, &self.disks, Duration::from_secs(5));
@@ -347,23 +390,23 @@ impl Serving {
             | Effect::WriteLetter { .. }
             | Effect::ReadAnswer { .. } => {
                 let (pool, au_size, disks) = (m.pool.id, m.pool.au_size, self.disks.clone());
-                let (inbox, generation) = (self.inbox.clone(), self.generation);
+                let (inbox, generation) = (self.ears.events.clone(), self.generation);
                 drop(m.exec.spawn(m.proc, async move {
                     let io = SessionIo::new(pool, au_size, &disks, Duration::from_secs(5));
                     inbox.put(ask_disks(&io, effect, generation).await);
                 }));
             }
             Effect::Copy { .. } | Effect::LayAgain { .. } | Effect::LookAtDisk { .. } => {
-                let (pool, au_size, disks, inbox) = (m.pool.id, m.pool.au_size, self.disks.clone(), self.inbox.clone());
+                let (pool, au_size, disks, inbox) = (m.pool.id, m.pool.au_size, self.disks.clone(), self.ears.events.clone());
                 drop(m.exec.spawn(m.proc, async move {
                     if let Some(event) = copies::carry_out(pool, au_size, &disks, &effect).await {
                         inbox.put(event);
                     }
                 }));
             }
-            Effect::Fence { asked, .. } => self.inbox.put(Event::Fenced { asked, fenced: Fenced::NoAgent }),
-            // Nobody has a data connection in these worlds.
-            Effect::Verdict { .. } => {}
+            Effect::Fence { asked, .. } => self.ears.events.put(Event::Fenced { asked, fenced: Fenced::NoAgent }),
+            // Who asked may be gone.
+            Effect::Verdict { ticket, result } => drop(self.verdicts.answer(ticket, result)),
             Effect::Notice(notice) => m.sched().say(m.proc, format_args!("{}: {}", notice.what, notice.text)),
         }
     }
@@ -372,6 +415,26 @@ impl Serving {
         let byte = MANAGER_LOCK + 1 + u64::from(session.0);
         self.disks.iter().any(|(_, _, d)| d.locked(byte))
     }
+}
+
+/// As in `mgr::driver`.
+fn grants_lease(effect: &Effect) -> bool {
+    matches!(effect, Effect::Reply { result: Ok(Reply::Welcome(_) | Reply::Renewed(_)), .. })
+}
+
+/// As in `mgr::driver`.
+fn writes_slot(effect: &Effect) -> bool {
+    matches!(
+        effect,
+        Effect::OpenSlot { .. } | Effect::SealSlot { .. } | Effect::WriteLetter { .. } | Effect::Copy { .. } | Effect::Errand { .. }
+    )
+}
+
+/// AUs that got another place, since a write to them did not return.
+fn moved(records: &[Record]) -> u64 {
+    let appends = records.iter().filter_map(|r| if let Record::Folded { appends, .. } = r { Some(appends) } else { None }).flatten();
+    let runs = appends.flat_map(|a| &a.entries).filter_map(|e| if let Entry::Moved { runs } = e { Some(runs) } else { None }).flatten();
+    runs.map(|r| r.written.len() as u64).sum()
 }
 
 async fn ask_disks(io: &SessionIo<'_, SimDisk>, effect: Effect, generation: Generation) -> Event {

@@ -7,13 +7,17 @@
 //!
 //! Who is listening is a [`Door`]: the inbox of a manager that serves. A message that is delivered waits there until its process runs.
 //!
+//! A connection is one of the session, or one for data ([`super::data`]): both live by the same rules.
+//!
 //! Invariants: a connection's number is never used again; a message is delivered once or never; after the end of a connection nothing
 //! of it is delivered.
 
 use super::sched::{ProcId, Sched, WORLD};
 use fusevol_mgr::core::{ConnId, Event};
+use fusevol_shared::disk::buf::IoBytes;
 use fusevol_shared::error::WireError;
 use fusevol_shared::ids::KeyPrint;
+use fusevol_shared::wire::data;
 use fusevol_shared::wire::messages::{FromClient, FromManager};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -99,14 +103,35 @@ impl<T> Inbox<T> {
 pub enum Heard {
     /// A message on this connection.
     Said(ConnId, FromManager),
+    /// A message on this data connection, with what was read.
+    Data(ConnId, data::FromManager, IoBytes),
     /// The connection has ended.
     Ended(ConnId),
+}
+
+/// What a manager's data server hears.
+pub enum DataSaid {
+    /// A connection of the client with this key.
+    Connected(ConnId, KeyPrint),
+    /// A message, with what is to be written.
+    Said(ConnId, data::FromClient, IoBytes),
+    /// It has ended.
+    Ended(ConnId),
+}
+
+/// Where a manager hears.
+#[derive(Clone, Default)]
+pub struct Ears {
+    /// What its core is told.
+    pub events: Inbox<Event>,
+    /// What its data server is told.
+    pub data: Inbox<DataSaid>,
 }
 
 struct Door {
     proc: ProcId,
     host: HostNo,
-    inbox: Inbox<Event>,
+    ears: Ears,
 }
 
 struct Conn {
@@ -115,7 +140,9 @@ struct Conn {
     manager: ProcId,
     manager_host: HostNo,
     to_client: Inbox<Heard>,
-    to_manager: Inbox<Event>,
+    to_manager: Ears,
+    /// It is one for data.
+    data: bool,
     /// Each end: whether it still takes what comes.
     client_up: bool,
     manager_up: bool,
@@ -139,6 +166,12 @@ pub struct Net {
     state: Arc<Mutex<State>>,
 }
 
+impl Ears {
+    fn ended(&self, conn: ConnId, data: bool) {
+        if data { self.data.put(DataSaid::Ended(conn)) } else { self.events.put(Event::Disconnected { conn }) }
+    }
+}
+
 fn pair(a: HostNo, b: HostNo) -> (HostNo, HostNo) {
     (a.min(b), a.max(b))
 }
@@ -155,8 +188,8 @@ impl Net {
     }
 
     /// A manager serves at this address from now on, in place of who did before.
-    pub fn listen(&self, address: u64, proc: ProcId, host: HostNo, inbox: Inbox<Event>) {
-        self.state().doors.insert(address, Door { proc, host, inbox });
+    pub fn listen(&self, address: u64, proc: ProcId, host: HostNo, ears: Ears) {
+        self.state().doors.insert(address, Door { proc, host, ears });
     }
 
     /// The address is closed, if this process has it.
@@ -167,18 +200,32 @@ impl Net {
     /// The inbox of who serves at this address.
     #[must_use]
     pub fn door(&self, address: u64) -> Option<(ProcId, Inbox<Event>)> {
-        self.state().doors.get(&address).map(|d| (d.proc, d.inbox.clone()))
+        self.state().doors.get(&address).map(|d| (d.proc, d.ears.events.clone()))
     }
 
     /// A connection to this address, if somebody is there and can be reached.
     #[must_use]
     pub fn connect(&self, client: ProcId, host: HostNo, print: KeyPrint, address: u64, to_client: Inbox<Heard>) -> Option<ConnId> {
+        let conn = self.begin(client, host, address, to_client, false)?;
+        self.to_manager(conn, move |ears| ears.events.put(Event::Connected { conn, print }));
+        Some(conn)
+    }
+
+    /// The same for data.
+    #[must_use]
+    pub fn connect_data(&self, client: ProcId, host: HostNo, print: KeyPrint, address: u64, to_client: Inbox<Heard>) -> Option<ConnId> {
+        let conn = self.begin(client, host, address, to_client, true)?;
+        self.to_manager(conn, move |ears| ears.data.put(DataSaid::Connected(conn, print)));
+        Some(conn)
+    }
+
+    fn begin(&self, client: ProcId, host: HostNo, address: u64, to_client: Inbox<Heard>, data: bool) -> Option<ConnId> {
         let mut s = self.state();
         let door = s.doors.get(&address)?;
         if !self.sched.alive(door.proc) || s.parted.contains(&pair(host, door.host)) {
             return None;
         }
-        let (manager, manager_host, to_manager) = (door.proc, door.host, door.inbox.clone());
+        let (manager, manager_host, to_manager) = (door.proc, door.host, door.ears.clone());
         s.next += 1;
         let conn = ConnId(s.next);
         let connection = Conn {
@@ -188,6 +235,7 @@ impl Net {
             manager_host,
             to_client,
             to_manager,
+            data,
             client_up: true,
             manager_up: true,
             last_to_client: 0,
@@ -196,7 +244,6 @@ impl Net {
         s.conns.insert(conn, connection);
         drop(s);
         self.sched.trace(client, "connect", conn.0, u64::from(manager.0));
-        self.to_manager(conn, move |inbox| inbox.put(Event::Connected { conn, print }));
         Some(conn)
     }
 
@@ -205,7 +252,7 @@ impl Net {
         50 * MICRO + self.sched.below(400 * MICRO) + slow
     }
 
-    fn to_manager(&self, conn: ConnId, deliver: impl FnOnce(&Inbox<Event>) + Send + 'static) {
+    fn to_manager(&self, conn: ConnId, deliver: impl FnOnce(&Ears) + Send + 'static) {
         let delay = self.delay();
         let mut s = self.state();
         let now = self.sched.now();
@@ -215,9 +262,9 @@ impl Net {
         drop(s);
         let net = self.clone();
         self.sched.after(after, move || {
-            let inbox = net.state().conns.get(&conn).filter(|c| c.manager_up).map(|c| c.to_manager.clone());
-            if let Some(inbox) = inbox {
-                deliver(&inbox);
+            let ears = net.state().conns.get(&conn).filter(|c| c.manager_up).map(|c| c.to_manager.clone());
+            if let Some(ears) = ears {
+                deliver(&ears);
             }
         });
     }
@@ -241,8 +288,8 @@ impl Net {
 
     /// The client says something on this connection.
     pub fn say(&self, conn: ConnId, message: FromClient) {
-        self.to_manager(conn, move |inbox| {
-            inbox.put(match message {
+        self.to_manager(conn, move |ears| {
+            ears.events.put(match message {
                 FromClient::Request { id, request } => Event::Request { conn, id, request },
                 FromClient::Ack { push, ack } => Event::Ack { conn, push, ack },
             });
@@ -252,6 +299,16 @@ impl Net {
     /// The manager says something on this connection.
     pub fn reply(&self, conn: ConnId, message: FromManager) {
         self.to_client(conn, Heard::Said(conn, message));
+    }
+
+    /// The client asks for I/O on this data connection.
+    pub fn say_data(&self, conn: ConnId, message: data::FromClient, payload: IoBytes) {
+        self.to_manager(conn, move |ears| ears.data.put(DataSaid::Said(conn, message, payload)));
+    }
+
+    /// The manager answers it.
+    pub fn reply_data(&self, conn: ConnId, message: data::FromManager, payload: IoBytes) {
+        self.to_client(conn, Heard::Data(conn, message, payload));
     }
 
     /// The manager closes it, after what it said before on it.
@@ -284,8 +341,9 @@ impl Net {
 
     fn end_at_manager(&self, conn: ConnId) {
         let net = self.clone();
-        self.to_manager(conn, move |inbox| {
-            inbox.put(Event::Disconnected { conn });
+        let data = self.is_data(conn);
+        self.to_manager(conn, move |ears| {
+            ears.ended(conn, data);
             if let Some(c) = net.state().conns.get_mut(&conn) {
                 c.manager_up = false;
             }
@@ -297,6 +355,7 @@ impl Net {
         let mut s = self.state();
         let Some(c) = s.conns.get_mut(&conn) else { return };
         let (client, manager) = (c.client_up.then(|| c.to_client.clone()), c.manager_up.then(|| c.to_manager.clone()));
+        let data = c.data;
         (c.client_up, c.manager_up) = (false, false);
         drop(s);
         self.sched.trace(WORLD, "cut", conn.0, 0);
@@ -304,9 +363,13 @@ impl Net {
         if let Some(inbox) = client {
             self.sched.after(when(&self.sched), move || inbox.put(Heard::Ended(conn)));
         }
-        if let Some(inbox) = manager {
-            self.sched.after(when(&self.sched), move || inbox.put(Event::Disconnected { conn }));
+        if let Some(ears) = manager {
+            self.sched.after(when(&self.sched), move || ears.ended(conn, data));
         }
+    }
+
+    fn is_data(&self, conn: ConnId) -> bool {
+        self.state().conns.get(&conn).is_some_and(|c| c.data)
     }
 
     fn of(&self, which: impl Fn(&Conn) -> bool) -> Vec<ConnId> {

@@ -262,6 +262,8 @@ impl Lane {
     fn failed(&self, what: &str, e: &Error) {
         self.sched().say(self.proc, format_args!("{what} of {}: {e}", self.vol.name));
         assert!(explained(e), "{what}: {e}");
+        let hidden = matches!(e.kind(), Kind::Io | Kind::Damaged | Kind::Unreachable | Kind::Lapsed);
+        assert!(!(hidden && self.shared.only_ways.get()), "a way that is lost is nobody's error: {what}: {e}");
     }
 
     async fn write(&self) {

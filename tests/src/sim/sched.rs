@@ -231,6 +231,20 @@ impl Sched {
         drop(gone);
     }
 
+    /// The world is over: nothing is due any more.
+    pub(super) fn clear(&self) {
+        // What a timer holds may cancel another as it goes.
+        let gone = std::mem::take(&mut self.state().timers);
+        drop(gone);
+    }
+
+    /// Tells whether this world is still held by somebody, once it is over.
+    #[must_use]
+    pub fn watch(&self) -> impl Fn() -> usize + use<> {
+        let weak = Arc::downgrade(&self.0);
+        move || weak.strong_count()
+    }
+
     /// Does what is due; where `idle`, goes to the next timer first. `false` where there is none.
     pub(super) fn fire(&self, idle: bool) -> bool {
         let due = {

@@ -43,6 +43,8 @@ pub struct Template {
     pub volumes: Vec<(VolumeId, String, u64)>,
     /// Disks may die: each volume has another copy.
     pub mirrored: bool,
+    /// A client's own ways to disks may be lost, and its net be cut while they work.
+    pub ways: bool,
 }
 
 /// The catalog of a pool with these disks, volumes and all clients with all rights: its records.
@@ -110,6 +112,12 @@ impl Template {
         block_on(store::create(new.collect(), &new_pool, &who, NoLocks::default(), false, &records)).expect("a pool");
         let mirrored = volumes.iter().all(|(.., copies)| *copies > 1);
         let volumes = catalog.volumes().map(|v| (v.entry.id, v.entry.name.to_string(), v.entry.size)).collect();
-        Self { pool, au_size, lease, disks, volumes, mirrored }
+        Self { pool, au_size, lease, disks, volumes, mirrored, ways: false }
+    }
+
+    /// The same, where clients' ways to the disks may be lost.
+    #[must_use]
+    pub fn with_ways(self) -> Self {
+        Self { ways: true, ..self }
     }
 }

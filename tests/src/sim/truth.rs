@@ -148,7 +148,7 @@ impl Truth {
     pub fn bytes(&self, begun: &Begun) -> Vec<u8> {
         let mut out = Vec::with_capacity(begun.sectors.len() * SECTOR);
         for s in begun.sectors.clone() {
-            out.extend(pattern(self.volume, s, begun.n).into_iter().flat_map(u64::to_le_bytes));
+            out.extend_from_slice(&pattern(self.volume, s, begun.n));
         }
         out
     }
@@ -276,7 +276,7 @@ impl Truth {
     }
 
     fn parse(&self, s: usize, chunk: &[u8]) -> Result<Found, String> {
-        if chunk.iter().all(|b| *b == 0) {
+        if chunk == &[0; SECTOR][..chunk.len()] {
             return Ok(Found::Zeros);
         }
         let word = |i: usize| u64::from_le_bytes(chunk[i * 8..i * 8 + 8].try_into().expect("eight bytes"));
@@ -288,23 +288,30 @@ impl Truth {
             return Err(format!("foreign: volume {volume} sector {sector} operation {n}"));
         }
         let n = u32::try_from(n).map_err(|_| "no number".to_owned())?;
-        let whole = pattern(self.volume, s, n);
-        match (0..SECTOR / 8).all(|i| word(i) == whole[i]) {
-            true => Ok(Found::Of(n)),
-            false => Err(format!("a torn sector of operation {n}")),
+        if *chunk != pattern(self.volume, s, n) {
+            return Err(format!("a torn sector of operation {n}"));
         }
+        Ok(Found::Of(n))
     }
 }
 
-fn pattern(volume: u64, s: usize, n: u32) -> [u64; SECTOR / 8] {
-    let mut words = [0; SECTOR / 8];
-    (words[0], words[1], words[2], words[3]) = (MAGIC, volume, s as u64, u64::from(n));
+fn pattern(volume: u64, s: usize, n: u32) -> [u8; SECTOR] {
+    let mut bytes = [0; SECTOR];
     let mut x = (volume << 48) ^ ((s as u64) << 24) ^ u64::from(n);
-    for w in &mut words[4..] {
-        x = x.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
-        *w = x;
+    for (i, word) in bytes.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+        *word = match i {
+            0 => MAGIC,
+            1 => volume,
+            2 => s as u64,
+            3 => u64::from(n),
+            _ => {
+                x = x.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+                x
+            }
+        }
+        .to_le_bytes();
     }
-    words
+    bytes
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use super::exec::{Exec, Joined, Stuck};
 use super::manager::{Manager, Pool, Watch};
 use super::net::{HostNo, Net};
 use super::program::{self, End};
+use super::redirect::Counts;
 use super::sched::{ProcId, Sched, WORLD};
 use super::setup::{CLIENTS, Template, print};
 use super::truth::SECTOR;
@@ -29,6 +30,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Addresses of the managers: one on each of the two hosts.
@@ -75,6 +77,18 @@ pub struct Done {
     pub faults: u64,
     /// Steps.
     pub steps: u64,
+    /// What clients did through the manager.
+    pub redirected: u64,
+    /// Ways that clients have opened again.
+    pub reopened: u64,
+    /// Ways that managers have.
+    pub rejoined: u64,
+    /// Writes that landed after they were said not to have returned.
+    pub late: u64,
+    /// AUs that were moved for them.
+    pub moved: u64,
+    /// Letters that were answered.
+    pub letters: u64,
 }
 
 /// What all parts of a world share.
@@ -108,6 +122,12 @@ pub struct Shared {
     pub faults: Cell<u64>,
     /// A disk may die.
     pub mirrored: bool,
+    /// Clients' ways to the disks may be lost.
+    pub ways: bool,
+    /// Nothing else goes wrong in this world: then nobody is answered with an error.
+    pub only_ways: Cell<bool>,
+    /// What clients do by the way through the manager.
+    counts: Arc<Counts>,
 }
 
 /// Where a client's process runs.
@@ -232,6 +252,8 @@ impl Shared {
             host,
             boot,
             onlooker: self.clone(),
+            ways: self.ways,
+            counts: self.counts.clone(),
         };
         (proc, start)
     }
@@ -271,6 +293,7 @@ impl Shared {
             boot,
             proc,
             watch: self.watch.clone(),
+            ways: self.ways,
         };
         (proc, self.exec.spawn(proc, manager.run()))
     }
@@ -332,6 +355,8 @@ impl Shared {
         self.sched().say(WORLD, "everything is healed");
         self.net.heal();
         self.pool.media.iter().for_each(|(_, m)| m.set_faults(Faults::default()));
+        let living: Vec<ProcId> = self.living.borrow().keys().copied().collect();
+        living.iter().for_each(|p| self.pool.media.iter().for_each(|(_, m)| m.regain(*p)));
         let frozen: Vec<ProcId> = self.living.borrow().keys().copied().filter(|p| self.sched().frozen(*p)).collect();
         for p in frozen {
             chaos::thaw(self, p);
@@ -494,6 +519,9 @@ pub fn run(template: &Template, seed: u64, print: bool) -> Done {
         ops: Cell::new(0),
         faults: Cell::new(0),
         mirrored: template.mirrored,
+        ways: template.ways,
+        only_ways: Cell::new(false),
+        counts: Arc::default(),
     });
     let world = shared.clone();
     let story = Story(sched.clone(), seed);
@@ -509,11 +537,36 @@ pub fn run(template: &Template, seed: u64, print: bool) -> Done {
         Err(Stuck::Hang) => panic!("the world hangs"),
         Err(Stuck::Steps) => panic!("the world does not come to its end"),
     }
-    std::mem::forget(story);
+    drop(story);
     let (hash, events) = sched.digest();
     let shots = shared.volumes.iter().map(|v| v.shots.borrow().values().filter(|s| s.taken).count() as u64).sum();
     let (ops, commits, faults) = (shared.ops.get(), shared.watch.commits.get(), shared.faults.get());
-    Done { hash, events, ops, commits, shots, faults, steps: exec.steps() }
+    let count = |n: &std::sync::atomic::AtomicU64| n.load(std::sync::atomic::Ordering::Relaxed);
+    let done = Done {
+        hash,
+        events,
+        ops,
+        commits,
+        shots,
+        faults,
+        steps: exec.steps(),
+        redirected: count(&shared.counts.redirected),
+        reopened: count(&shared.counts.reopened),
+        rejoined: shared.watch.reopened.get(),
+        late: shared.pool.media.iter().map(|(_, m)| m.late()).sum(),
+        moved: shared.watch.moved.get(),
+        letters: count(&shared.counts.letters),
+    };
+    all_given_back(sched, exec, shared);
+    done
+}
+
+/// A world that is over holds nothing: thousands of them run in one process.
+fn all_given_back(sched: Sched, exec: Exec, shared: Rc<Shared>) {
+    let held = (sched.watch(), exec.watch(), Rc::downgrade(&shared), shared.pool.media[0].1.watch());
+    drop((sched, exec, shared));
+    let left = (held.2.strong_count(), held.1(), held.3(), held.0());
+    assert_eq!(left, (0, 0, 0, 0), "the world leaks: handles on itself, its tasks, a disk, its clock");
 }
 
 /// Tells what happened before a failure.
