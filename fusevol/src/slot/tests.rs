@@ -102,7 +102,7 @@ fn anything_but_the_own_clear_seal_ends_it_for_good() {
     let others = [
         SlotSeal { sealed: true, ..CLEAR },
         SlotSeal { generation: Generation(5), ..CLEAR },
-        SlotSeal { session: SessionNo(2), ..CLEAR },
+        SlotSeal { session: SessionNo(SESSION.0 + 2048), ..CLEAR },
         SlotSeal { id: SessionId([4; 16]), ..CLEAR },
     ];
     for other in others {
