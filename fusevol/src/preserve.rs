@@ -94,7 +94,7 @@ pub struct PreserveLog {
     writer: tokio::sync::Mutex<Writer>,
     /// Blocks that were preserved.
     blocks: AtomicU64,
-    /// Places to which a record was written that did not come to its end: it may still land.
+    /// Places to which a record or a page was written that did not come to its end: it may still land.
     late: Mutex<Vec<DiskAu>>,
     /// Disks on which a record failed.
     bad: Mutex<Vec<DiskNo>>,
@@ -162,7 +162,7 @@ impl PreserveLog {
     pub async fn flip<D: Disk>(&self, disks: &Disks<D>, first: Segment) -> Result<()> {
         let mut w = self.writer.lock().await;
         self.follow(&mut w, first);
-        self.settle(&mut w, disks).await
+        self.settle_all(&mut w, disks).await
     }
 
     /// The same, but nothing is written: the page of the current segment is, before anything is preserved.
@@ -192,7 +192,7 @@ impl PreserveLog {
     /// What `grant` says; `Io` where the current segment's successor page could not be written.
     pub async fn heal<D: Disk>(&self, copies: u8, disks: &Disks<D>, grant: impl AsyncFn() -> Result<Segment>) -> Result<()> {
         let mut w = self.writer.lock().await;
-        self.settle(&mut w, disks).await?;
+        self.settle_all(&mut w, disks).await?;
         // The one that is kept as the next one may have too few, too: it is passed through, so that it is closed.
         for _ in 0..2 {
             if self.is_short(&w, copies) {
@@ -209,7 +209,7 @@ impl PreserveLog {
     /// `Io` where it could not be written on every leg; nothing may be overwritten then.
     pub async fn break_off<D: Disk>(&self, disks: &Disks<D>) -> Result<()> {
         let mut w = self.writer.lock().await;
-        self.settle(&mut w, disks).await?;
+        self.settle_all(&mut w, disks).await?;
         if let Some(current) = &w.current {
             let done = record::break_off(disks, self.size, &self.log_id(current), &usable(&self.out, &w.legs), w.seq.next()).await;
             self.done(done)?;
@@ -285,7 +285,7 @@ impl PreserveLog {
         let (written, spare) = join(write, ahead).await;
         w.spare = w.spare.take().or(spare.filter(|s| s.epoch >= segment.epoch));
         if written.is_err() {
-            self.late.lock().unwrap_or_else(PoisonError::into_inner).extend(&segment.legs);
+            self.is_late(&segment);
         }
         self.done(written)?;
         self.blocks.fetch_add(u64::from(blocks), Ordering::Relaxed);
@@ -298,7 +298,7 @@ impl PreserveLog {
 
     /// Makes sure that the current segment takes a record of at least one block.
     async fn make_room<D: Disk>(&self, w: &mut Writer, disks: &Disks<D>, grant: &impl AsyncFn() -> Result<Segment>) -> Result<()> {
-        self.settle(w, disks).await?;
+        self.settle_all(w, disks).await?;
         if w.current.is_some() && !w.broken && room(self.size, w.pos) > 0 {
             return Ok(());
         }
@@ -319,11 +319,11 @@ impl PreserveLog {
             return Err(Error::new(Kind::Internal, "the manager granted a preserve segment of an earlier epoch"));
         }
         w.closing.push_back(next);
-        self.settle(w, disks).await
+        self.settle_all(w, disks).await
     }
 
     /// Comes to the segment that is last in the row.
-    async fn settle<D: Disk>(&self, w: &mut Writer, disks: &Disks<D>) -> Result<()> {
+    async fn settle_all<D: Disk>(&self, w: &mut Writer, disks: &Disks<D>) -> Result<()> {
         while !w.closing.is_empty() {
             self.close(w, disks).await?;
         }
@@ -335,11 +335,32 @@ impl PreserveLog {
         let (Some(current), Some(next)) = (&w.current, w.closing.front()) else { return Ok(()) };
         let successor = Successor { next: self.log_id(next), legs: usable(&self.out, &next.legs), records: w.records };
         let done = record::close(disks, self.size, &self.log_id(current), &usable(&self.out, &w.legs), w.seq.next(), &successor).await;
+        if done.is_err() {
+            self.is_late(current);
+        }
         self.done(done)?;
         if let Some(next) = w.closing.pop_front() {
             self.begin(w, next);
         }
         Ok(())
+    }
+
+    fn is_late(&self, segment: &Segment) {
+        self.late.lock().unwrap_or_else(PoisonError::into_inner).extend(&segment.legs);
+    }
+
+    /// Writes the successor's page that is owed. The manager keeps the last segments of the epochs before for it until the next flip, not longer: before that
+    /// one is appended it is written.
+    ///
+    /// # Errors
+    /// `Io` where it could not be.
+    pub async fn settle<D: Disk>(&self, disks: &Disks<D>) -> Result<()> {
+        self.settle_all(&mut *self.writer.lock().await, disks).await
+    }
+
+    /// Whether a page is owed.
+    pub async fn is_owing(&self) -> bool {
+        !self.writer.lock().await.closing.is_empty()
     }
 
     /// Up to `room` blocks from the queue, who is done once they are durable, and whether of the job that is first now

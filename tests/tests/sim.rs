@@ -12,6 +12,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 const SEEDS: u64 = 2_000;
 /// The same of worlds with mirrors.
 const MIRRORED: u64 = 3_000;
+/// The same of worlds in which clients lose their ways to disks.
+const WAYS: u64 = 1_000;
+/// Of them, seeds that have failed once; and the same with mirrors.
+const WAYS_REGRESSIONS: [u64; 5] = [15, 44, 50, 64, 69];
+const MIRRORED_WAYS_REGRESSIONS: [u64; 4] = [57, 172, 217, 283];
 /// Of those with mirrors, seeds that have failed once.
 const MIRRORED_REGRESSIONS: [u64; 8] = [35, 64, 200, 404, 2255, 2771, 2906, 3828];
 /// Seeds that have failed once.
@@ -24,6 +29,14 @@ fn template() -> Template {
 /// Disks die in it.
 fn mirrored() -> Template {
     Template::new(3, 64 << 20, &[("red", 10 * (256 << 10) + 4096, 2), ("blue", 7 * (256 << 10), 2)])
+}
+
+fn ways() -> Template {
+    template().with_ways()
+}
+
+fn mirrored_ways() -> Template {
+    mirrored().with_ways()
 }
 
 fn number(name: &str) -> Option<u64> {
@@ -53,6 +66,16 @@ fn worlds_from_seeds_keep_every_promise() {
 #[test]
 fn worlds_with_mirrors_keep_every_promise() {
     keep_every_promise(&mirrored(), MIRRORED, &MIRRORED_REGRESSIONS);
+}
+
+#[test]
+fn worlds_that_lose_ways_keep_every_promise() {
+    keep_every_promise(&ways(), WAYS, &WAYS_REGRESSIONS);
+}
+
+#[test]
+fn worlds_with_mirrors_that_lose_ways_keep_every_promise() {
+    keep_every_promise(&mirrored_ways(), WAYS, &MIRRORED_WAYS_REGRESSIONS);
 }
 
 fn keep_every_promise(template: &Template, seeds: u64, regressions: &[u64]) {

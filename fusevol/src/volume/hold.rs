@@ -80,6 +80,8 @@ impl<D: Disk, C: Control> Volume<D, C> {
             // Nothing else is under way: they are durable one after the other, and clean in fact.
             drop(self.log()?.append(vec![entry]).await?);
         }
+        self.preserved.settle(&self.engine.disks).await?;
+        self.say_late_segments().await?;
         let again = if sentence::holds(Tag::M1) { dirty } else { Vec::new() };
         let segment = Segment {
             no: self.next_segment.load(Ordering::SeqCst),

@@ -70,7 +70,7 @@ impl<D: Disk, C: Control> Volume<D, C> {
     }
 
     /// Segments to which a record was not answered are given to nobody before the session is drained.
-    async fn say_late_segments(&self) -> Result<()> {
+    pub(super) async fn say_late_segments(&self) -> Result<()> {
         let places = self.preserved.take_late();
         if places.is_empty() {
             return Ok(());

@@ -5,6 +5,7 @@
 //! journal, and then the writer goes on; or the writer gets `NoSpace`, and the snapshots stay.
 
 use super::Volume;
+use super::guard::Locked;
 use crate::control::Control;
 use fusevol_shared::change::{Entry, Segment, WhenFull};
 use fusevol_shared::disk::Disk;
@@ -39,22 +40,50 @@ impl<D: Disk, C: Control> Volume<D, C> {
     /// Where the log has too few legs it goes on in a segment that has them all, if there is room for one: the manager copies those that are closed.
     pub(super) async fn heal_log(&self) -> Result<()> {
         let copies = self.legs.copies;
+        if self.preserved.is_owing().await {
+            self.settle_log().await?;
+        }
         if !self.snapshots.load(Ordering::SeqCst) || !self.preserved.has_fewer_legs(copies).await {
             return Ok(());
         }
         // What the reserve has on disks that are out is changed for other places.
         self.refill().await?;
-        // As who preserves: not beside a flip, which begins a segment too, nor beside the end of the attachment. No block has this number.
-        let _held = self.guard.lock(u64::MAX - 1..u64::MAX).await?;
+        let _held = self.beside_no_flip().await?;
         self.check_seal().await?;
         let whole = async || {
             let legs = self.reserve.take_whole(copies, &self.legs.out.disks());
             self.segment_in(legs.ok_or_else(|| Error::new(Kind::NoSpace, "no disks have room for whole segments"))?).await
         };
-        match self.preserved.heal(copies, &self.engine.disks, whole).await {
+        let healed = self.preserved.heal(copies, &self.engine.disks, whole).await;
+        self.say_late_segments().await?;
+        match healed {
             Err(e) if !Self::is_out_of_space(&e) => Err(e),
             _ => Ok(()),
         }
+    }
+
+    /// Writes the page that the log owes: before the next flip it must be there. A leg that fails is given up.
+    async fn settle_log(&self) -> Result<()> {
+        let _held = self.beside_no_flip().await?;
+        self.check_seal().await?;
+        let first = self.preserved.settle(&self.engine.disks).await;
+        let bad = self.preserved.take_bad();
+        let settled = match first {
+            Err(e) if !bad.is_empty() => {
+                for no in bad {
+                    self.lose_leg(no, &e.to_string()).await?;
+                }
+                self.preserved.settle(&self.engine.disks).await
+            }
+            done => done,
+        };
+        self.say_late_segments().await?;
+        settled
+    }
+
+    /// As who preserves: not beside a flip, which begins a segment too, nor beside the end of the attachment. No block has this number.
+    async fn beside_no_flip(&self) -> Result<Locked<'_>> {
+        self.guard.lock(u64::MAX - 1..u64::MAX).await
     }
 
     /// The epoch that preserve records carry: the one before the current.

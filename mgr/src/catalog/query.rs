@@ -304,6 +304,15 @@ impl Catalog {
         !written && !read
     }
 
+    /// Whether the writer of this segment may still owe it the page that names its successor: a flip is folded before that page is written, and only the
+    /// next flip says that it was. One segment that was granted ahead may have been passed over.
+    #[must_use]
+    pub fn may_be_closing(&self, volume: VolumeId, s: &Segment) -> bool {
+        let Some((a, v)) = self.attachment(s.token).zip(self.volume(volume)) else { return false };
+        let before = v.segments.values().rev().filter(|x| x.token == s.token && x.epoch < a.flipped);
+        before.take(2).any(|x| x.no == s.no)
+    }
+
     /// The epoch that the preserve segments of a writer carry which attaches now: that before the current one.
     #[must_use]
     pub fn preserve_epoch(volume: &Volume) -> VolumeEpoch {

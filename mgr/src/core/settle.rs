@@ -3,6 +3,7 @@
 use super::remap::Remap;
 use super::{Core, Effect};
 use crate::catalog::record::Record;
+use fusevol_shared::change::Segment;
 use fusevol_shared::clock::BootTime;
 use fusevol_shared::ids::SessionNo;
 use fusevol_shared::wire::messages::{Push, VolumesChanged};
@@ -101,7 +102,8 @@ impl Core {
     fn drop_segments(&mut self) {
         for volume in std::mem::take(&mut self.spent) {
             let Some(v) = self.catalog.volume(volume) else { continue };
-            let nos: Vec<u32> = v.segments.iter().filter(|(_, s)| self.catalog.is_spent(volume, s)).map(|(no, _)| *no).collect();
+            let spent = |s: &Segment| self.catalog.is_spent(volume, s) && !self.catalog.may_be_closing(volume, s);
+            let nos: Vec<u32> = v.segments.iter().filter(|(_, s)| spent(s)).map(|(no, _)| *no).collect();
             if !nos.is_empty() {
                 self.commit_or_tell(Record::SegmentsDropped { volume, nos });
             }
