@@ -47,6 +47,15 @@ impl Mirrored {
         Mount::new(&self.key, &self.pool.path().join(name))
     }
 
+    /// Servers that the death of a client has ended are started again, as a supervisor would.
+    pub fn revive(&mut self) {
+        for (n, server) in self.servers.iter_mut().enumerate() {
+            if server.revive() {
+                println!("the server of disk {n} had ended by itself");
+            }
+        }
+    }
+
     /// The image of a disk.
     #[must_use]
     pub fn image(&self, disk: usize) -> PathBuf {

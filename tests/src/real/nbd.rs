@@ -160,6 +160,19 @@ impl NbdServer {
         child.kill().and_then(|()| child.wait()).expect("it is ours");
     }
 
+    /// Starts it again where it has ended by itself: nbdkit may, on an assertion of its own, when a client is killed that reads. Whether it had.
+    ///
+    /// # Panics
+    /// As `start`.
+    pub fn revive(&mut self) -> bool {
+        let ended = self.running.as_mut().is_some_and(|c| c.try_wait().expect("it is ours").is_some());
+        if ended {
+            self.running = None;
+            self.start();
+        }
+        ended
+    }
+
     /// Stops it where it stands: connections stay open, nothing is answered.
     pub fn freeze(&self) {
         self.signal(Signal::STOP);
