@@ -34,8 +34,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, oneshot};
 
-/// How often an append is tried, in a fresh journal each, before its owners get the error.
-const TRIES: u32 = 2;
+/// How often an append is tried, in a fresh journal each, before its owners get the error: the paths to its disks may fail, then the disks, and then
+/// the paths to others.
+const TRIES: u32 = 4;
 
 type Done = oneshot::Sender<std::result::Result<Appended, WireError>>;
 

@@ -31,8 +31,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::oneshot;
 
-/// How often a record is tried in a fresh segment before its owners get the error.
-const TRIES: u32 = 2;
+/// How often a record is tried, in a fresh segment each, before its owners get the error: the paths to two disks may fail one after the other.
+const TRIES: u32 = 3;
 /// Below this many blocks of room the next segment is asked for.
 const LOW: u32 = 16;
 

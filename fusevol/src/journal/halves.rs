@@ -91,16 +91,19 @@ impl Halves {
     ) -> Result<()> {
         let places: Vec<DiskAu> = self.journal.copies.iter().map(|c| c.halves()[half_of(turn)]).collect();
         let writes = places.iter().map(|place| async move {
-            let disk = disks.get(place.disk).map_err(|e| (place.disk, e))?;
+            let disk = disks.get(place.disk).map_err(|e| (Some(place.disk), e))?;
+            let direct = disk.path().direct().is_some();
             let off = place.au.start(size).plus(pos);
             let mut frame = IoBuf::zeroed(body.frame_len());
             body.seal_into(id, At { disk: disk.id(), off }, &mut frame);
-            disk.write_durable(off, frame.freeze(), Claim::Journal { volume: id.volume })
-                .await
-                .map_err(|e| (place.disk, io_error(place.disk, e).within("journal")))
+            disk.write_durable(off, frame.freeze(), Claim::Journal { volume: id.volume }).await.map_err(|e| {
+                // Where only the path failed the next journal may lie on this disk again: it is written through the manager.
+                let lost = direct && disk.path().direct().is_none();
+                ((!lost).then_some(place.disk), io_error(place.disk, e).within("journal"))
+            })
         });
-        let failed: Vec<(DiskNo, Error)> = join_all(writes).await.into_iter().filter_map(std::result::Result::err).collect();
-        self.bad.extend(failed.iter().map(|(no, _)| *no));
+        let failed: Vec<(Option<DiskNo>, Error)> = join_all(writes).await.into_iter().filter_map(std::result::Result::err).collect();
+        self.bad.extend(failed.iter().filter_map(|(no, _)| *no));
         failed.into_iter().next().map_or(Ok(()), |(_, e)| Err(e))
     }
 }
