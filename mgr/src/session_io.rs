@@ -276,24 +276,28 @@ impl<'a, D: Disk> SessionIo<'a, D> {
 
     /// One request to a disk, within the limit.
     async fn bounded<T>(&self, no: DiskNo, request: impl AsyncFnOnce(&'a D) -> DiskResult<T>) -> Result<T> {
-        let (_, _, disk) = self.member(no)?;
-        let late = || DiskError { answer: Answer::NotReturned, errno: libc::ETIMEDOUT, what: format!("no answer in {:?}", self.limit) };
+        self.asked(no, request).await.map_err(|e| Error::new(Kind::Io, format!("disk {no}")).because(e))
+    }
+
+    /// The same, with the disk's own answer.
+    async fn asked<T>(&self, no: DiskNo, request: impl AsyncFnOnce(&'a D) -> DiskResult<T>) -> DiskResult<T> {
+        let (_, _, disk) = self.member(no).map_err(|e| DiskError::answered(libc::ENODEV, e.to_string()))?;
+        let why = format!("no answer in {:?}", self.limit);
         if self.silent.is(no) {
-            return Err(Error::new(Kind::Io, format!("disk {no}")).because(late()));
+            return Err(DiskError::answered(libc::ETIMEDOUT, why));
         }
         let time = async {
             if !ring::runs_here() || ring::sleep(self.limit).await.is_err() {
                 pending::<()>().await;
             }
         };
-        let result = match select(pin!(request(disk)), pin!(time)).await {
+        match select(pin!(request(disk)), pin!(time)).await {
             Either::Left((result, _)) => result,
             Either::Right(_) => {
                 self.silent.was(no);
-                Err(late())
+                Err(DiskError { answer: Answer::NotReturned, errno: libc::ETIMEDOUT, what: why })
             }
-        };
-        result.map_err(|e| Error::new(Kind::Io, format!("disk {no}")).because(e))
+        }
     }
 }
 

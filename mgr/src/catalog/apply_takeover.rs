@@ -5,13 +5,14 @@
 //! do the records of its open preserve segments. The former places, its reserve and its journal are in quarantine for its session, which stands
 //! until it is proven drained.
 
+use super::apply_copy::Copying;
 use super::fits::{Left, all_of, entries_fit, entries_of, legs_fit};
 use super::record::{KeptEntry, Takeover};
 use super::reserve::{Reserve, spots};
 use super::{Catalog, must, unfit};
 use fusevol_shared::change::{Journal, Places, Segment};
 use fusevol_shared::error::Result;
-use fusevol_shared::ids::{FenceToken, SessionNo, SnapshotId};
+use fusevol_shared::ids::{FenceToken, Generation, SessionNo, SnapshotId};
 use fusevol_shared::map::{Leg, LegState, MapEntry};
 use fusevol_shared::sentence::{Tag, holds};
 use fusevol_shared::units::{DiskAu, VolAu};
@@ -62,10 +63,10 @@ impl Catalog {
         Ok(())
     }
 
-    pub(super) fn takeover_dropped(&mut self, token: FenceToken) -> Result<()> {
-        let session = self.writing(token)?.0.session;
+    /// What it copied may still land, whatever becomes of the session: its places are the copier's until that is proven drained.
+    pub(super) fn takeover_dropped(&mut self, token: FenceToken, generation: Generation) -> Result<()> {
         let dropped = self.taking.remove(&token).ok_or_else(|| unfit("a takeover is dropped that did not begin"))?;
-        self.quarantined(session, dropped.places().collect());
+        self.copying.extend(dropped.places().map(|p| (p, Copying { generation, target: None })));
         Ok(())
     }
 

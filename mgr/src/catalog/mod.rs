@@ -248,7 +248,7 @@ impl Catalog {
             Record::SegmentPlaced { volume, no, legs } => self.segment_placed(*volume, *no, legs),
             Record::TargetsLost { places } => self.targets_lost(places),
             Record::TakeoverGranted { token, places } => self.takeover_granted(*token, places),
-            Record::TakeoverDropped { token } => self.takeover_dropped(*token),
+            Record::TakeoverDropped { token, generation } => self.takeover_dropped(*token, *generation),
             Record::TakenOver(t) => self.taken_over(t),
         }
     }

@@ -272,6 +272,11 @@ impl Catalog {
         self.taking.get(&token).into_iter().flat_map(|r| r.each().map(<[DiskAu]>::to_vec)).collect()
     }
 
+    /// The attachments that are being taken over.
+    pub fn takeovers(&self) -> impl Iterator<Item = FenceToken> + '_ {
+        self.taking.keys().copied()
+    }
+
     /// AUs that takeovers have, or that are kept for who reads a snapshot.
     #[must_use]
     pub fn taken_aside(&self) -> u64 {

@@ -344,8 +344,8 @@ pub enum Record {
     TargetsLost { places: Vec<DiskAu> },
     /// The manager has these free places, to copy there what the writer of this attachment, whose session is sealed, could still write.
     TakeoverGranted { token: FenceToken, places: Vec<Places> },
-    /// A takeover of this attachment was not carried to its end: what it had is in quarantine for its session, as a copy may still land.
-    TakeoverDropped { token: FenceToken },
+    /// A takeover of this attachment was not carried to its end, and a copy may still land: what it had is the copier's of this generation.
+    TakeoverDropped { token: FenceToken, generation: Generation },
     /// The attachment is over, without a proof that its writer is: see [`Takeover`].
     TakenOver(Takeover),
     /// A preserve segment in which nobody writes any more has these copies from now on, all with the same content. What it has no more stays its

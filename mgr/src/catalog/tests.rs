@@ -186,7 +186,7 @@ fn story() -> Vec<Record> {
         },
         Record::SessionSealed { no: SessionNo(5) },
         Record::TakeoverGranted { token: W, places: vec![places(0, 35, 1)] },
-        Record::TakeoverDropped { token: W },
+        Record::TakeoverDropped { token: W, generation: Generation(2) },
         Record::TakeoverGranted { token: W, places: vec![places(0, 38, 2)] },
         Record::TakenOver(Takeover {
             token: W,

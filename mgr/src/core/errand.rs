@@ -101,6 +101,8 @@ pub enum Outcome {
     Log(Result<LogEnd, WireError>),
     /// It is durable on every leg.
     Laid(Result<(), WireError>),
+    /// Of a copy, or a segment: a write has failed that may still land. Where it was to lie nothing may lie.
+    Late(WireError),
 }
 
 impl Errand {

@@ -228,6 +228,7 @@ impl Core {
         self.sealed_before();
         self.say_legs_again();
         self.settle_copies();
+        self.drop_old_takeovers();
         let clients: Vec<_> = self.catalog.clients().map(|c| (c.id, c.revoked)).collect();
         for (client, revoked) in clients {
             self.recall_beyond_rights(client, None, "the right to it was taken away");

@@ -13,7 +13,8 @@
 //! No other order is right (T4): before the journal is read a bit may be journaled whose data was not copied; before the copies are made a block may be preserved
 //! and overwritten of which the log that was read knows nothing. What the old writer does after all that lands in quarantine.
 //!
-//! Nothing but places is taken from the catalog before the last step, so a crash leaves the old state; another manager begins anew.
+//! Nothing but places is taken from the catalog before the last step, so a crash leaves the old state; another manager begins anew. So does this one where
+//! a write has not returned (P1). In both cases the places of the old attempt are nobody's until that manager is proven drained.
 //! Whoever proves meanwhile that the session is drained ends it in the usual way (`death`), once the errand that is under way has returned.
 
 mod plan;
@@ -235,7 +236,16 @@ impl Core {
     /// An errand has come back.
     pub(super) fn errand_done(&mut self, no: SessionNo, outcome: Outcome) {
         let Some(life) = self.lives.get_mut(&no) else { return };
-        if !std::mem::take(&mut life.errand) || life.remap.is_none() {
+        if !std::mem::take(&mut life.errand) {
+            return;
+        }
+        if let Outcome::Late(_) = outcome
+            && holds(Tag::P1)
+        {
+            // Whether it goes on or not.
+            self.drop_takeovers(|session| session == no, false);
+        }
+        if self.lives.get(&no).is_none_or(|l| l.remap.is_none()) {
             return;
         }
         let result = match outcome {
@@ -243,12 +253,43 @@ impl Core {
             Outcome::Copied(done) => done.map_err(Error::from).and_then(|()| Ok(self.remap(no)?.plan.copies_done())),
             Outcome::Log(end) => end.map_err(Error::from).and_then(|end| self.remap_log_read(no, end)),
             Outcome::Laid(done) => done.map_err(Error::from).and_then(|()| Ok(self.remap(no)?.plan.lay_done())),
+            Outcome::Late(why) => self.remap_anew(no, why.into()),
         };
         match result {
             Ok(true) => self.remap_step_done(no),
             Ok(false) => {}
             Err(e) => self.remap_waits(no, &e),
         }
+    }
+
+    /// A write of it may still land, on top of what the next writer writes there: none of its places is used, and it begins anew.
+    fn remap_anew(&mut self, no: SessionNo, why: Error) -> Result<bool> {
+        if holds(Tag::P1) {
+            let r = self.remap(no)?;
+            (r.step, r.plan) = (Step::Journal, Plan::default());
+        }
+        Err(why)
+    }
+
+    /// The places of a takeover are the copier's; free, where all that was to be written there is `drained`.
+    fn drop_takeover(&mut self, token: FenceToken, drained: bool) -> Result<()> {
+        let places = self.catalog.taking(token).concat();
+        self.commit(Record::TakeoverDropped { token, generation: self.generation })?;
+        if drained { self.commit(Record::CopyEnded { places }) } else { Ok(()) }
+    }
+
+    fn drop_takeovers(&mut self, of: impl Fn(SessionNo) -> bool, drained: bool) {
+        let its = |token: &FenceToken| self.catalog.attachment(*token).is_some_and(|a| of(a.session));
+        for token in self.catalog.takeovers().filter(its).collect::<Vec<_>>() {
+            if let Err(e) = self.drop_takeover(token, drained) {
+                self.tell(Level::Critical, "internal", e.to_string());
+            }
+        }
+    }
+
+    /// What former managers did not bring to its end.
+    pub(super) fn drop_old_takeovers(&mut self) {
+        self.drop_takeovers(|_| true, self.config.drained);
     }
 
     /// The journal was read: it is folded, and what is marked is known. Whether all of it is folded.
@@ -266,8 +307,8 @@ impl Core {
             self.commit(Record::LeftDirty { token, regions: regions.clone() })?;
         }
         if !self.catalog.taking(token).is_empty() {
-            // Of a takeover that another manager did not bring to its end.
-            self.commit(Record::TakeoverDropped { token })?;
+            // It begins anew, and nothing of it is under way.
+            self.drop_takeover(token, true)?;
         }
         let plan = Plan::new(&self.catalog, token, &regions)?;
         self.remap(no)?.plan = plan;

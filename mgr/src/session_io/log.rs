@@ -15,7 +15,8 @@ use fusevol_shared::format::preserve::{
 };
 use fusevol_shared::ids::{FenceToken, Seq, VolumeId};
 use fusevol_shared::units::{DiskAu, PAGE};
-use futures_util::future::try_join_all;
+use futures_util::future::join_all;
+use std::cell::Cell;
 use std::collections::BTreeSet;
 
 /// What one leg of a segment says.
@@ -137,7 +138,7 @@ impl<D: Disk> SessionIo<'_, D> {
     ///
     /// # Errors
     /// `Io`; `Damaged` where a block is not any more what it was when the log was read.
-    pub async fn lay(&self, volume: VolumeId, laid: &Laid) -> Result<()> {
+    pub(super) async fn lay(&self, volume: VolumeId, laid: &Laid, late: &Cell<bool>) -> Result<()> {
         let block = usize::try_from(self.au_size.block_bytes()).expect("a block is at most 1 MiB");
         let mut data = Vec::with_capacity(laid.blocks.len() * block);
         let mut kept = Vec::with_capacity(laid.blocks.len());
@@ -148,10 +149,18 @@ impl<D: Disk> SessionIo<'_, D> {
         let log = log_id(self, volume, &laid.segment);
         let records = u32::from(!kept.is_empty());
         let successor = laid.next.as_ref().map(|s| Successor { next: log_id(self, volume, s), legs: s.legs.clone(), records });
-        try_join_all(laid.segment.legs.iter().map(|leg| self.lay_leg(*leg, &log, &kept, &data, successor.as_ref()))).await.map(drop)
+        let legs = laid.segment.legs.iter().map(|leg| self.lay_leg(*leg, &log, (&kept, &data), successor.as_ref(), late));
+        join_all(legs).await.into_iter().collect()
     }
 
-    async fn lay_leg(&self, leg: DiskAu, log: &LogId, kept: &[Kept], data: &[u8], successor: Option<&Successor>) -> Result<()> {
+    async fn lay_leg(
+        &self,
+        leg: DiskAu,
+        log: &LogId,
+        (kept, data): (&[Kept], &[u8]),
+        successor: Option<&Successor>,
+        late: &Cell<bool>,
+    ) -> Result<()> {
         let (_, id, _) = self.member(leg.disk)?;
         let start = leg.au.start(self.au_size);
         let mut record = IoBuf::zeroed(PAGE + data.len());
@@ -167,8 +176,8 @@ impl<D: Disk> SessionIo<'_, D> {
             seal_successor(log, At { disk: *id, off }, Seq(1 + u64::from(s.records)), s, &mut page);
         }
         let page = page.freeze();
-        self.bounded(leg.disk, async |d| d.write_durable(start, record).await).await?;
-        self.bounded(leg.disk, async |d| d.write_durable(off, page).await).await
+        self.put(leg.disk, late, async |d| d.write_durable(start, record).await).await?;
+        self.put(leg.disk, late, async |d| d.write_durable(off, page).await).await
     }
 
     /// The bytes of a preserved block, from the first leg where they match.

@@ -89,6 +89,8 @@ pub struct Disks {
     pub errands: Vec<Errand>,
     /// What preserve logs have, for those who take volumes over.
     pub log: Vec<KeptBlock>,
+    /// So many copies for takeovers do not return.
+    pub late: u32,
 }
 
 impl Disks {
@@ -128,6 +130,10 @@ impl Disks {
                 self.errands.push(errand.clone());
                 let outcome = match errand {
                     Errand::Journal(j) => Outcome::Journal(self.tail(j)),
+                    Errand::Copy(_) if self.late > 0 => {
+                        self.late -= 1;
+                        Outcome::Late(WireError { kind: Kind::Io, message: "no answer".into(), hint: String::new() })
+                    }
                     Errand::Copy(_) => Outcome::Copied(Ok(())),
                     Errand::Log { token, segments, .. } => {
                         let ended = segments.iter().filter(|s| s.token == *token).map(|s| s.no).collect();
@@ -202,6 +208,11 @@ impl World {
 
     /// The manager dies and another takes up what is durable.
     pub fn restart(&mut self) {
+        self.restart_after(false);
+    }
+
+    /// The same, where what the former one had under way is known to have landed, or not.
+    pub fn restart_after(&mut self, drained: bool) {
         let log = std::mem::take(&mut self.log);
         let (now, next, prove, disks) = (self.now, self.next, self.prove, std::mem::take(&mut self.disks));
         let (questions, truth) = (std::mem::take(&mut self.questions), std::mem::take(&mut self.truth));
@@ -209,7 +220,7 @@ impl World {
         self.now = now;
         self.core = Core::new(
             self.shadow.clone(),
-            Config::new(LEASE, BOOT),
+            Config { drained, ..Config::new(LEASE, BOOT) },
             Generation(self.generation),
             self.time(),
             Box::new(SeededRandom(self.generation)),

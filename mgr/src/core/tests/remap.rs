@@ -283,6 +283,60 @@ fn who_is_proven_drained_meanwhile_is_ended_once_the_copy_has_returned() {
     assert_eq!(w.shadow.volume(v).expect("there").map.written_blocks(), 3);
 }
 
+/// A write of a copy does not return, and lands when the next writer is there; whether it lands where nobody is, also once the session is drained.
+fn a_late_copy() -> bool {
+    let (mut w, v, wr, b) = lost(2, 100);
+    lose(&mut w, &wr, b);
+    w.disks.late = 1;
+    taken(&mut w, v, b);
+    let first = w.disks.errands.iter().find_map(|e| if let Errand::Copy(c) = e { Some(c.clone()) } else { None }).expect("copied");
+    let late: BTreeSet<DiskAu> = first.iter().flat_map(|c| c.to.clone()).collect();
+    let _answer = w.try_admin(AdminRequest::ClientConfirmDead { name: "host1".into() });
+    wait(&mut w, &[b], LEASE * 4);
+    assert!(w.shadow.session(S).is_none() && w.shadow.quarantine().count() == 0);
+    late.iter().all(|p| w.shadow.copying().any(|(at, _)| at == *p))
+}
+
+#[test]
+fn a_switch_shows_that_a_copy_that_did_not_return_is_made_elsewhere() {
+    assert!(a_late_copy());
+    assert!(!without(Tag::P1, a_late_copy), "it lands on top of what the next writer has written");
+}
+
+#[test]
+fn what_a_dead_manager_copied_to_is_nobodys_before_that_is_drained() {
+    for drained in [false, true] {
+        let (mut w, v, wr, b) = lost(2, 100);
+        lose(&mut w, &wr, b);
+        assert_eq!(w.refused(b, AttachWrite { volume: v }), Kind::Busy);
+        w.disks.silent = true;
+        let copy = |q: &Effect| matches!(q, Effect::Errand { errand: Errand::Copy(_), .. });
+        while !w.questions.iter().any(copy) {
+            wait(&mut w, &[b], LEASE / 8);
+            for q in std::mem::take(&mut w.questions) {
+                if copy(&q) {
+                    w.questions.push(q);
+                    continue;
+                }
+                let event = w.disks.answer(&q).expect("a question");
+                w.step(event);
+            }
+        }
+        let under_way: BTreeSet<DiskAu> = w.shadow.taking(wr.token).concat().into_iter().collect();
+        assert!(!under_way.is_empty());
+        w.questions.clear();
+        w.disks.silent = false;
+        w.restart_after(drained);
+        let b = w.resume(2, 2);
+        // The session is proven drained before anybody wants the volume.
+        let _answer = w.try_admin(AdminRequest::ClientConfirmDead { name: "host1".into() });
+        wait(&mut w, &[b], LEASE * 6);
+        assert!(w.shadow.session(S).is_none());
+        let held = under_way.iter().filter(|p| w.shadow.copying().any(|(at, _)| at == **p)).count();
+        assert_eq!(held, if drained { 0 } else { under_way.len() }, "drained: {drained}");
+    }
+}
+
 /// The old writer appends a bit after the copies; whether every block that the map has was copied, or lies where nobody else writes.
 fn bit_after_the_copies() -> bool {
     let (mut w, v, mut wr, b) = lost(2, 100);
