@@ -183,6 +183,30 @@ fn promises_are_quoted_by_their_tests() {
     complain("promises that no test quotes", &bad);
 }
 
+/// Each sentence of the protocols (`shared/src/sentence.rs`) is kept somewhere by a check that can be switched off, and some test switches it off
+/// and sees what it keeps broken.
+#[test]
+fn each_sentence_has_a_test_that_misses_it() {
+    let all = sources();
+    let (_, table) = all.iter().find(|(name, _)| name == "shared/src/sentence.rs").expect("the sentences");
+    let body = table.split_once("pub enum Tag {").and_then(|(_, rest)| rest.split_once('}')).expect("the tags").0;
+    let tags: Vec<&str> = body.lines().filter_map(|l| l.trim().strip_suffix(',')).filter(|l| !l.starts_with("///")).collect();
+    for tag in ["L1", "T1", "T2", "T3", "T4", "P1", "P2", "R2", "R3", "R4", "B1"] {
+        assert!(tags.contains(&tag), "{tag} has no switch");
+    }
+    let mut bad = Vec::new();
+    for tag in tags {
+        let of = |what: &str| format!("{what}(Tag::{tag}");
+        let kept = all.iter().any(|(name, code)| !is_test(name) && code.contains(&of("holds")));
+        // Every test that switches one off judges what comes of it: `without` gives it back.
+        let missed = all.iter().any(|(name, code)| is_test(name) && code.contains(&format!("{},", of("without"))));
+        if !kept || !missed {
+            bad.push(format!("{tag}: kept {kept}, missed by a test {missed}"));
+        }
+    }
+    complain("sentences that nothing keeps, or no test misses", &bad);
+}
+
 /// The text of doc comments with line breaks taken out, so that a quoted sentence may be wrapped.
 fn unwrapped(code: &str) -> String {
     code.lines().map(|l| l.trim().trim_start_matches("///").trim_start_matches("//!").trim()).collect::<Vec<_>>().join(" ")
