@@ -13,7 +13,7 @@ const SEEDS: u64 = 2_000;
 /// The same of worlds with mirrors.
 const MIRRORED: u64 = 3_000;
 /// The same of worlds in which clients lose their ways to disks.
-const WAYS: u64 = 1_000;
+const WAYS: u64 = 250;
 /// Of them, seeds that have failed once; and the same with mirrors.
 const WAYS_REGRESSIONS: [u64; 5] = [15, 44, 50, 64, 69];
 const MIRRORED_WAYS_REGRESSIONS: [u64; 5] = [57, 162, 172, 217, 283];
@@ -96,8 +96,8 @@ fn keep_every_promise(template: &Template, seeds: u64, regressions: &[u64]) {
     }
     println!("{seeds} worlds: {all:?}");
     assert!(failed.is_empty(), "seeds {failed:?} failed: FUSEVOL_SEED={} prints its trace", failed[0]);
-    let lost =
-        all.redirected > 10 * seeds && all.reopened > seeds / 2 && all.late > seeds && all.moved > seeds / 10 && all.letters > seeds / 20;
+    let lost = all.redirected > 10 * seeds && all.reopened > seeds / 2 && all.late > seeds / 2 && all.moved > seeds / 10;
+    let lost = lost && all.rejoined > seeds / 20;
     assert!(!template.ways || lost, "the worlds lose too few ways: {all:?}");
     assert!(all.ops > 20 * seeds && all.shots > seeds / 4 && all.faults > seeds, "the worlds do too little: {all:?}");
 }

@@ -1,7 +1,7 @@
 //! What goes wrong in a simulated world: processes killed and frozen, hosts and everything without power, connections cut, hosts
 //! parted, disks that die, fail and lie, a client's own way to a disk that is lost. The seed says what, when, and how much of it there is in this world.
 //!
-//! Kept to what the design promises to survive: a disk lies about the catalog and slots only, and only one does; a machine is paused (its
+//! Kept to what the design promises to survive: a disk lies about the catalog and slots only, and only one does, where the manager keeps its ways to the others; a machine is paused (its
 //! clock stands) only while it has nothing open for reading alone; an error of a disk is its own answer.
 
 use super::disk::{Faults, Way};
@@ -78,7 +78,9 @@ pub async fn run(shared: &Rc<Shared>) {
     // One disk is ill at a time: errors and lies where none dies.
     let ill = usize::try_from(sched.below(shared.pool.media.len() as u64)).expect("few");
     if weights[dies] == 0 && !shared.only_ways.get() {
-        disks(shared, ill);
+        // A manager that has lost its way to the other copy has none that is trusted.
+        let manager_way = all.iter().zip(&weights).any(|(f, w)| matches!(f, Fault::ManagerWayLost) && *w > 0);
+        disks(shared, ill, !manager_way);
     }
     let n = 2 + sched.below(9);
     while shared.watch.serving().is_none() {
@@ -107,7 +109,7 @@ pub async fn run(shared: &Rc<Shared>) {
 }
 
 /// Errors and lies of disks in this world.
-fn disks(shared: &Shared, which: usize) {
+fn disks(shared: &Shared, which: usize, lies: bool) {
     let sched = shared.sched();
     let media = &shared.pool.media;
     let size = media[which].1.image();
@@ -123,7 +125,7 @@ fn disks(shared: &Shared, which: usize) {
             within: first..end,
             ..Faults::default()
         }),
-        1 => media[which].1.set_faults(Faults {
+        1 if lies => media[which].1.set_faults(Faults {
             lost: 30 + sched.below(200),
             astray: 30 + sched.below(200),
             lies: slots..first,
