@@ -21,6 +21,8 @@ pub struct Args {
 pub enum Kind {
     /// The data path: raw disk, fusevol, qemu-storage-daemon
     Data(Data),
+    /// What failures cost: mirrors, rebuilds, I/O through the manager, on NBD exports with a limit
+    Failure(Failure),
 }
 
 /// Which disks.
@@ -73,6 +75,36 @@ pub struct Data {
     /// Lists the works
     #[arg(long)]
     pub list: bool,
+}
+
+/// `bench failure`
+#[derive(clap::Args, Debug)]
+pub struct Failure {
+    /// Rounds; the figures are medians of them
+    #[arg(long, value_name = "N", default_value = "3", value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub rounds: u32,
+    /// Seconds of a measurement
+    #[arg(long, value_name = "S", default_value = "4", value_parser = clap::value_parser!(u32).range(1..=60))]
+    pub seconds: u32,
+    /// The volume that is measured; up to five exports of that much in memory
+    #[arg(long, default_value = "1G", value_parser = area, value_name = "SIZE")]
+    pub size: u64,
+    /// What an export may read, and what it may write, in a second
+    #[arg(long, default_value = "64M", value_parser = per_second, value_name = "SIZE")]
+    pub rate: u64,
+    /// Only figures with this in their names (see --list)
+    #[arg(long, value_name = "PATTERN")]
+    pub only: Option<String>,
+    /// Prints the table as Markdown
+    #[arg(long)]
+    pub markdown: bool,
+    /// Lists the figures
+    #[arg(long)]
+    pub list: bool,
+}
+
+fn per_second(text: &str) -> Result<u64, String> {
+    size::parse(text).map_err(|e| e.to_string()).and_then(|n| if n >= 1 << 20 { Ok(n) } else { Err("at least 1M".to_owned()) })
 }
 
 fn area(text: &str) -> Result<u64, String> {

@@ -55,6 +55,8 @@ pub struct Job<'a> {
     pub size: u64,
     /// Seconds.
     pub seconds: u32,
+    /// Seconds before those, which are not counted.
+    pub ramp: u32,
     /// For fio's random places.
     pub seed: u64,
     /// The lists of places: without and with fsyncs.
@@ -80,7 +82,7 @@ pub struct Lists {
 /// Where fio fails, is late, or is interrupted.
 pub fn measure(work: &Work, job: &Job<'_>, interrupt: &Interrupt) -> Result<Figures> {
     let before = cpu::used(job.servers)?;
-    let said = run(&mut command(work, job), job.mount, Duration::from_secs(job.seconds.into()), interrupt)?;
+    let said = run(&mut command(work, job), job.mount, Duration::from_secs((job.seconds + job.ramp).into()), interrupt)?;
     let used = cpu::used(job.servers)?.saturating_sub(before);
     let mut figures = parse(&said, work.reads)?;
     figures.cpu_us = used.as_secs_f64() * 1e6 / figures.ios as f64;
@@ -110,6 +112,9 @@ fn common(file: &Path) -> Command {
 fn command(work: &Work, job: &Job<'_>) -> Command {
     let mut fio = common(job.file);
     fio.args([format!("--iodepth={}", work.depth), format!("--runtime={}", job.seconds), format!("--randseed={}", job.seed)]);
+    if job.ramp > 0 {
+        fio.arg(format!("--ramp_time={}", job.ramp));
+    }
     match work.places {
         Places::Fio(rw, bs) => {
             fio.args([&format!("--rw={rw}"), &format!("--bs={bs}"), "--time_based", &format!("--size={}", job.size)]);

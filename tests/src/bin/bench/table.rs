@@ -22,6 +22,12 @@ pub struct Sheet {
 }
 
 impl Sheet {
+    /// Of these.
+    #[must_use]
+    pub fn new(head: Vec<&'static str>, left: usize, rows: Vec<Vec<String>>) -> Self {
+        Self { head, left, rows }
+    }
+
     /// In plain columns.
     ///
     /// # Errors
@@ -48,7 +54,8 @@ impl Sheet {
 }
 
 /// A rate, or a time: three digits that count.
-fn number(value: Option<f64>) -> String {
+#[must_use]
+pub fn number(value: Option<f64>) -> String {
     match value {
         None => "-".to_owned(),
         Some(v) if v >= 100.0 => format!("{v:.0}"),

@@ -88,7 +88,7 @@ impl Setting {
     /// A job on `file`, for fio.
     #[must_use]
     pub fn job<'a>(&'a self, file: &'a Path, servers: &'a [u32], mount: Option<&'a Path>, round: u32) -> Job<'a> {
-        Job { file, size: self.size, seconds: self.seconds, seed: round.into(), lists: &self.lists, servers, mount }
+        Job { file, size: self.size, seconds: self.seconds, ramp: 0, seed: round.into(), lists: &self.lists, servers, mount }
     }
 }
 
