@@ -155,9 +155,12 @@ impl<'a> Draft<'a> {
         Ok(())
     }
 
-    /// An AU lies in new places. What is written there the legs that are out miss, from the first block on.
+    /// An AU lies in new places. What is written there the legs that are out miss, from the first block on: one disk after the other, as it may
+    /// have been written when only the first of them was out, and the last one has it then.
     fn begins(&mut self, au: VolAu, e: &MapEntry) {
-        self.done.map.insert(au, Some(e.missed_by(&self.done.out)));
+        let out = &self.done.out;
+        let missed = (1..=out.len()).fold(*e, |e, n| e.missed_by(&out[..n]));
+        self.done.map.insert(au, Some(missed));
         if self.volume.entry.legs > 1 {
             self.done.bound.insert(au.region());
         }

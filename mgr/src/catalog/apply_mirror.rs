@@ -52,7 +52,9 @@ impl Catalog {
         must(v.entry.legs > 1, "the only leg of a volume is given up")?;
         let aus = self.aus_of(v.entry.size)?;
         must(dirty.iter().all(|r| r.count > 0 && r.first.aus().start < aus), "a region lies beyond its volume")?;
-        let out: Vec<DiskNo> = v.out.iter().copied().chain([disk]).collect::<BTreeSet<_>>().into_iter().collect();
+        // In the order in which they failed: see `begins`.
+        let new = (!v.out.contains(&disk)).then_some(disk);
+        let out: Vec<DiskNo> = v.out.iter().copied().chain(new).collect();
         if let Some(v) = self.volumes.get_mut(&volume) {
             v.out.clone_from(&out);
         }
@@ -96,7 +98,7 @@ impl Catalog {
     }
 
     pub(super) fn out_loaded(&mut self, volume: VolumeId, disks: &[DiskNo]) -> Result<()> {
-        let fits = disks.is_sorted_by(|a, b| a < b) && disks.iter().all(|d| self.disk(*d).is_some());
+        let fits = disks.iter().collect::<BTreeSet<_>>().len() == disks.len() && disks.iter().all(|d| self.disk(*d).is_some());
         let v = self.volumes.get_mut(&volume).ok_or_else(|| unfit("legs of no volume fail"))?;
         must(fits && v.out.is_empty(), "the disks that a volume misses do not fit together")?;
         v.out = disks.to_vec();

@@ -126,7 +126,8 @@ impl Proof<'_> {
                 self.check(v.segments.contains_key(no), || format!("preserve segment {no} of volume {} is gone, its legs not", v.entry.id));
                 husks.iter().for_each(|at| self.own(*at, Owner::Husk(v.entry.id, *no)));
             }
-            let fits = v.out.is_sorted_by(|a, b| a < b) && v.out.iter().all(|d| catalog.disk(*d).is_some());
+            let once = v.out.iter().collect::<BTreeSet<_>>().len() == v.out.len();
+            let fits = once && v.out.iter().all(|d| catalog.disk(*d).is_some());
             self.check(fits, || format!("the disks that volume {} misses do not fit together", v.entry.id));
         }
         for (no, l) in &catalog.limbo {

@@ -47,6 +47,19 @@ fn failed(w: &World, c: ConnId) -> Option<(u64, LegFailed)> {
     w.find(c, |p| if let Push::LegFailed(m) = p { Some(m.clone()) } else { None })
 }
 
+#[test]
+fn of_disks_that_fail_one_after_the_other_the_last_one_has_what_is_not_folded_yet() {
+    for (order, expected) in [([1, 0], [InSync, Stale]), ([0, 1], [Stale, InSync])] {
+        let (mut w, v, mut wr, _) = mirrored(2);
+        for disk in order {
+            w.ok(wr.conn, out(&wr, disk, &[]));
+        }
+        wr.bind(&mut w, 10..11);
+        assert_eq!(by_disk(&w, v, 10), expected, "{order:?}");
+        w.checkpoint();
+    }
+}
+
 fn marked(wr: &Writer, regions: &[u32]) -> Entry {
     Entry::Marked { epoch: wr.epoch, regions: regions.iter().map(|r| Region(*r)).collect() }
 }
