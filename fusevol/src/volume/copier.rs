@@ -41,9 +41,9 @@ const IDLE: u32 = 30;
 /// Looks in a row at which a disk must answer before it is written again.
 const WELL: u32 = 2;
 /// AUs that are claimed at once.
-const AT_ONCE: usize = 8;
+const AT_ONCE: usize = 2;
 /// Such batches that are under way at once.
-const BATCHES: usize = 3;
+const BATCHES: usize = 2;
 
 /// What is known of the copier.
 #[derive(Default)]
