@@ -176,7 +176,6 @@ impl Medium {
     }
 
     /// Tells whether it is still held by somebody.
-    #[must_use]
     pub fn watch(&self) -> impl Fn() -> usize + use<> {
         let weak = Arc::downgrade(&self.0);
         move || weak.strong_count()

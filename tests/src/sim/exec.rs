@@ -202,7 +202,6 @@ impl Exec {
     }
 
     /// Tells whether it is still held by somebody.
-    #[must_use]
     pub fn watch(&self) -> impl Fn() -> usize + use<> {
         let weak = Rc::downgrade(&self.0);
         move || weak.strong_count()

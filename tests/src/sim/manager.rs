@@ -308,7 +308,7 @@ impl Serving {
         let until = self.core.borrow().deadline().map_or(beat, |d| d.min(beat));
         let time = until.since(self.m.now().boot);
         let timer = self.m.sched().sleep(self.m.proc, time);
-        let told = async { drop(select(pin!(self.ears.events.filled()), pin!(self.back.filled())).await) };
+        let told = async { _ = select(pin!(self.ears.events.filled()), pin!(self.back.filled())).await };
         drop(select(pin!(told), timer).await);
     }
 

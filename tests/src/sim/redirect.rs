@@ -169,7 +169,7 @@ impl Run {
                 self.net.say_data(conn, FromClient::Io { id, io }, data);
             }
             {
-                let some = async { drop(select(pin!(heard.filled()), pin!(self.queue.work.notified())).await) };
+                let some = async { _ = select(pin!(heard.filled()), pin!(self.queue.work.notified())).await };
                 if let Either::Right(_) = select(pin!(some), pin!(self.sched.sleep(self.proc, SILENCE))).await {
                     return;
                 }

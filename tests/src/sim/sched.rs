@@ -239,7 +239,6 @@ impl Sched {
     }
 
     /// Tells whether this world is still held by somebody, once it is over.
-    #[must_use]
     pub fn watch(&self) -> impl Fn() -> usize + use<> {
         let weak = Arc::downgrade(&self.0);
         move || weak.strong_count()

@@ -9,6 +9,7 @@ use fusevol_shared::disk::ring::block_on;
 use fusevol_shared::format::preserve::checksum;
 use fusevol_shared::ids::{DiskId, FenceToken, PoolId, SessionNo, VolumeEpoch, VolumeId};
 use fusevol_shared::units::{AuNo, AuSize, DiskNo};
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -35,7 +36,7 @@ impl World {
         let crc = checksum(&block);
         let old = KeptBlock { epoch: VolumeEpoch(1), segment: 0, seq: Seq(1), legs: vec![at(0, 40)], pos: 0, at: at(0, 50), block: 5, crc };
         let laid = Laid { segment: segment(1, &LEGS), blocks: vec![(old, at(0, 50))], next };
-        block_on(w.io().lay(V, &laid)).expect("laid down");
+        block_on(w.io().lay(V, &laid, &Cell::new(false))).expect("laid down");
         w
     }
 
