@@ -215,8 +215,8 @@ fn the_story_is_told_alike_by_log_and_checkpoint_at_every_point() {
         assert_eq!(rkyv::from_bytes::<Record, rkyv::rancor::Error>(&bytes).expect("read"), r);
     }
     assert_eq!(c.limbo().map(|l| (l.no, l.waits.len())).collect::<Vec<_>>(), [(2, 0), (3, 0)]);
-    // What is left: the maps, two segments that snapshots need, and limbo.
-    assert_eq!(c.total_aus() - c.free_aus(), 6 + 2 + 2);
+    // What is left: the maps, two segments that snapshots need, limbo, and where a takeover that was dropped may still copy to.
+    assert_eq!(c.total_aus() - c.free_aus(), 6 + 2 + 2 + 1);
 }
 
 #[test]

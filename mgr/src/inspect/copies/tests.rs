@@ -11,14 +11,14 @@ use fusevol_shared::units::{AuSize, DiskOff};
 
 const M: VolumeId = VolumeId([7; 16]);
 
-/// A mirrored volume beside the world's own: AU 0 lies at 20 on both disks, three blocks of it written; AU 1 at 21, of which disk 1 misses something.
+/// A mirrored volume beside the world's own: AU 0 lies at 45 on both disks, three blocks of it written; AU 1 at 46, of which disk 1 misses something.
 fn world() -> World {
     let mut w = World::new();
     let made = Record::VolumeCreated { id: M, name: Name::new("mirror").expect("a name"), size: 64 << 20, legs: 2, created: 2 };
-    let stale = Leg { state: LegState::Stale, ..Leg::single(au(1, 21)) };
+    let stale = Leg { state: LegState::Stale, ..Leg::single(au(1, 46)) };
     let runs = vec![
-        MapRun { first: VolAu(0), legs: vec![Leg::single(au(0, 20)), Leg::single(au(1, 20))], written: vec![7] },
-        MapRun { first: VolAu(1), legs: vec![Leg::single(au(0, 21)), stale], written: vec![1] },
+        MapRun { first: VolAu(0), legs: vec![Leg::single(au(0, 45)), Leg::single(au(1, 45))], written: vec![7] },
+        MapRun { first: VolAu(1), legs: vec![Leg::single(au(0, 46)), stale], written: vec![1] },
     ];
     for r in [made, Record::Base(Base::Map { of: MapOf::Volume(M), runs })] {
         w.catalog.apply(&r).expect("fits");
@@ -27,7 +27,7 @@ fn world() -> World {
 }
 
 fn byte(block: u64) -> DiskOff {
-    au(0, 20).au.start(AuSize::DEFAULT).plus(block * AuSize::DEFAULT.block_bytes() + 5)
+    au(0, 45).au.start(AuSize::DEFAULT).plus(block * AuSize::DEFAULT.block_bytes() + 5)
 }
 
 #[test]
