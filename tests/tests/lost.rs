@@ -34,9 +34,10 @@ fn wait_for(mount: &Mount, disk: usize, wanted: &str) {
     until(&format!("disk {disk} to be {wanted}"), PATIENCE, || (state(mount, disk) == wanted).then_some(()));
 }
 
-/// Tries the path now, not when its time has come.
-fn healed(mount: &Mount, disk: usize) {
+/// Tries the path now, not when its time has come. A server that has ended by itself is there again.
+fn healed(mount: &Mount, s: &mut Split, disk: usize) {
     until(&format!("disk {disk} to be direct"), PATIENCE, || {
+        s.clients.iter_mut().for_each(|server| _ = server.revive());
         let _said = mount.fusevol(&["paths", "restore", &disk.to_string()]).ok();
         (state(mount, disk) == "direct").then_some(())
     });
@@ -71,7 +72,7 @@ fn a_path_that_is_cut_again_and_again() {
             4 => s.resume(disk),
             _ => s.start(disk),
         }
-        healed(&mount, disk);
+        healed(&mount, &mut s, disk);
         goes_on(&load, 100);
     }
     load.verify("after the last cut");
@@ -103,7 +104,7 @@ fn a_late_write_races_with_a_newer_one() {
             wait_for(&mount, disk, "proxied");
             goes_on(&load, 100);
             s.resume(disk);
-            healed(&mount, disk);
+            healed(&mount, &mut s, disk);
             raced += 1;
             if raced.is_multiple_of(5) {
                 load.verify(&format!("after race {raced}"));
@@ -157,7 +158,7 @@ fn the_managers_own_path() {
         s.managers[disk].start();
         back(&s, before);
         goes_on(&load, 100);
-        healed(&mount, disk);
+        healed(&mount, &mut s, disk);
         goes_on(&load, 100);
     }
     load.verify("after the last");
