@@ -35,7 +35,6 @@ fn the_same_number_everywhere(m: &Mirrored, mount: &Mount) -> u64 {
 /// A disk is given up under load; within the rebuild first the client is killed, and the manager goes on; then the manager, and the next one goes on; then
 /// the client is there again, and brings it to its end.
 #[test]
-#[ignore = "takes five minutes: scripts/prove --long"]
 fn client_and_manager_are_killed_within_a_rebuild() {
     let mut m = Mirrored::new(&[DISK; 3], "512M");
     let mount = m.mount("fv");
