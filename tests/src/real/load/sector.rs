@@ -61,7 +61,16 @@ impl Stamp {
         let stamp = Self { volume: u64_at(8), address: u64_at(16), seq: u64_at(24), writer: u32_at(32), life: u32_at(36) };
         let mut whole = [0; SECTOR];
         stamp.put(&mut whole);
-        if whole == *sector { Ok(Some(stamp)) } else { Err(format!("is torn: its head says {stamp:?}, and the rest is not of it")) }
+        if whole == *sector {
+            Ok(Some(stamp))
+        } else {
+            {
+                let from = whole.iter().zip(sector).position(|(a, b)| a != b).unwrap_or(0);
+                let upto = whole.iter().zip(sector).rposition(|(a, b)| a != b).unwrap_or(0);
+                let is = &sector[from..SECTOR.min(from + 16)];
+                Err(format!("is torn: its head says {stamp:?}, and bytes {from} to {upto} are not of it: {is:02x?}"))
+            }
+        }
     }
 }
 
