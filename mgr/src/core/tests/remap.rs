@@ -254,15 +254,12 @@ fn a_manager_that_dies_in_between_begins_again() {
     }
 }
 
-#[test]
-fn who_is_proven_drained_meanwhile_is_ended_once_the_copy_has_returned() {
-    let (mut w, v, wr, b) = lost(2, 100);
-    lose(&mut w, &wr, b);
-    assert_eq!(w.refused(b, AttachWrite { volume: v }), Kind::Busy);
+/// Everything is answered but the copy of a takeover, which is under way from then on.
+fn until_copying(w: &mut World, b: ConnId) {
     w.disks.silent = true;
     let copy = |q: &Effect| matches!(q, Effect::Errand { errand: Errand::Copy(_), .. });
     while !w.questions.iter().any(copy) {
-        wait(&mut w, &[b], LEASE / 8);
+        wait(w, &[b], LEASE / 8);
         for q in std::mem::take(&mut w.questions) {
             if copy(&q) {
                 w.questions.push(q);
@@ -272,6 +269,14 @@ fn who_is_proven_drained_meanwhile_is_ended_once_the_copy_has_returned() {
             w.step(event);
         }
     }
+}
+
+#[test]
+fn who_is_proven_drained_meanwhile_is_ended_once_the_copy_has_returned() {
+    let (mut w, v, wr, b) = lost(2, 100);
+    lose(&mut w, &wr, b);
+    assert_eq!(w.refused(b, AttachWrite { volume: v }), Kind::Busy);
+    until_copying(&mut w, b);
     assert!(w.try_admin(AdminRequest::ClientConfirmDead { name: "host1".into() }).is_none());
     wait(&mut w, &[b], LEASE * 3);
     assert!(w.shadow.session(S).is_some(), "a copy may land where it has places");
@@ -309,19 +314,7 @@ fn what_a_dead_manager_copied_to_is_nobodys_before_that_is_drained() {
         let (mut w, v, wr, b) = lost(2, 100);
         lose(&mut w, &wr, b);
         assert_eq!(w.refused(b, AttachWrite { volume: v }), Kind::Busy);
-        w.disks.silent = true;
-        let copy = |q: &Effect| matches!(q, Effect::Errand { errand: Errand::Copy(_), .. });
-        while !w.questions.iter().any(copy) {
-            wait(&mut w, &[b], LEASE / 8);
-            for q in std::mem::take(&mut w.questions) {
-                if copy(&q) {
-                    w.questions.push(q);
-                    continue;
-                }
-                let event = w.disks.answer(&q).expect("a question");
-                w.step(event);
-            }
-        }
+        until_copying(&mut w, b);
         let under_way: BTreeSet<DiskAu> = w.shadow.taking(wr.token).concat().into_iter().collect();
         assert!(!under_way.is_empty());
         w.questions.clear();
