@@ -11,6 +11,8 @@ const DISK: u64 = 2 << 30;
 const FROM: u64 = 64 << 20;
 /// What a process that was killed had sent to a server has landed after so long.
 const LANDED: Duration = Duration::from_millis(500);
+/// So long a pause is looked at; some AUs would be copied in it.
+const PAUSED: Duration = Duration::from_secs(2);
 
 /// Waits until fewer AUs than these lack copies, and tells how many do.
 fn falls_below(m: &Mirrored, most: u64) -> u64 {
@@ -20,12 +22,16 @@ fn falls_below(m: &Mirrored, most: u64) -> u64 {
 /// The same number from the manager's job, its status, and the mount: while nothing is copied, so that it stands still.
 fn the_same_number_everywhere(m: &Mirrored, mount: &Mount) -> u64 {
     let _said = m.pool.mgr(&["job", "pause", "db"]).ok();
+    // What is under way comes to its end, and is folded.
+    pause(PAUSED);
     let todo = until("the same number everywhere", PATIENCE, || {
         let job = m.job().expect("copies are lacking");
         let (todo, mounts) = (number(&job, "todo"), number(&shown(mount), "todo"));
         (job["state"] == "paused" && todo == mounts && m.todo() == todo).then_some(todo)
     });
     let _said = m.pool.mgr(&["status"]).says(&format!("lacks copies of {todo} of "));
+    pause(PAUSED);
+    assert_eq!(m.todo(), todo, "it is paused in the midst of a round, too");
     let _said = m.pool.mgr(&["job", "resume", "db"]).ok();
     todo
 }

@@ -3,10 +3,13 @@
 //! ```text
 //!  None --every AU has all its copies--> Any --one disk is taken for dead, or given up--> Only(disk) --all copies again--> Any
 //! ```
+//! A writer is told by the manager what lacks copies; a reader counts in its map, which holds as long as no other disk is out for it.
+//!
 //! Invariant: of several disks that nobody reaches one is dead to a volume, not more: what only the others have is waited for.
 
+use crate::out::OutSet;
 use fusevol_shared::units::DiskNo;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 enum Which {
@@ -18,13 +21,19 @@ enum Which {
 
 /// Of one volume.
 #[derive(Default)]
-pub struct Spare(Mutex<Known>);
+pub struct Spare {
+    known: Mutex<Known>,
+    /// What is out for a reader, and may have changed since it counted.
+    reads: Option<Arc<OutSet>>,
+}
 
 #[derive(Default)]
 struct Known {
     which: Which,
     /// Disks that were taken: what was counted before counts no more.
     taken: u64,
+    /// The version of what was out, when a reader counted.
+    version: u64,
 }
 
 impl Spare {
@@ -34,6 +43,18 @@ impl Spare {
         let spare = Self::default();
         spare.counted(0, whole);
         spare
+    }
+
+    /// Of a reader for which this is out.
+    #[must_use]
+    pub fn of_reader(out: Arc<OutSet>) -> Self {
+        Self { known: Mutex::default(), reads: Some(out) }
+    }
+
+    /// A reader has counted, when what is out had this version: each AU has a copy that is not out, and one more.
+    pub fn counted_by_reader(&self, version: u64, whole: bool) {
+        let mut k = self.known();
+        (k.which, k.version) = (if whole { Which::Any } else { Which::None }, version);
     }
 
     /// A moment, before it is counted what copies there are.
@@ -66,6 +87,9 @@ impl Spare {
     #[must_use]
     pub fn takes(&self, no: DiskNo) -> bool {
         let mut k = self.known();
+        if let Some(out) = self.reads.as_ref().filter(|o| o.version() != k.version) {
+            return out.has(no);
+        }
         if k.which == Which::Any {
             k.taken += 1;
             k.which = Which::Only(no);
@@ -74,7 +98,7 @@ impl Spare {
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -95,6 +119,19 @@ mod tests {
         assert!(spare.takes(b) && !spare.takes(a), "it has all its copies again");
         spare.gives_up(a);
         assert!(spare.takes(a) && !spare.takes(b));
+    }
+
+    #[test]
+    fn what_is_out_for_a_reader_is_spared_and_nothing_else() {
+        let (out, a, b) = (Arc::new(OutSet::default()), DiskNo(1), DiskNo(2));
+        let spare = Spare::of_reader(out.clone());
+        assert!(!spare.takes(a), "it has not counted");
+        spare.counted_by_reader(out.version(), true);
+        assert!(spare.takes(a) && !spare.takes(b));
+        out.add(b);
+        assert!(!spare.takes(a) && spare.takes(b), "what it counted is not so any more");
+        spare.counted_by_reader(out.version(), false);
+        assert!(!spare.takes(a) && !spare.takes(b));
     }
 
     #[test]

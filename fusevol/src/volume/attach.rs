@@ -109,7 +109,7 @@ impl<D: Disk, C: Control> Volume<D, C> {
             (Mode::Write, None) => return Err(Error::new(Kind::Damaged, "the manager granted no journal")),
         };
         let log = log_of(engine, id, attached);
-        let legs = Legs::new(attached.copies, out.clone(), &view);
+        let legs = Legs::new(mode, attached.copies, out.clone(), &view);
         let volume = Self {
             engine: engine.clone(),
             id,

@@ -11,6 +11,7 @@
 //! How far it is, is counted by the manager, from the catalog alone: everybody prints the same.
 
 mod claim;
+mod round;
 mod task;
 
 use super::Volume;
@@ -24,15 +25,12 @@ use fusevol_shared::map::LegState;
 use fusevol_shared::units::{DiskNo, VolAu};
 use fusevol_shared::wire::data::Claim;
 use fusevol_shared::wire::messages::{GetMap, Recovery, RecoveryOrders};
-use futures_util::StreamExt;
 use futures_util::future::{Either, select};
-use futures_util::stream::FuturesUnordered;
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
-use task::{Need, Task};
 
 /// How often it is looked whether there is something to copy, or a disk is back.
 const LOOK: Duration = Duration::from_secs(1);
@@ -40,10 +38,6 @@ const LOOK: Duration = Duration::from_secs(1);
 const IDLE: u32 = 30;
 /// Looks in a row at which a disk must answer before it is written again.
 const WELL: u32 = 2;
-/// AUs that are claimed at once.
-const AT_ONCE: usize = 2;
-/// Such batches that are under way at once.
-const BATCHES: usize = 2;
 
 /// What is known of the copier.
 #[derive(Default)]
@@ -89,15 +83,6 @@ impl Copying {
 
     fn say(&self, says: impl Into<String>) {
         *self.says.lock().unwrap_or_else(PoisonError::into_inner) = says.into();
-    }
-
-    /// How long the next so many bytes wait, so that no more than `limit` a second are copied.
-    fn turn(&self, now: BootTime, bytes: u64, limit: u64) -> Duration {
-        let Some(nanos) = (bytes * 1000).checked_div(limit).map(|n| n * 1_000_000) else { return Duration::ZERO };
-        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
-        let at = (*next).max(now);
-        *next = BootTime(at.0 + nanos);
-        at.since(now)
     }
 
     fn says(&self) -> String {
@@ -156,10 +141,7 @@ impl<D: Disk, C: Control> Volume<D, C> {
     pub async fn look_after_copies(&self, well: &mut BTreeMap<DiskNo, u32>) -> Result<()> {
         let _one = self.copying.looking.lock().await;
         self.engine.lease.wait().await?;
-        let (says, before) = (self.copying.says(), self.legs.spare.now());
-        let orders = self.engine.control.call(Recovery { volume: self.id, token: self.token, says }).await?;
-        self.copying.todo.store(orders.todo, Ordering::Relaxed);
-        self.legs.spare.counted(before, orders.todo == 0 && self.legs.out.disks().is_empty());
+        let orders = self.orders().await?;
         self.give_up(&orders).await?;
         self.look_for_returns(&orders, well).await?;
         self.copying.say("");
@@ -176,25 +158,15 @@ impl<D: Disk, C: Control> Volume<D, C> {
         Ok(())
     }
 
-    /// Copies what lacks, some batches beside each other: one is read while another is written. Whether anything lacked.
-    async fn copy_all(&self, orders: &RecoveryOrders) -> Result<bool> {
-        let (mut from, mut left) = (Some(VolAu(0)), false);
-        let (mut under_way, mut result) = (FuturesUnordered::new(), Ok(()));
-        loop {
-            while let Some(at) = from.filter(|_| under_way.len() < BATCHES && result.is_ok() && !self.is_closed()) {
-                let (tasks, next, waits) = self.lacking(at, orders);
-                left |= waits || !tasks.is_empty();
-                if !tasks.is_empty() {
-                    under_way.push(self.copy_some(tasks, orders));
-                }
-                from = next;
-            }
-            match under_way.next().await {
-                // The first error counts; what is under way comes to its end.
-                Some(done) => result = result.and(done),
-                None => return result.map(|()| left),
-            }
-        }
+    /// Says what it does, and asks what it may do.
+    async fn orders(&self) -> Result<RecoveryOrders> {
+        let (says, before) = (self.copying.says(), self.legs.spare.now());
+        let orders = self.engine.control.call(Recovery { volume: self.id, token: self.token, says }).await?;
+        self.copying.todo.store(orders.todo, Ordering::Relaxed);
+        // What is given up holds no copy that counts.
+        let waits = self.legs.out.disks().iter().any(|d| !orders.given_up.contains(d));
+        self.legs.spare.counted(before, orders.todo == 0 && !waits);
+        Ok(orders)
     }
 
     /// Nothing is lacking as this map has it. Where the catalog counts some all the same, its map is taken over; whether there was nothing.
@@ -278,33 +250,5 @@ impl<D: Disk, C: Control> Volume<D, C> {
         self.log()?.returned(no).await;
         tracing::warn!("volume {}: disk {no} answers again: what its copies missed is copied", self.id);
         Ok(())
-    }
-
-    /// AUs from `from` on that lack copies, as many as are done at once; where to go on; and whether some wait for a disk.
-    fn lacking(&self, from: VolAu, orders: &RecoveryOrders) -> (Vec<Task>, Option<VolAu>, bool) {
-        let (mut tasks, mut waits) = (Vec::new(), false);
-        let out = self.legs.out.disks();
-        let holes = self.copying.holes().clone();
-        for (au, slot) in self.view.iter_from(from) {
-            if tasks.len() >= AT_ONCE {
-                return (tasks, Some(au), waits);
-            }
-            match Task::of(au, &slot, &out, orders) {
-                Need::Nothing => {}
-                Need::Copies(t) if !holes.contains(&au) => tasks.push(t),
-                Need::Copies(_) | Need::Disk => waits = true,
-            }
-        }
-        (tasks, None, waits)
-    }
-
-    /// Claims, copies, flushes, says so; not faster than is allowed.
-    async fn copy_some(&self, tasks: Vec<Task>, orders: &RecoveryOrders) -> Result<()> {
-        let bytes = tasks.len() as u64 * self.engine.au_size.bytes();
-        let wait = self.copying.turn(self.engine.lease.now(), bytes, orders.limit);
-        if wait > Duration::ZERO {
-            self.engine.control.sleep(wait).await;
-        }
-        self.copy_claimed(tasks, orders).await
     }
 }

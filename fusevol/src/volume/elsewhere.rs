@@ -5,6 +5,7 @@
 //! A reader beside a writer has no other copy to ask: what the first one holds is the volume. Where nobody writes, the manager lets it go over.
 
 use super::io::{Pieces, Place, read_pieces};
+use super::legs::AGAIN;
 use super::read::plan_au;
 use super::view::Slot;
 use super::{Mode, Volume, cut};
@@ -20,6 +21,9 @@ use fusevol_shared::wire::data::Claim;
 use fusevol_shared::wire::messages::{AttachRead, LegOut};
 use smallvec::SmallVec;
 use std::ops::Range;
+
+/// Questions, so far apart as [`AGAIN`], until the writer of a volume is to have found a disk failed that a reader does not reach.
+const WRITER_FINDS_IT: u32 = 300;
 
 /// The copies of one AU, in the order in which they are asked.
 pub(crate) type Copies = SmallVec<[DiskAu; 4]>;
@@ -122,18 +126,34 @@ impl<D: Disk, C: Control> Volume<D, C> {
         let attached = self.engine.control.call(AttachRead { volume: self.id }).await?;
         self.refresh_map().await?;
         self.engine.outs.renew(&self.legs.out, self.id, asked, &attached.out);
+        self.legs.count_again(&self.view);
         Ok(())
     }
 
-    /// Nobody writes: then the manager says that the copies on this disk are out.
+    /// Nobody writes: then the manager says that the copies on this disk are out. Who writes says it himself, once he finds it: that is waited for.
     async fn reader_goes_over(&self, disk: DiskNo) -> Result<()> {
         if self.legs.out.has(disk) {
             return Err(Error::new(Kind::Io, format!("disk {disk} is out, and there is no other copy")));
         }
         let why = "it does not answer a reader".to_owned();
-        self.engine.control.call(LegOut { volume: self.id, token: self.token, disk, dirty: Vec::new(), why }).await?;
-        self.legs.out.add(disk);
-        Ok(())
+        let call = LegOut { volume: self.id, token: self.token, disk, dirty: Vec::new(), why };
+        for _ in 0..WRITER_FINDS_IT {
+            match self.engine.control.call(call.clone()).await {
+                Err(e) if e.kind() == Kind::Busy => self.engine.control.sleep(AGAIN).await,
+                said => {
+                    said?;
+                    self.legs.out.add(disk);
+                    break;
+                }
+            }
+            if self.legs.out.has(disk) {
+                break;
+            }
+        }
+        match self.legs.out.has(disk) {
+            true => Ok(()),
+            false => Err(Error::new(Kind::Io, format!("disk {disk} does not answer, and the volume's writer uses it"))),
+        }
     }
 
     /// Writes to the copy `at` what another one has, after it did not answer a read.

@@ -11,8 +11,8 @@
 //!
 //! Order in which things are taken: the gate after the range guard, before the turn and the journal.
 
-use super::Volume;
 use super::view::{MapView, Slot};
+use super::{Mode, Volume};
 use crate::control::Control;
 use crate::out::OutSet;
 use crate::path::spare::Spare;
@@ -30,7 +30,7 @@ use std::time::Duration;
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// Between two questions to a manager that is not there.
-const AGAIN: Duration = Duration::from_millis(100);
+pub(super) const AGAIN: Duration = Duration::from_millis(100);
 
 /// What an attachment knows of its copies.
 pub(super) struct Legs {
@@ -48,17 +48,31 @@ pub(super) struct Legs {
 }
 
 impl Legs {
-    /// Of an attachment with this map.
-    pub(super) fn new(copies: u8, out: Arc<OutSet>, view: &MapView) -> Self {
+    /// Of an attachment in this mode, with this map.
+    pub(super) fn new(mode: Mode, copies: u8, out: Arc<OutSet>, view: &MapView) -> Self {
         let answered = out.disks().iter().copied().collect();
-        let whole = copies > 1 && out.disks().is_empty() && view.iter_from(VolAu(0)).all(|(_, s)| s.in_sync().count() > 1);
-        let spare = Arc::new(Spare::new(whole));
+        let (version, whole) = (out.version(), copies > 1 && can_do_without(view, &out));
+        let spare = match mode {
+            Mode::Write => Spare::new(whole),
+            Mode::Read => {
+                let spare = Spare::of_reader(out.clone());
+                spare.counted_by_reader(version, whole);
+                spare
+            }
+        };
+        let spare = Arc::new(spare);
         Self { copies, out, answered: Mutex::new(answered), losing: AtomicBool::new(false), spare, gate: RwLock::default() }
     }
 
     /// Whether there is more than one copy.
     pub(super) fn is_mirrored(&self) -> bool {
         self.copies > 1
+    }
+
+    /// A reader has a new map: which disk it can do without.
+    pub(super) fn count_again(&self, view: &MapView) {
+        let version = self.out.version();
+        self.spare.counted_by_reader(version, self.is_mirrored() && can_do_without(view, &self.out));
     }
 
     /// Held while something is marked, bound or moved, until the map here says so. `None` where there is nothing to keep apart from.
@@ -88,6 +102,11 @@ impl Legs {
         let answered = self.answered();
         self.out.disks().iter().copied().filter(|d| !answered.contains(d)).collect()
     }
+}
+
+/// Whether every AU has two copies that are not out, at least: any one disk may fail.
+fn can_do_without(view: &MapView, out: &OutSet) -> bool {
+    view.iter_from(VolAu(0)).all(|(_, s)| s.in_sync().filter(|at| !out.has(at.disk)).count() > 1)
 }
 
 impl<D: Disk, C: Control> Volume<D, C> {
