@@ -13,6 +13,7 @@
 //! Invariant: an entry is in its log before its write is submitted, and counts as answered only after the answer.
 
 mod frame;
+mod memory;
 mod oracle;
 mod places;
 mod sector;
@@ -22,6 +23,7 @@ pub use oracle::Oracle;
 pub use places::SPAN;
 
 use fusevol_shared::random::SeededRandom;
+use memory::Memory;
 use oracle::{Entry, Log, Version};
 use places::{Act, Run};
 use rustix::fs::FallocateFlags;
@@ -117,7 +119,7 @@ impl Load {
                 random: SeededRandom(seed.wrapping_mul(64).wrapping_add(thread)),
                 discards,
                 mine: versions.clone(),
-                buf: Vec::new(),
+                buf: Memory::new(thread),
             };
             std::thread::spawn(move || worker.live())
         });
@@ -238,7 +240,8 @@ struct Worker {
     discards: bool,
     /// What the volume must hold where this thread writes; of no meaning elsewhere.
     mine: Vec<Version>,
-    buf: Vec<u8>,
+    /// What is read into and written from.
+    buf: Memory,
 }
 
 impl Worker {
@@ -269,19 +272,18 @@ impl Worker {
         let act = if act == Act::Discard && !self.discards { Act::Write } else { act };
         match act {
             Act::Read => {
-                self.buf.resize(len, 0);
-                self.file.read_exact_at(&mut self.buf, run.offset())?;
+                self.file.read_exact_at(self.buf.first(len), run.offset())?;
                 self.compare(run)
             }
             Act::Write => {
                 let version = self.begin(run, act);
-                self.buf.resize(len, 0);
-                for (i, sector) in self.buf.chunks_exact_mut(SECTOR).enumerate() {
+                let buf = self.buf.first(len);
+                for (i, sector) in buf.chunks_exact_mut(SECTOR).enumerate() {
                     let (volume, life) = (self.oracle.volume, self.oracle.life);
                     let writer = u32::try_from(self.thread).expect("few");
                     Stamp { volume, address: run.first + i as u64, seq: version, writer, life }.put(sector);
                 }
-                self.file.write_all_at(&self.buf, run.offset())?;
+                self.file.write_all_at(buf, run.offset())?;
                 self.end(run, version);
                 Ok(())
             }
@@ -309,8 +311,9 @@ impl Worker {
         self.mine[run.range()].fill(version);
     }
 
-    fn compare(&self, run: Run) -> io::Result<()> {
-        for (at, sector) in run.range().zip(self.buf.chunks_exact(SECTOR)) {
+    fn compare(&mut self, run: Run) -> io::Result<()> {
+        let len = usize::try_from(run.bytes()).expect("small");
+        for (at, sector) in run.range().zip(self.buf.first(len).chunks_exact(SECTOR)) {
             let found = self.oracle.version_of(sector, at as u64);
             if found != Ok(self.mine[at]) {
                 let sentence = format!("sector {at} holds {found:?}, it must hold {}", self.mine[at]);

@@ -146,7 +146,11 @@ impl Oracle {
 
     /// The version in these bytes, read at `address`.
     pub(super) fn version_of(&self, sector: &[u8], address: u64) -> Result<Version, String> {
-        let Some(stamp) = Stamp::get(sector)? else { return Ok(0) };
+        let whose = |e: String| match (1..=self.version).find(|seq| Stamp::ends(sector, *seq, address)) {
+            Some(seq) => format!("{e}; its end is that of write {seq}"),
+            None => e,
+        };
+        let Some(stamp) = Stamp::get(sector).map_err(whose)? else { return Ok(0) };
         if stamp.volume != self.volume {
             return Err(format!("is another volume's: {stamp:?}"));
         }

@@ -45,6 +45,13 @@ impl Stamp {
         out[SUM].copy_from_slice(&sum.to_le_bytes());
     }
 
+    /// Whether the end of a sector is of this write, whatever it begins with.
+    pub fn ends(sector: &[u8], seq: u64, address: u64) -> bool {
+        let mut whole = [0; SECTOR];
+        Self { volume: 0, address, seq, writer: 0, life: 0 }.put(&mut whole);
+        sector[SECTOR - 8..] == whole[SECTOR - 8..]
+    }
+
     /// What the sector says; `None` for zeros.
     ///
     /// # Errors
@@ -88,6 +95,7 @@ mod tests {
         Stamp { seq: 4, ..stamp }.put(&mut b);
         b[256..].copy_from_slice(&a[256..]);
         assert!(Stamp::get(&b).is_err_and(|e| e.contains("torn")));
+        assert!(Stamp::ends(&b, 3, 11) && !Stamp::ends(&b, 4, 11) && !Stamp::ends(&b, 3, 12));
         a[0] = 1;
         assert!(Stamp::get(&a).is_err_and(|e| e.contains("foreign")));
     }
