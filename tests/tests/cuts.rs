@@ -172,8 +172,10 @@ fn all_of_the_managers_network_is_cut() {
     let file = writes(5);
     let reader = File::open(mount.image("log")).expect("it opens");
     let mut back = [0; 4096];
-    reader.read_exact_at(&mut back, MIB).expect("it reads");
-    assert_eq!(back, [5; 4096]);
+    until("the reader to see what was flushed", PATIENCE, || {
+        reader.read_exact_at(&mut back, MIB).expect("it reads");
+        (back == [5; 4096]).then_some(())
+    });
 
     // New space is the manager's to give; what it has granted ahead is enough for a load that gives none back.
     let load = begun(Load::in_place(&mount.image("db"), Oracle::new(7, THREADS), 11));
