@@ -271,7 +271,7 @@ pub(super) fn status(session: &Session, process: Process<'_>, only: Option<&Targ
 /// The disks, and how they are reached.
 pub(super) fn disks(session: &Session) -> Vec<Disk> {
     let (now, about) = (SystemClock.now(), session.about());
-    let disk = |(d, path): &(fusevol_shared::wire::messages::DiskInfo, String)| {
+    let disk = |(d, path): &crate::session::Found| {
         let known = Disk {
             no: d.no.0,
             id: d.id.to_string(),
@@ -295,7 +295,7 @@ pub(super) fn disks(session: &Session) -> Vec<Disk> {
             Err(e) => Disk { reason: Some(e.to_string()), ..known },
         }
     };
-    about.paths.iter().map(disk).collect()
+    about.known.all().iter().map(disk).collect()
 }
 
 /// The drill: the path to this disk counts as failed, or not any more. It is named by number, UUID or path.

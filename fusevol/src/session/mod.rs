@@ -7,6 +7,7 @@
 //! - [`inbox`] and [`router`]: the manager's pushes, on a thread of their own, to what they speak of.
 //! - [`caller`]: the data path's way to the manager.
 //! - [`locker`]: the thread that carries out what processes want of locks.
+//! - [`known`]: which disks there are.
 //! - [`paths`]: how a path to a disk is opened, at the beginning and after it has failed.
 //! - [`keeper`]: the thread that folds journals and refills reserves, beside the data path.
 //!
@@ -19,6 +20,7 @@ pub mod file;
 pub mod granted;
 mod inbox;
 mod keeper;
+mod known;
 pub mod locker;
 pub mod machine;
 pub mod open;
@@ -41,8 +43,9 @@ use fusevol_shared::disk::ring;
 use fusevol_shared::error::{Error, Kind, Result};
 use fusevol_shared::ids::{SessionId, SnapshotId, VolumeId};
 use fusevol_shared::random::{Random, SystemRandom};
-use fusevol_shared::wire::messages::{Call, CreateSnapshot, DiskInfo, Goodbye, RemoveSnapshot, SnapshotTaken, Welcome};
+use fusevol_shared::wire::messages::{Call, CreateSnapshot, Goodbye, RemoveSnapshot, SnapshotTaken, Welcome};
 use granted::Granted;
+pub use known::{Found, Known};
 use locker::{Locker, Want, Way};
 use snapshot::SnapshotFile;
 use std::collections::HashMap;
@@ -61,14 +64,14 @@ const ASK: Duration = Duration::from_secs(10);
 const GOODBYE: Duration = Duration::from_secs(5);
 
 /// What is known of a session from its welcome.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct About {
     /// Chosen here.
     pub id: SessionId,
     /// What the manager said first.
     pub welcome: Welcome,
-    /// Paths of the disks as they were found, in the order of the welcome.
-    pub paths: Vec<(DiskInfo, String)>,
+    /// The disks, those too that have joined since.
+    pub known: Arc<Known>,
 }
 
 /// An open session.

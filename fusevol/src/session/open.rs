@@ -6,6 +6,7 @@
 
 use super::driver::{Beaten, Driver, End, Shown};
 use super::keeper::Keeper;
+use super::known::{self, Known};
 use super::locker::{Locker, Way};
 use super::machine::{Event, Machine};
 use super::paths::Paths;
@@ -32,7 +33,7 @@ use fusevol_shared::net::SystemNet;
 use fusevol_shared::random::{Random, SystemRandom};
 use fusevol_shared::units::DiskNo;
 use fusevol_shared::wire::keyfile::KeyFile;
-use fusevol_shared::wire::messages::{DiskInfo, Hello, PROTOCOL, Welcome};
+use fusevol_shared::wire::messages::{Hello, PROTOCOL, Welcome};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -60,6 +61,7 @@ struct Speaker {
     welcomed: AtomicBool,
     first: Mutex<Option<Welcome>>,
     events: mpsc::UnboundedSender<Event>,
+    known: Arc<Known>,
 }
 
 impl Owner for Speaker {
@@ -70,6 +72,8 @@ impl Owner for Speaker {
     fn welcomed(&self, welcome: &Welcome, sent_at: BootTime) {
         self.welcomed.store(true, Ordering::SeqCst);
         self.first.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| welcome.clone());
+        // Before anything is asked on this connection: what is answered may name them.
+        self.known.hear(&welcome.disks);
         let lease = Duration::from_millis(u64::from(welcome.lease_ms));
         // The driver has ended where nobody hears it: the session is closed.
         let _ = self.events.send(Event::Welcomed { sent: sent_at, lease, generation: welcome.generation });
@@ -92,6 +96,7 @@ pub fn open(options: &Options) -> Result<Arc<Session>> {
         welcomed: AtomicBool::new(false),
         first: Mutex::new(None),
         events: events_in.clone(),
+        known: Arc::default(),
     });
     let (link, pushes) = Link::start(LinkConfig::new(options.key.clone()), speaker.clone())?;
     let lease = Arc::new(Lease::new(Arc::new(SystemClock), options.io_timeout));
@@ -134,7 +139,7 @@ pub fn open(options: &Options) -> Result<Arc<Session>> {
             return Err(e);
         }
     };
-    let paths = paths_of(options, &about.welcome, id, &link)?;
+    let paths = paths_of(options, &about.welcome, id, &link, &about.known)?;
     // Before anything is written: a flush through the manager covers it then. Where it does not answer, the paths' keeper asks again.
     if let Some(told) = ring::block_on(paths.lives()) {
         engine.disks.heard(&told);
@@ -212,8 +217,9 @@ fn stand(
         return Err(Error::new(Kind::Denied, format!("the manager serves pool {}, the key is for another", welcome.pool_name)));
     }
     let disks = Arc::new(Disks::new());
-    let by = paths_of(options, &welcome, id, link)?;
-    let paths = take_disks(&by, &disks)?;
+    let by = paths_of(options, &welcome, id, link, &speaker.known)?;
+    let found = take_disks(&by, &disks)?;
+    speaker.known.begin(disks.clone(), found);
     let redirect = redirect(options, &welcome, id, link)?;
     disks.redirect_by(redirect.clone());
     let slot = slot(&welcome, id)?;
@@ -230,11 +236,11 @@ fn stand(
         stale: stale.clone(),
         outs: Arc::default(),
     };
-    Ok((About { id, welcome, paths }, engine, redirect))
+    Ok((About { id, welcome, known: speaker.known.clone() }, engine, redirect))
 }
 
 /// Finds, locks and opens the disks. One that is not reached from here is used through the manager until it is; at least one must be.
-fn take_disks(by: &Paths, disks: &Disks<PoolDisk>) -> Result<Vec<(DiskInfo, String)>> {
+fn take_disks(by: &Paths, disks: &Disks<PoolDisk>) -> Result<Vec<known::Found>> {
     for text in &by.globs {
         text.parse::<Address>().map_err(|e| Error::new(Kind::Refused, e).hint("as --disk nbd://HOST/EXPORT, or a path"))?;
     }
@@ -302,9 +308,9 @@ fn boot() -> Result<BootId> {
     boot.trim().parse().context(Kind::Internal, || "the boot id is no UUID")
 }
 
-fn paths_of(options: &Options, welcome: &Welcome, id: SessionId, link: &Link) -> Result<Paths> {
+fn paths_of(options: &Options, welcome: &Welcome, id: SessionId, link: &Link, known: &Arc<Known>) -> Result<Paths> {
     let host = HostKey::of(welcome.pool, boot()?);
-    Ok(Paths { link: link.clone(), welcome: welcome.clone(), id, host, globs: options.disks.clone() })
+    Ok(Paths { link: link.clone(), welcome: welcome.clone(), id, host, globs: options.disks.clone(), known: known.clone() })
 }
 
 fn hello(session: SessionId, program: &str) -> Result<Hello> {

@@ -7,6 +7,7 @@
 //! one has it already (PROTOCOL.md, "Nobody writes where a predecessor may still write"). Over NBD there is none: a path that was lost is a
 //! life of its connections that has ended, and what it had in flight is not returned.
 
+use super::known::Known;
 use crate::disks::Member;
 use crate::link::Link;
 use crate::path::keeper::{Opener, Told};
@@ -22,6 +23,7 @@ use fusevol_shared::format::slot::{Heartbeat, SlotAt};
 use fusevol_shared::ids::{Seq, SessionId, SessionNo};
 use fusevol_shared::random::{Random, SystemRandom};
 use fusevol_shared::wire::messages::{AskLives, CheckPath, DiskInfo, Welcome};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How long the manager is waited for.
@@ -37,6 +39,8 @@ pub(super) struct Paths {
     pub(super) host: HostKey,
     /// Where the user said that disks are.
     pub(super) globs: Vec<String>,
+    /// Which disks there are.
+    pub(super) known: Arc<Known>,
 }
 
 impl Paths {
@@ -96,12 +100,13 @@ fn register(disk: &PoolDisk, host: HostKey) -> Result<()> {
 
 impl Opener<PoolDisk> for Paths {
     async fn open(&self, member: &Member<PoolDisk>) -> Result<PoolDisk> {
-        let info = self.welcome.disks.iter().find(|d| d.no == member.no());
-        let info = info.ok_or_else(|| Error::new(Kind::Internal, "a disk that the welcome does not name"))?;
-        let found = self.find(std::slice::from_ref(info), &[]).await.pop();
+        let info = self.known.info(member.no());
+        let info = info.ok_or_else(|| Error::new(Kind::Internal, "a disk of which the manager has not told"))?;
+        let found = self.find(std::slice::from_ref(&info), &[]).await.pop();
         match found {
             Some(Found::Here(here)) => {
-                self.take(&here.disk, info).await?;
+                self.take(&here.disk, &info).await?;
+                self.known.found_at(info.no, here.disk.address().to_string());
                 Ok(here.disk)
             }
             Some(Found::Missing(why)) => Err(Error::new(Kind::NotFound, why)),

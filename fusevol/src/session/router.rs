@@ -54,6 +54,7 @@ enum About {
     List,
     Locks,
     Legs,
+    Disks,
 }
 
 fn about(push: &Push) -> About {
@@ -66,6 +67,7 @@ fn about(push: &Push) -> About {
         Push::VolumesChanged(_) => About::List,
         Push::LocksFreed(_) => About::Locks,
         Push::LegFailed(_) => About::Legs,
+        Push::NewDisk(_) => About::Disks,
     }
 }
 
@@ -85,6 +87,12 @@ async fn route(session: &Weak<Session>, push: Pushed) {
         About::Legs => {
             if let Push::LegFailed(failed) = &push.body {
                 session.engine.outs.failed(failed.volume, failed.disk);
+            }
+            push.ack(Ack::Done);
+        }
+        About::Disks => {
+            if let Push::NewDisk(new) = &push.body {
+                session.about.known.hear(std::slice::from_ref(&new.disk));
             }
             push.ack(Ack::Done);
         }
@@ -145,7 +153,7 @@ pub(super) async fn to_volume(volume: &Volume, push: Pushed) {
             tracing::info!("snapshot {}: {}", release.snapshot, if release.taken { "taken" } else { "dropped" });
             Ack::Done
         }
-        Push::SegmentAdded(_) | Push::VolumesChanged(_) | Push::LocksFreed(_) | Push::LegFailed(_) => Ack::Done,
+        Push::SegmentAdded(_) | Push::VolumesChanged(_) | Push::LocksFreed(_) | Push::LegFailed(_) | Push::NewDisk(_) => Ack::Done,
     };
     push.ack(ack);
 }
@@ -170,7 +178,8 @@ pub(super) fn to_nobody(push: Pushed) {
         | Push::Recall(_)
         | Push::VolumesChanged(_)
         | Push::LocksFreed(_)
-        | Push::LegFailed(_) => Ack::Done,
+        | Push::LegFailed(_)
+        | Push::NewDisk(_) => Ack::Done,
     };
     push.ack(ack);
 }

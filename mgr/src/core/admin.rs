@@ -19,7 +19,9 @@ impl Core {
         let answer = match request {
             AdminRequest::PoolShow => self.pool_view().map(AdminReply::Pool),
             AdminRequest::PoolSet { fencing } => self.pool_set(fencing),
-            AdminRequest::DiskAdd { id, aus, first_data, end_data, paths } => self.disk_add(id, aus, first_data, end_data, paths),
+            AdminRequest::DiskAdd { id, aus, first_data, end_data, paths } => {
+                return self.disk_add(from, id, aus, first_data, end_data, paths);
+            }
             AdminRequest::DiskPaths { id, paths } => self.disk_paths(id, paths),
             AdminRequest::PoolReservations { on } => self.pool_reservations(on),
             AdminRequest::PoolRebuildAfter { ms } => self.pool_rebuild_after(ms),
@@ -79,10 +81,19 @@ impl Core {
         self.pool_view().map(AdminReply::Pool)
     }
 
-    fn disk_add(&mut self, id: DiskId, aus: u32, first_data: AuNo, end_data: AuNo, paths: Vec<String>) -> Result<AdminReply> {
+    /// Answered when everybody knows the disk, or now where it has joined already.
+    fn disk_add(
+        &mut self,
+        from: AdminId,
+        id: DiskId,
+        aus: u32,
+        first_data: AuNo,
+        end_data: AuNo,
+        paths: Vec<String>,
+    ) -> Result<Option<AdminReply>> {
         check_texts(&paths)?;
         if let Some(d) = self.catalog.disks().find(|d| d.entry.id == id) {
-            return Ok(AdminReply::Disk(self.disk_view(d)));
+            return Ok(Some(AdminReply::Disk(self.disk_view(d))));
         }
         let count = self.catalog.disks().count();
         let no = u16::try_from(count).ok().filter(|_| count < self.config.limits.disks);
@@ -90,13 +101,8 @@ impl Core {
         if first_data >= end_data || end_data.0 > aus {
             return Err(Error::new(Kind::Refused, "the disk has no room for data").hint("use a larger disk"));
         }
-        self.commit(Record::DiskAdded(DiskEntry { no, id, aus, first_data, end_data, paths }))?;
-        self.tell(Level::Ok, "disk-added", format!("disk {no} ({id}) joined the pool"));
-        // A client learns of it when it is welcomed or asks for its volumes again.
-        let clients: Vec<_> = self.catalog.clients().map(|c| c.id).collect();
-        clients.into_iter().for_each(|c| self.list_of_changed(c));
-        let d = self.catalog.disk(no).ok_or_else(|| Error::new(Kind::Internal, "the disk is not there"))?;
-        Ok(AdminReply::Disk(self.disk_view(d)))
+        self.join_begins(from, DiskEntry { no, id, aus, first_data, end_data, paths })?;
+        Ok(None)
     }
 
     fn disk_paths(&mut self, id: DiskId, paths: Vec<String>) -> Result<AdminReply> {

@@ -32,6 +32,7 @@ mod fence;
 mod fold;
 mod hold;
 mod jobs;
+mod joining;
 mod life;
 mod list;
 mod locks;
@@ -77,6 +78,7 @@ use fusevol_shared::random::Random;
 use fusevol_shared::units::DiskNo;
 use fusevol_shared::wire::messages::{Reply, Request};
 use hold::Holding;
+use joining::Joining;
 use life::Life;
 use locks::Locks;
 use notice::Notices;
@@ -118,6 +120,7 @@ pub struct Core {
     limbo_moved: bool,
     /// Administrators that wait for the end of sessions.
     confirms: Vec<Confirm>,
+    joining: Option<Joining>,
     /// Administrators that wait until a client is let in again.
     unfencing: BTreeMap<AdminId, String>,
     /// Clients that wait for a look at a disk.
@@ -193,6 +196,7 @@ impl Core {
             spent,
             limbo_moved: true,
             confirms: Vec::new(),
+            joining: None,
             unfencing: BTreeMap::new(),
             waiting: Vec::new(),
             leg_waits: Vec::new(),

@@ -56,7 +56,7 @@ impl Core {
     pub(super) fn answered(&mut self, session: SessionNo, push: u64, ack: Ack) {
         let Some(body) = self.lives.get_mut(&session).and_then(|l| l.pushes.remove(&push)) else { return };
         if let (Ack::Failed(e), false) =
-            (&ack, matches!(body, Push::Hold(_) | Push::Release(_) | Push::VolumesChanged(_) | Push::LocksFreed(_)))
+            (&ack, matches!(body, Push::Hold(_) | Push::Release(_) | Push::VolumesChanged(_) | Push::LocksFreed(_) | Push::NewDisk(_)))
         {
             let why = format!("it could not do what was asked: {}", e.message);
             return self.doom(session, &why);
@@ -70,7 +70,7 @@ impl Core {
                 self.leg_waits_over(|_, w| *w == (session, push));
                 self.segment_answered(session, push);
             }
-            Push::Release(_) | Push::VolumesChanged(_) | Push::LocksFreed(_) => {}
+            Push::Release(_) | Push::VolumesChanged(_) | Push::LocksFreed(_) | Push::NewDisk(_) => {}
         }
     }
 }

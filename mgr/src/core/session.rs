@@ -9,7 +9,7 @@ use crate::catalog::record::{Record, SessionEntry};
 use fusevol_shared::error::{Error, Kind, Result};
 use fusevol_shared::ids::{ClientId, KeyPrint, SessionNo};
 use fusevol_shared::sentence::{Tag, holds};
-use fusevol_shared::wire::messages::{DiskInfo, Hello, PROTOCOL, Renewed, Reply, Welcome};
+use fusevol_shared::wire::messages::{Hello, PROTOCOL, Renewed, Reply, Welcome};
 
 /// Longest host or program text that is kept, bytes.
 const TEXT_MAX: usize = 128;
@@ -176,8 +176,7 @@ impl Core {
         let pool = self.catalog.pool().ok_or_else(|| Error::new(Kind::Internal, "a manager without a pool"))?;
         let session = self.catalog.session(no).ok_or_else(lapsed)?;
         let lease_ms = u32::try_from(self.config.lease.as_millis()).unwrap_or(u32::MAX);
-        let disks =
-            self.catalog.disks().map(|d| DiskInfo { no: d.entry.no, id: d.entry.id, aus: d.entry.aus, paths: d.entry.paths.clone() });
+        let disks = self.catalog.disks().map(|d| super::joining::info(&d.entry));
         Ok(Reply::Welcome(Welcome {
             session: no,
             pool: pool.id,

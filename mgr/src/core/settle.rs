@@ -25,6 +25,7 @@ impl Core {
         self.remaps_go_on();
         self.closings_due();
         self.holds_go_on();
+        self.join_goes_on();
         self.free_limbo();
         self.drop_segments();
         self.tell_readers();
@@ -50,6 +51,7 @@ impl Core {
             .chain(self.holds.values().map(|h| h.deadline))
             .chain(self.pending.values().map(|p| p.deadline))
             .chain(confirms)
+            .chain(self.joining.as_ref().map(|j| j.deadline))
             .chain(self.jobs_next())
             .chain(self.copies_next())
             .chain(self.layings_next())

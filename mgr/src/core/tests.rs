@@ -7,6 +7,7 @@ mod fence;
 mod grants;
 mod harness;
 mod hold;
+mod joining;
 mod locks;
 mod mail;
 mod matrix;

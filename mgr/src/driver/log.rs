@@ -262,6 +262,8 @@ impl Log for StoreLog {
         let disk = Arc::new(disk);
         let member = NewDisk { disk: Arc::clone(&disk), path: path.clone(), id, no };
         block_on(self.store.add_disk(member, was.is_some()))?;
+        // Of one that was labelled before, and has not joined, nothing is left.
+        self.disks.retain(|(no, ..)| catalog.disk(*no).is_some());
         self.disks.push((no, id, disk));
         self.table.store(Arc::new(self.disks.clone()));
         Ok(AdminRequest::DiskAdd { id, aus: layout.aus, first_data: layout.first_data, end_data: layout.end_data, paths: vec![path] })

@@ -182,7 +182,8 @@ impl<L: Log, C: Clients> Driver<L, C> {
         for effect in done.effects {
             self.carry_out(effect);
         }
-        match self.log.label(disk, self.core.catalog()) {
+        let labelled = self.core.may_join().and_then(|()| self.log.label(disk, self.core.catalog()));
+        match labelled {
             Ok(request) => {
                 self.core.set_lives(self.log.lives());
                 self.ask(request, answer, out);

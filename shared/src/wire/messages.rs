@@ -28,7 +28,8 @@ use rkyv::{Archive, Deserialize, Serialize};
 /// 4: `CheckPath`; I/O through the manager, on data connections (`super::data`).
 /// 5: locks of byte ranges (`SetLock`, `GetLock`, `RetakeLocks`, `LocksFreed`).
 /// 6: mirrors (`LegOut`, `Recovery`, `LegFailed`; `Attached`, `SnapshotOpened` say which disks are out; `Grant` and `NewJournal` say which to avoid).
-pub const PROTOCOL: u16 = 6;
+/// 7: `NewDisk`.
+pub const PROTOCOL: u16 = 7;
 /// Most AUs in one `Grant`.
 pub const AUS_PER_GRANT: u32 = 1024;
 /// Most weight of the appends in one `Fold` (see `Entry::weight`): with 32 bytes each far below the frame limit.
@@ -454,6 +455,11 @@ requests! {
 
 // ---- pushes ----
 
+message!(/// A disk joins the pool once all who live have answered that they know it.
+    NewDisk {
+    /// Which.
+    disk: DiskInfo,
+});
 message!(/// Hold the writes of a volume for a snapshot: drain, flush, append everything and the flip, answer `Held`.
     /// From the answer on the writer goes on only in `epoch`, preserving; released or not (PROTOCOL.md, H1).
     Hold {
@@ -518,6 +524,7 @@ pub enum Push {
     VolumesChanged(VolumesChanged),
     LocksFreed(LocksFreed),
     LegFailed(LegFailed),
+    NewDisk(NewDisk),
 }
 
 /// Answer to a push.

@@ -365,7 +365,7 @@ impl Client {
                 m.volume
             }
             Push::Recall(m) => m.volume,
-            Push::VolumesChanged(_) | Push::LocksFreed(_) => return self.link.ack(push.0, push.1, Ack::Done),
+            Push::VolumesChanged(_) | Push::LocksFreed(_) | Push::NewDisk(_) => return self.link.ack(push.0, push.1, Ack::Done),
             Push::LegFailed(m) => {
                 self.engine.outs.failed(m.volume, m.disk);
                 return self.link.ack(push.0, push.1, Ack::Done);
