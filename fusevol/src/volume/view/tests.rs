@@ -132,7 +132,7 @@ fn a_second_leg_and_mask_fit_together_under_threads() {
                 }
             });
         }
-        for n in 2..20_000 {
+        for n in 2..4_000 {
             v.set(VolAu(0), &of(n));
             fusevol_shared::disk::ring::block_on(v.drain([VolAu(0)]));
         }
