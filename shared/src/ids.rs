@@ -106,6 +106,8 @@ impl Seq {
 impl Life {
     /// Of a path that has no lives: a file or block device of this host.
     pub const LASTING: Self = Self(0);
+    /// Of a path that there never was: to a disk that is not found yet. Nothing is ever done by it.
+    pub const NONE: Self = Self(u64::MAX);
 
     /// Whether it has none.
     #[must_use]

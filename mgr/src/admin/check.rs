@@ -5,7 +5,7 @@
 
 use super::config::Config;
 use super::dir::Dir;
-use super::disks::{self, Member};
+use super::disks::{self, Found};
 use crate::catalog::{Catalog, prove};
 use crate::driver::log;
 use crate::inspect::copies::{self, Compared};
@@ -67,7 +67,7 @@ impl Report {
 pub fn check(dir: &Dir, paths: &[Address], copies: bool) -> Result<Report> {
     if !paths.is_empty() {
         let members = disks::open_members(paths, OpenMode::Read, None)?;
-        return examine(members, None, copies);
+        return examine(Found { members, missing: Vec::new() }, None, copies);
     }
     if !dir.is_made() {
         return Err(dir.no_pool());
@@ -77,18 +77,20 @@ pub fn check(dir: &Dir, paths: &[Address], copies: bool) -> Result<Report> {
     examine(disks::find(&config, OpenMode::Read)?, Some(config), copies)
 }
 
-fn examine(mut members: Vec<Member>, config: Option<Config>, copies: bool) -> Result<Report> {
-    disks::refuse_if_served(&members)?;
-    let Some(DiskLabel { pool: id, pool_name: pool, au_size, .. }) = members.first().map(|m| m.label.clone()) else {
-        return Err(Error::new(Kind::Refused, "there is no disk to check"));
+fn examine(mut found: Found, config: Option<Config>, copies: bool) -> Result<Report> {
+    disks::refuse_if_served(&found.members)?;
+    let Some(DiskLabel { pool: id, pool_name: pool, au_size, .. }) = found.members.first().map(|m| m.label.clone()) else {
+        let none = || Error::new(Kind::Refused, "there is no disk to check");
+        return Err(config.map_or_else(none, |config| found.lack(&config)));
     };
-    let read = log::read(&members)?;
+    let read = log::read(&found.members)?;
     let catalog = Catalog::fold(&read.records)?;
     let mut violations: Vec<String> = prove(&catalog).into_iter().map(|v| v.0).collect();
     if let Some(mut config) = config {
         // What is missing is said below, with the rest.
-        let _ = disks::complete(&mut members, &mut config, &catalog, OpenMode::Read);
+        let _ = disks::complete(&mut found, &mut config, &catalog, OpenMode::Read);
     }
+    let members = &found.members;
     for disk in catalog.disks() {
         let entry = &disk.entry;
         let what = format!("disk {} ({}, last at {})", entry.no, entry.id, entry.paths.join(", "));

@@ -4,6 +4,7 @@
 use super::config::{Config, ConfigDisk};
 use crate::catalog::{Catalog, Disk};
 use crate::driver::Joining;
+use crate::store::quorum;
 use fusevol_shared::disk::any::{Address, PoolDisk};
 use fusevol_shared::disk::file::OpenMode;
 use fusevol_shared::disk::nbd::NbdOptions;
@@ -179,35 +180,89 @@ pub fn refuse_if_served(members: &[Member]) -> Result<()> {
     Ok(())
 }
 
+/// The disks of a pool as they were found on this host.
+#[derive(Clone, Default, Debug)]
+pub struct Found {
+    /// Those that are here, open.
+    pub members: Vec<Member>,
+    /// Those that are not.
+    pub missing: Vec<Missing>,
+}
+
+/// A disk that was not found.
+#[derive(Clone, Debug)]
+pub struct Missing {
+    /// What its label would say.
+    pub id: DiskId,
+    /// Where it was looked for.
+    pub hints: Vec<Address>,
+    /// What is there, or why nothing is.
+    pub why: String,
+}
+
+impl Found {
+    /// All of them, for who needs all.
+    ///
+    /// # Errors
+    /// `NotFound` naming the disks that are missing.
+    pub fn whole(self, config: &Config) -> Result<Vec<Member>> {
+        if self.missing.is_empty() { Ok(self.members) } else { Err(self.lack(config)) }
+    }
+
+    /// Whether too few of the disks that hold the catalog are here, by the newest label that is.
+    #[must_use]
+    pub fn is_short(&self) -> bool {
+        let here = |id: DiskId| self.members.iter().any(|m| m.label.disk == id);
+        let newest = self.members.iter().map(|m| &m.label).max_by_key(|l| l.age());
+        newest.is_none_or(|l| l.set.iter().filter(|c| here(c.disk)).count() < quorum(l.set.len()))
+    }
+
+    /// What is to be said where it does not go without those that are missing.
+    #[must_use]
+    pub fn lack(&self, config: &Config) -> Error {
+        let missing: Vec<String> = self.missing.iter().map(|m| format!("{} (was at {}; {})", m.id, shown(&m.hints), m.why)).collect();
+        Error::new(Kind::NotFound, format!("pool {}: disk {} is missing", config.pool, missing.join(", disk ")))
+            .hint("make it visible to this host, or write where it is now into config.toml; `fusevol-mgr disk scan` shows what is there")
+    }
+}
+
 /// Finds the disks of the configuration: at their paths first, then among all block devices. Labels decide.
 ///
 /// # Errors
-/// `NotFound` naming the disks that are missing; `Damaged` where one is there but its label cannot be believed.
-pub fn find(config: &Config, mode: OpenMode) -> Result<Vec<Member>> {
-    let mut members = Vec::new();
+/// `Damaged` where one is there but its label cannot be believed.
+pub fn find(config: &Config, mode: OpenMode) -> Result<Found> {
+    let mut found = Found::default();
     let wanted: Vec<_> = config.disks.iter().map(|d| (d.id, vec![d.path.clone()])).collect();
-    find_into(&mut members, config, &wanted, mode)?;
-    Ok(members)
+    find_into(&mut found, config, &wanted, mode)?;
+    Ok(found)
 }
 
 /// Finds the disks of the catalog that the configuration does not know: it was made on another host, or a disk joined
-/// and the manager died before it was written down. Says whether there were any.
+/// and the manager died before it was written down. Says whether there were any, here or not. What is missing is then what the catalog has and was
+/// not found; where that says that it was is a hint, too.
 ///
 /// # Errors
 /// As `find`.
-pub fn complete(members: &mut Vec<Member>, config: &mut Config, catalog: &Catalog, mode: OpenMode) -> Result<bool> {
-    let unknown = |d: &&Disk| !members.iter().any(|m| m.label.disk == d.entry.id);
-    let wanted: Vec<_> =
-        catalog.disks().filter(unknown).map(|d| (d.entry.id, d.entry.paths.iter().filter_map(|p| p.parse().ok()).collect())).collect();
-    let known = members.len();
-    find_into(members, config, &wanted, mode)?;
-    let new = &members[known..];
-    config.disks.extend(new.iter().map(|m| ConfigDisk { id: m.label.disk, path: m.disk.address() }));
-    Ok(!new.is_empty())
+pub fn complete(found: &mut Found, config: &mut Config, catalog: &Catalog, mode: OpenMode) -> Result<bool> {
+    let hints = |d: &Disk| d.entry.paths.iter().filter_map(|p| p.parse().ok()).collect::<Vec<Address>>();
+    found.missing.retain(|m| catalog.disks().any(|d| d.entry.id == m.id));
+    for m in &mut found.missing {
+        let more = catalog.disks().filter(|d| d.entry.id == m.id).flat_map(hints).filter(|a| !m.hints.contains(a)).collect::<Vec<_>>();
+        m.hints.extend(more);
+    }
+    let unknown = |d: &&Disk| {
+        let id = d.entry.id;
+        found.members.iter().all(|m| m.label.disk != id) && found.missing.iter().all(|m| m.id != id)
+    };
+    let wanted: Vec<_> = catalog.disks().filter(unknown).map(|d| (d.entry.id, hints(d))).collect();
+    let (known, gone) = (found.members.len(), found.missing.len());
+    find_into(found, config, &wanted, mode)?;
+    config.disks.extend(found.members[known..].iter().map(|m| ConfigDisk { id: m.label.disk, path: m.disk.address() }));
+    config.disks.extend(found.missing[gone..].iter().filter_map(|m| Some(ConfigDisk { id: m.id, path: m.hints.first()?.clone() })));
+    Ok(!wanted.is_empty())
 }
 
-fn find_into(members: &mut Vec<Member>, config: &Config, wanted: &[(DiskId, Vec<Address>)], mode: OpenMode) -> Result<()> {
-    let mut missing: Vec<String> = Vec::new();
+fn find_into(into: &mut Found, config: &Config, wanted: &[(DiskId, Vec<Address>)], mode: OpenMode) -> Result<()> {
     for (id, paths) in wanted {
         let right = |m: &Member| m.label.pool == config.pool_id && m.label.disk == *id;
         let mut why = "another disk is there now".to_owned();
@@ -221,15 +276,11 @@ fn find_into(members: &mut Vec<Member>, config: &Config, wanted: &[(DiskId, Vec<
             }
         }
         match found.or_else(|| elsewhere(mode, right)) {
-            Some(m) => members.push(m),
-            None => missing.push(format!("{id} (was at {}; {why})", shown(paths))),
+            Some(m) => into.members.push(m),
+            None => into.missing.push(Missing { id: *id, hints: paths.clone(), why }),
         }
     }
-    if missing.is_empty() {
-        return Ok(());
-    }
-    Err(Error::new(Kind::NotFound, format!("pool {}: disk {} is missing", config.pool, missing.join(", disk ")))
-        .hint("make it visible to this host, or write where it is now into config.toml; `fusevol-mgr disk scan` shows what is there"))
+    Ok(())
 }
 
 fn shown(paths: &[Address]) -> String {

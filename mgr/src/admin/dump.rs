@@ -2,7 +2,7 @@
 
 use super::config::Config;
 use super::dir::Dir;
-use super::disks::{self, Member};
+use super::disks::{self, Found, Member};
 use crate::catalog::Catalog;
 use crate::driver::log;
 use crate::inspect::lines::{self, Dumper, Line};
@@ -45,7 +45,7 @@ pub fn dump(dir: &Dir, what: What, paths: &[Address], volume: Option<&Name>) -> 
         return all.iter().map(one).collect::<Result<Vec<_>>>().map(|l| l.concat());
     }
     let mut members = match &config {
-        Some(config) => disks::find(config, OpenMode::Read)?,
+        Some(config) => disks::find(config, OpenMode::Read)?.whole(config)?,
         None => disks::open_members(paths, OpenMode::Read, None)?,
     };
     disks::refuse_if_served(&members)?;
@@ -82,7 +82,9 @@ fn fold(members: &mut Vec<Member>, config: Option<Config>) -> Result<Catalog> {
     let catalog = Catalog::fold(&log::read(members)?.records)?;
     if let Some(mut config) = config {
         // What is missing is an error where it is read.
-        let _ = disks::complete(members, &mut config, &catalog, OpenMode::Read);
+        let mut found = Found { members: std::mem::take(members), missing: Vec::new() };
+        let _ = disks::complete(&mut found, &mut config, &catalog, OpenMode::Read);
+        *members = found.members;
     }
     Ok(catalog)
 }

@@ -186,6 +186,13 @@ pub enum Event {
         /// What became of it.
         end: LayEnd,
     },
+    /// The manager has begun without this disk: it was not found.
+    DiskMissing {
+        /// Which.
+        disk: DiskNo,
+        /// What is where it was, or why nothing is.
+        why: String,
+    },
     /// Answer to `Effect::LookAtDisk`.
     DiskLooked {
         /// Which.

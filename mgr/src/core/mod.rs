@@ -146,6 +146,8 @@ pub struct Core {
     looks: BTreeMap<DiskNo, returns::Look>,
     /// The lives of the manager's own paths.
     path_lives: Vec<(DiskNo, fusevol_shared::ids::Life)>,
+    /// Disks that the manager does not reach, and why.
+    lost: Vec<(DiskNo, String)>,
     /// The catalog is nearly full.
     tight: bool,
     /// Every disk knows byte locks.
@@ -210,6 +212,7 @@ impl Core {
             bad_targets: BTreeMap::new(),
             looks: BTreeMap::new(),
             path_lives: Vec::new(),
+            lost: Vec::new(),
             tight: false,
             has_locks: true,
             fresh: true,
@@ -279,6 +282,7 @@ impl Core {
             Event::NonceRead { session, disk, found } => self.nonce_read(session, disk, found),
             Event::BlocksCopied { batch, ends } => self.blocks_copied(batch, ends),
             Event::LaidAgain { lay, end } => self.laid_again(lay, end),
+            Event::DiskMissing { disk, why } => self.begins_without(disk, &why),
             Event::DiskLooked { disk, well } => self.disk_looked(disk, well),
             Event::Errand { session, outcome } => self.errand_done(session, outcome),
             Event::LetterWritten { session, done } => self.letter_written(session, done),

@@ -1,6 +1,7 @@
 //! A client's path to a disk opens only after the manager has read, over its own path, what the client wrote by way of it
 //! (PROTOCOL.md, P2): a cloned or private disk with the right label is not the shared one.
 
+use super::admin_api::{Finding, Level};
 use super::{Asker, Core, Effect};
 use fusevol_shared::error::{Error, Kind, Result};
 use fusevol_shared::ids::{Life, SessionNo};
@@ -24,6 +25,23 @@ impl Core {
     /// The manager's paths to the disks have these lives from now on. Said after they have begun.
     pub fn set_lives(&mut self, lives: Vec<(DiskNo, Life)>) {
         self.path_lives = lives;
+    }
+
+    /// The disks that the manager does not reach, and why. Said before an administrator is answered.
+    pub fn set_lost(&mut self, lost: Vec<(DiskNo, String)>) {
+        self.lost = lost;
+    }
+
+    pub(super) fn begins_without(&mut self, disk: DiskNo, why: &str) {
+        self.tell(Level::Warning, "disk-missing", format!("disk {disk} is missing: the manager serves without it ({why})"));
+    }
+
+    pub(super) fn lost_findings(&self) -> Vec<Finding> {
+        let one = |(no, why): &(DiskNo, String)| {
+            let text = format!("disk {no} is missing: this host does not reach it ({why})");
+            Finding { level: Level::Warning, text, action: "fusevol-mgr disk scan".to_owned() }
+        };
+        self.lost.iter().map(one).collect()
     }
 
     pub(super) fn paths_now(&self) -> Reply {

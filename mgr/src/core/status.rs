@@ -9,6 +9,7 @@ use fusevol_shared::size;
 impl Core {
     pub(super) fn status(&self) -> Result<StatusView> {
         let mut findings = self.space_findings();
+        findings.extend(self.lost_findings());
         findings.extend(self.session_findings());
         findings.extend(self.snapshot_findings());
         findings.extend(self.catalog_findings());

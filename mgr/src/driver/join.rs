@@ -74,6 +74,9 @@ pub trait Log {
     /// Any ends the manager; a disk that is not fit is not used.
     fn reopened(&mut self, no: DiskNo, disk: PoolDisk, checkpoint: impl FnOnce() -> Vec<Record>) -> Result<()>;
 
+    /// The disks that this manager has lost, or has not found, and why.
+    fn lost(&self) -> Vec<(DiskNo, String)>;
+
     /// The lives of the manager's paths to its disks.
     fn lives(&self) -> Vec<(DiskNo, Life)>;
 

@@ -7,7 +7,7 @@ use super::helper::{Helper, Job};
 use super::join::{Joining, Log};
 use super::reopen::{self, Reopener};
 use crate::admin::config::Config;
-use crate::admin::disks::Member;
+use crate::admin::disks::{Member, Missing};
 use crate::catalog::Catalog;
 use crate::catalog::record::{DiskEntry, Record};
 use crate::core::{AdminRequest, Effect, Event};
@@ -17,6 +17,7 @@ use crate::store::{self, Candidate, HostDoor, NewDisk, NewPool, Options, Store, 
 use arc_swap::ArcSwap;
 use fusevol_shared::clock::{Clock, SystemClock};
 use fusevol_shared::disk::Disk;
+use fusevol_shared::disk::absent::AbsentDisk;
 use fusevol_shared::disk::any::PoolDisk;
 use fusevol_shared::disk::reservations::{HostKey, Reservations};
 use fusevol_shared::disk::ring::{self, block_on};
@@ -110,13 +111,13 @@ pub fn read(members: &[Member]) -> Result<Read> {
     Ok(Read { records, flaws: seen.warnings, generation: seen.newest.generation })
 }
 
-/// Wins the pool on these disks; `force`: the administrator's word (`store::Options`).
+/// Wins the pool on the disks that are here; `whole`: these are all; `force`: the administrator's word (`store::Options`).
 ///
 /// # Errors
 /// The store's; `Busy` only after a killed predecessor has had its time.
-pub fn open(members: &[Member], force: bool) -> Result<Won> {
+pub fn open(members: &[Member], whole: bool, force: bool) -> Result<Won> {
     let label = &members.first().ok_or_else(|| Error::new(Kind::NotFound, "the pool has no disk"))?.label;
-    let options = Options { pool: Some(label.pool), force, ..Options::default() };
+    let options = Options { pool: Some(label.pool), whole, force, ..Options::default() };
     let until = SystemClock.now().plus(PATIENCE);
     let (takeover, records) = block_on(async {
         loop {
@@ -138,12 +139,25 @@ fn candidates(members: &[Member]) -> Vec<Candidate<File>> {
     members.iter().map(|m| Candidate { disk: Arc::clone(&m.disk), path: m.disk.address().to_string() }).collect()
 }
 
+/// In the place of disks that are missing.
+fn absent(catalog: &Catalog, missing: &[Missing], au_size: AuSize) -> Vec<session_io::Member<File>> {
+    let entry = |m: &Missing| catalog.disks().map(|d| &d.entry).find(|e| e.id == m.id);
+    let one = |m: &Missing| {
+        let (no, aus) = entry(m).map(|e| (e.no, e.aus))?;
+        let disk = AbsentDisk::new(m.hints.clone(), u64::from(aus) << au_size.log2(), m.why.clone());
+        Some((no, m.id, Arc::new(PoolDisk::Absent(disk))))
+    };
+    missing.iter().filter_map(one).collect()
+}
+
 impl Won {
-    /// Writes the catalog into an area of its own, and serves from then on, with the fence agents of this folder. What is done on the disks for sessions is answered to `to`.
+    /// Writes the catalog into an area of its own, and serves from then on, with the fence agents of this folder; disks that are missing are as lost ones.
+    /// What is done on the disks for sessions is answered to `to`.
     ///
     /// # Errors
     /// The store's; `Internal` without a thread.
-    pub fn start(self, catalog: &Catalog, agents: PathBuf, to: mpsc::Sender<Input>) -> Result<StoreLog> {
+    pub fn start(mut self, catalog: &Catalog, missing: &[Missing], agents: PathBuf, to: mpsc::Sender<Input>) -> Result<StoreLog> {
+        self.disks.extend(absent(catalog, missing, self.au_size));
         let drained = self.takeover.is_drained();
         let mut store = block_on(self.takeover.start(&catalog.dump()))?;
         store.take_warnings().iter().for_each(|w| tracing::warn!("{w}"));
@@ -184,7 +198,8 @@ impl StoreLog {
     /// Where a disk of the pool was found.
     #[must_use]
     pub fn path(&self, id: DiskId) -> Option<String> {
-        self.disks.iter().find(|(_, i, _)| *i == id).map(|(.., d)| d.address().to_string())
+        let found = self.disks.iter().find(|(_, i, d)| *i == id && !matches!(**d, PoolDisk::Absent(_)));
+        found.map(|(.., d)| d.address().to_string())
     }
 
     fn warn(&mut self) {
@@ -277,12 +292,19 @@ impl Log for StoreLog {
         }
         tracing::info!("disk {no} is open again: {disk}");
         let (id, disk) = (self.disks[at].1, Arc::new(disk));
-        self.disks[at].2 = Arc::clone(&disk);
-        self.table.store(Arc::new(self.disks.clone()));
-        self.silent.answers(no);
-        let done = block_on(self.store.rejoin(id, disk, checkpoint));
+        let new = Candidate { path: disk.address().to_string(), disk: Arc::clone(&disk) };
+        let done = block_on(self.store.rejoin(id, new, checkpoint));
         self.warn();
-        done
+        if done? {
+            self.disks[at].2 = disk;
+            self.table.store(Arc::new(self.disks.clone()));
+            self.silent.answers(no);
+        }
+        Ok(())
+    }
+
+    fn lost(&self) -> Vec<(DiskNo, String)> {
+        self.disks.iter().filter_map(|(no, _, d)| Some((*no, d.lost()?))).collect()
     }
 
     fn lives(&self) -> Vec<(DiskNo, Life)> {

@@ -169,6 +169,7 @@ impl<L: Log, C: Clients> Driver<L, C> {
         self.next_admin += 1;
         let from = AdminId(self.next_admin);
         self.asking.insert(from, answer);
+        self.core.set_lost(self.log.lost());
         self.step(Event::Admin { from, request }, out);
         // Administrators that went away are forgotten.
         self.asking.retain(|_, a| !a.is_closed());

@@ -1,5 +1,6 @@
 //! The thread that opens the manager's lost disks anew. The connections to an NBD export are one life, which nothing brings back
-//! (`shared::disk::nbd`); this makes the next one, and hands it to the driver.
+//! (`shared::disk::nbd`); this makes the next one, and hands it to the driver. A disk that was missing when the manager began is in the same state;
+//! it is looked for where it was, then by its label on all block devices.
 //!
 //! ```text
 //!  well --lost--> tried at once, then after a pause that doubles --opened, its label read, locked--> handed to the driver --> well
@@ -10,12 +11,13 @@
 use super::Input;
 use super::log::File;
 use crate::data::Table;
-use crate::session_io::Member;
+use crate::session_io::{self, Member};
 use fusevol_shared::clock::{BootTime, Clock, SystemClock};
 use fusevol_shared::disk::any::{Address, Lock, PoolDisk};
 use fusevol_shared::disk::file::OpenMode;
+use fusevol_shared::disk::find::{self, Found, Places, Wanted};
 use fusevol_shared::disk::nbd::NbdOptions;
-use fusevol_shared::disk::{Disk as _, find, ring};
+use fusevol_shared::disk::{Disk as _, ring};
 use fusevol_shared::error::{Context, Error, Kind, Result};
 use fusevol_shared::format::layout::MANAGER_LOCK;
 use fusevol_shared::ids::{DiskId, Life, PoolId};
@@ -87,7 +89,7 @@ impl Watch {
     async fn run(mut self, mut ends: watch::Receiver<bool>) {
         let mut tries = FuturesUnordered::new();
         loop {
-            tries.extend(self.due().into_iter().map(|(no, id, address)| attempt(self.pool, no, id, address)));
+            tries.extend(self.due().into_iter().map(|(no, id, disk)| attempt(self.pool, no, id, disk)));
             let disks: Vec<File> = self.table.load().iter().map(|(.., d)| d.clone()).collect();
             let resting = self.lost.is_empty();
             let look = async {
@@ -111,7 +113,7 @@ impl Watch {
     }
 
     /// The lost disks whose time has come.
-    fn due(&mut self) -> Vec<(DiskNo, DiskId, Address)> {
+    fn due(&mut self) -> Vec<session_io::Member<File>> {
         let (now, table) = (SystemClock.now(), self.table.load_full());
         let is = |no: &DiskNo, life: Life| table.iter().any(|(n, _, d)| n == no && d.life() == life && d.lost().is_some());
         self.lost.retain(|no, l| is(no, l.life));
@@ -124,7 +126,7 @@ impl Watch {
             });
             if lost.next.is_some_and(|at| at <= now) {
                 lost.next = None;
-                due.push((*no, *id, disk.address()));
+                due.push((*no, *id, disk.clone()));
             }
         }
         due
@@ -146,12 +148,31 @@ impl Watch {
     }
 }
 
-async fn attempt(pool: PoolId, no: DiskNo, id: DiskId, address: Address) -> (DiskNo, Result<PoolDisk>) {
-    let opened = match select(pin!(open(pool, id, &address)), pin!(ring::sleep(PATIENCE))).await {
-        Either::Left((opened, _)) => opened,
-        Either::Right(_) => Err(Error::new(Kind::Io, format!("{address} did not open within {} s", PATIENCE.as_secs()))),
+async fn attempt(pool: PoolId, no: DiskNo, id: DiskId, disk: File) -> (DiskNo, Result<PoolDisk>) {
+    let PoolDisk::Absent(absent) = &*disk else { return (no, in_time(pool, id, &disk.address()).await) };
+    let mut why = None;
+    for address in absent.hints() {
+        match in_time(pool, id, address).await {
+            Ok(disk) => return (no, Ok(disk)),
+            Err(e) => why = why.or(Some(e)),
+        }
+    }
+    // Each device that is looked at has its own limit of time.
+    let wanted = Wanted { no, id, paths: Vec::new() };
+    let found = find::find(pool, &[wanted], &Places { globs: Vec::new(), scan: true }, OpenMode::Read).await.pop();
+    let opened = match found {
+        Some(Found::Here(here)) => in_time(pool, id, &here.disk.address()).await,
+        Some(Found::Refused(why)) => Err(Error::new(Kind::Refused, why)),
+        Some(Found::Missing(_)) | None => Err(why.unwrap_or_else(|| Error::new(Kind::NotFound, "no block device carries its label"))),
     };
     (no, opened)
+}
+
+async fn in_time(pool: PoolId, id: DiskId, address: &Address) -> Result<PoolDisk> {
+    match select(pin!(open(pool, id, address)), pin!(ring::sleep(PATIENCE))).await {
+        Either::Left((opened, _)) => opened,
+        Either::Right(_) => Err(Error::new(Kind::Io, format!("{address} did not open within {} s", PATIENCE.as_secs()))),
+    }
 }
 
 async fn open(pool: PoolId, id: DiskId, address: &Address) -> Result<PoolDisk> {
@@ -167,7 +188,9 @@ async fn open(pool: PoolId, id: DiskId, address: &Address) -> Result<PoolDisk> {
 /// Of this disk: what the new life must have as the former one had.
 pub(super) fn same(former: &Member<File>, new: &PoolDisk) -> Result<()> {
     let (no, _, disk) = former;
-    match disk.size() == new.size() {
+    // Of one that was missing only whole AUs are known.
+    let fits = if matches!(**disk, PoolDisk::Absent(_)) { new.size() >= disk.size() } else { new.size() == disk.size() };
+    match fits {
         true => Ok(()),
         false => {
             Err(Error::new(Kind::Refused, format!("disk {no} has another size than before: {} bytes, not {}", new.size(), disk.size())))

@@ -5,15 +5,16 @@
 //! has landed: its successor waits for that a little, and says who is in the way if it lasts.
 
 use super::fence;
-use super::log::{self, StoreLog};
+use super::join::Log;
+use super::log::{self, StoreLog, Won};
 use super::{Driver, Handle, Input, Outside, QUEUE_MAX};
 use crate::admin::config::Config as Settings;
 use crate::admin::dir::{Dir, DirLock};
-use crate::admin::disks;
+use crate::admin::disks::{self, Found};
 use crate::admin::server::{self, Admins};
 use crate::authority::Authority;
 use crate::catalog::Catalog;
-use crate::core::{AdminRequest, Config, Core, Now};
+use crate::core::{AdminRequest, Config, Core, Event, Now};
 use crate::data::{DataDisks, DataServer, Verdicts};
 use crate::listen::{ListenLimits, Listener};
 use fusevol_shared::clock::SystemClock;
@@ -41,6 +42,7 @@ pub fn serve(dir: &Dir, force: bool, ready: impl FnOnce() -> Result<()>) -> Resu
     let boot = boot_id()?;
     let (to, inputs) = mpsc::channel(QUEUE_MAX);
     let (log, catalog) = open(dir, &mut settings, force, &to)?;
+    let missing: Vec<Event> = log.lost().into_iter().map(|(disk, why)| Event::DiskMissing { disk, why }).collect();
     let news = news(&settings, &catalog, &log);
     let pool = catalog.pool().ok_or_else(|| Error::new(Kind::Damaged, "the catalog does not say which pool it is of"))?.clone();
     let lease = Duration::from_millis(pool.lease_ms.into());
@@ -57,6 +59,10 @@ pub fn serve(dir: &Dir, force: bool, ready: impl FnOnce() -> Result<()>) -> Resu
     let on = runtime.handle().clone();
     let thread = std::thread::Builder::new().name("driver".to_owned()).spawn(move || driver.run(&on));
     let thread = thread.context(Kind::Io, || "the driver's thread")?;
+    for event in missing {
+        // A driver that is gone says why by itself.
+        let _ = runtime.block_on(to.send(event.into()));
+    }
     let handle = Handle::new(to);
     for request in news {
         runtime.block_on(handle.ask(request))?;
@@ -76,18 +82,33 @@ pub fn serve(dir: &Dir, force: bool, ready: impl FnOnce() -> Result<()>) -> Resu
 }
 
 /// Opens the disks and wins a generation on them. Disks that the configuration does not know are written down, and the
-/// pool is won again with all of them.
+/// pool is won again with all of them. Disks may be missing as long as a quorum of the catalog's is here: they are as lost ones then.
 fn open(dir: &Dir, settings: &mut Settings, force: bool, to: &mpsc::Sender<Input>) -> Result<(StoreLog, Catalog)> {
-    let mut members = disks::find(settings, OpenMode::ReadWrite)?;
-    let mut won = log::open(&members, force)?;
+    let mut found = disks::find(settings, OpenMode::ReadWrite)?;
+    let mut won = win(&found, settings, force)?;
     let mut catalog = Catalog::fold(&won.records)?;
-    if disks::complete(&mut members, settings, &catalog, OpenMode::ReadWrite)? {
+    if disks::complete(&mut found, settings, &catalog, OpenMode::ReadWrite)? {
         drop(won);
-        won = log::open(&members, force)?;
+        won = win(&found, settings, force)?;
         catalog = Catalog::fold(&won.records)?;
         settings.save(dir)?;
     }
-    Ok((won.start(&catalog, dir.file(fence::FOLDER), to.clone())?, catalog))
+    Ok((won.start(&catalog, &found.missing, dir.file(fence::FOLDER), to.clone())?, catalog))
+}
+
+/// Where too few of the catalog's disks are here, all that are missing are named, with where they were.
+fn win(found: &Found, settings: &Settings, force: bool) -> Result<Won> {
+    if found.members.is_empty() {
+        return Err(found.lack(settings));
+    }
+    log::open(&found.members, found.missing.is_empty(), force).map_err(|e| {
+        if e.kind() != Kind::Refused || found.missing.is_empty() || !found.is_short() {
+            return e;
+        }
+        let lack = found.lack(settings);
+        let hint = format!("{}; {}", lack.hint_text().unwrap_or_default(), e.hint_text().unwrap_or_default());
+        lack.because(e).hint(hint)
+    })
 }
 
 /// What this host knows better than the catalog: where the disks are, and where clients find the manager.

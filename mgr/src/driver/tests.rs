@@ -77,6 +77,9 @@ impl Log for MemLog {
         self.seen.note(format!("reopened {no}, {} records", checkpoint().len()));
         Ok(())
     }
+    fn lost(&self) -> Vec<(DiskNo, String)> {
+        Vec::new()
+    }
     fn lives(&self) -> Vec<(DiskNo, Life)> {
         Vec::new()
     }

@@ -83,19 +83,20 @@ impl<D: Disk, W: Door<D>> Group<D, W> {
     {
         join_all(which.iter().filter_map(|i| Some((*i, self.members.get(*i)?))).map(|(i, m)| {
             let work = op(m);
-            async move { (i, self.bounded(m, work).await) }
+            async move { (i, self.bounded(|| m.name(), work).await) }
         }))
         .await
     }
 
-    async fn bounded<T>(&self, m: &Member<D>, work: impl Future<Output = DiskResult<T>>) -> DiskResult<T> {
+    /// Does it, or has failed once the limit is over.
+    pub async fn bounded<T>(&self, name: impl FnOnce() -> String, work: impl Future<Output = DiskResult<T>>) -> DiskResult<T> {
         let (work, sleep) = (pin!(work), pin!(self.door.sleep(self.limit)));
         match select(work, sleep).await {
             Either::Left((result, _)) => result,
             Either::Right(_) => Err(DiskError {
                 answer: Answer::NotReturned,
                 errno: libc::ETIMEDOUT,
-                what: format!("no answer of {} in {} s", m.name(), self.limit.as_secs()),
+                what: format!("no answer of {} in {} s", name(), self.limit.as_secs()),
             }),
         }
     }

@@ -56,6 +56,9 @@ pub async fn inspect<D: Disk, R: LogRecord>(candidates: Vec<Candidate<D>>, optio
     let table = group.table(&group.well()).await;
     let view = group.view(&table)?;
     view.enough(true)?;
+    if let Err(few) = view.enough(false) {
+        warnings.push(format!("{few}: the catalog that was read may be an old one"));
+    }
     let log = replay(&group, &view.present, &view.newest).await?;
     let mut records = Vec::new();
     log.units.iter().try_for_each(|u| unpack(u, &mut records))?;

@@ -50,6 +50,14 @@
 //! needs a write to land within lease and margin. One that lands later still finds, or leaves, a SEAL that is not clear:
 //! then one manager too many ends, but never two serve.)
 //!
+//! *A disk that is not here.* A quorum of the recorded set is, else nothing begins; so the newest label that is seen is the newest there is, and its log has
+//! all that was answered. A manager that lives has a copy on one of the disks that are here, for any quorum shares a disk with its set: on this boot
+//! its lock is held there; elsewhere its heart beats there, and the SEAL that is written there ends it before it answers again. With fewer
+//! than a quorum neither side begins, so two never serve apart, but by force: a disk that comes back with a label that another manager has written
+//! under the own generation or a later one is not used. The lock of a predecessor on the missing disk cannot be asked, and what it has under way to it may
+//! land once it is back: a disk that is not here counts as one that knows no locks, so a predecessor that did not end in order is waited for, its area
+//! is kept in quarantine, and nothing counts as drained (K1), until a manager has won with all disks.
+//!
 //! *Init.* Labels say `Preparing` until all else is durable; the catalog disks become members last.
 //!
 //! Every step of recovery only writes into an own area, own table entry, SEALs and newer labels: a crash within recovery
@@ -75,6 +83,7 @@ pub use log::{Room, Store};
 pub use open::open;
 pub use record::{LogRecord, unpack};
 pub use start::Takeover;
+pub use survey::quorum;
 
 use fusevol_shared::error::Result;
 use fusevol_shared::ids::{Generation, PoolId};
@@ -97,6 +106,8 @@ pub struct Options {
     /// The administrator's word: no other manager of this pool is alive, nothing of one is under way, and missing catalog
     /// disks are to be left behind.
     pub force: bool,
+    /// Every disk of the pool is among the candidates.
+    pub whole: bool,
     /// How long to look for heartbeats of a manager on another host: longer than between two of them.
     pub watch: Duration,
     /// What is waited beyond the lease after sealing.
@@ -110,6 +121,7 @@ impl Default for Options {
         Self {
             pool: None,
             force: false,
+            whole: true,
             watch: Duration::from_secs(5),
             margin: Duration::from_millis(2500),
             limit: Duration::from_secs(30),

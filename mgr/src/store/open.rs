@@ -4,7 +4,7 @@
 //! gather labels -> byte locks -> view (newest label, quorum) -> watch heartbeats of foreign predecessors
 //!   -> claim (own Clear SEAL and owner record, durable) -> seal every other generation (durable)
 //!   -> wait one lease and a margin, unless all predecessors ran on this boot and their locks are free (on every disk: one
-//!      that knows no locks proves nothing, so a predecessor of this boot is waited for as one of another host)
+//!      that knows no locks, or is not here, proves nothing, so a predecessor of this boot is waited for as one of another host)
 //!   -> read the owner table and the labels again: still mine, nothing newer -> read the log -> Takeover
 //! ```
 //! The order "seal, then read the labels again" meets the predecessor's "write labels, then read the SEAL": one of the
@@ -44,7 +44,7 @@ enum Attempt {
 pub(super) struct Won {
     pub view: View,
     pub generation: Generation,
-    /// Byte locks speak for the managers of this boot: every disk knows them.
+    /// Byte locks speak for the managers of this boot: every disk is here and knows them.
     pub locked: bool,
     /// Predecessors whose last I/O may still land.
     pub undrained: Vec<OwnerRecord>,
@@ -66,9 +66,11 @@ where
     W: Door<D>,
     R: LogRecord,
 {
+    let known = candidates.len();
     let (pool, members, mut warnings) = gather(candidates, options.pool).await?;
+    let whole = options.whole && members.len() == known;
     let mut group = Group { pool, members, door, limit: options.limit };
-    let locked = lock(&group).await? || !holds(Tag::K1);
+    let locked = lock(&group).await? && whole || !holds(Tag::K1);
     for attempt in 0..ATTEMPTS {
         if attempt > 0 {
             group.read_labels().await?;

@@ -3,37 +3,55 @@
 //! ```text
 //!  in the set: a copy that has failed nothing -----------------------------------> its disk is the new one, and it goes on
 //!  out of it: it missed a commit, or would not answer --> a disk without a copy --> takes one in the next area, with the labels (`log::switch`)
+//!  not here when this manager began -----------------------> the same
 //! ```
 
+use super::Candidate;
 use super::door::Door;
+use super::group::Member;
 use super::log::Store;
 use super::record::{LogRecord, pack_pieces};
 use fusevol_shared::disk::{Disk, label};
-use fusevol_shared::error::{Error, Kind, Result};
+use fusevol_shared::error::{Kind, Result};
 use fusevol_shared::format::label::Finding;
 use fusevol_shared::ids::DiskId;
 
 impl<D: Disk, W: Door<D>> Store<D, W> {
     /// Disk `id` is this open one from now on. Where it holds no copy of the catalog and is to, it gets one: `checkpoint` gives records that rebuild the
-    /// state as it is durable.
+    /// state as it is durable. Whether it may be used: one that does not say that it is the pool's, or has gone its own way, may not, and is left out with a
+    /// warning.
     ///
     /// # Errors
-    /// As [`Store::commit`]. A disk that does not say that it is the pool's is left out, and a warning.
-    pub async fn rejoin<R: LogRecord>(&mut self, id: DiskId, disk: D, checkpoint: impl FnOnce() -> Vec<R>) -> Result<()> {
-        let Some(i) = self.group.members.iter().position(|m| m.label.disk == id) else {
-            return Err(Error::new(Kind::Internal, format!("disk {id} is opened again, and is none of the pool's")));
-        };
-        self.group.members[i].disk = disk;
-        self.check().await?;
-        if self.set.contains(&i) {
-            return Ok(());
+    /// As [`Store::commit`].
+    pub async fn rejoin<R: LogRecord>(&mut self, id: DiskId, new: Candidate<D>, checkpoint: impl FnOnce() -> Vec<R>) -> Result<bool> {
+        let known = self.group.members.iter().position(|m| m.label.disk == id);
+        if let Some(i) = known.filter(|i| self.set.contains(i)) {
+            self.group.members[i].disk = new.disk;
+            return self.check().await.map(|()| true);
         }
-        let found = self.group.each(&[i], |m| label::probe(&m.disk)).await.pop().map(|(_, found)| found);
-        let m = &mut self.group.members[i];
-        match found {
-            Some(Ok(Finding::Label(l, _))) if (l.pool, l.disk) == (self.group.pool, id) => (m.label, m.well) = (*l, true),
-            Some(Err(e)) => self.warnings.push(format!("{} is open again, and its label cannot be read: {e}", m.name())),
-            _ => self.warnings.push(format!("{} is open again, and does not carry its label", m.name())),
+        self.check().await?;
+        let label = match self.group.bounded(|| new.path.clone(), label::probe(&new.disk)).await {
+            Ok(Finding::Label(l, _)) if (l.pool, l.disk) == (self.group.pool, id) => l,
+            Err(e) => {
+                self.warnings.push(format!("{} is open again, and its label cannot be read: {e}", new.path));
+                // It is lost again, and will be opened again.
+                return Ok(true);
+            }
+            _ => {
+                self.warnings.push(format!("{} is open again, and does not carry its label", new.path));
+                return Ok(false);
+            }
+        };
+        if label.generation > self.generation || label.generation == self.generation && label.writer != self.who.instance {
+            let by = label.generation;
+            self.warnings
+                .push(format!("{} is not used: a manager that was started by force has served it apart (generation {by})", new.path));
+            return Ok(false);
+        }
+        let member = Member { disk: new.disk, path: new.path, label: *label, well: true };
+        match known {
+            Some(i) => self.group.members[i] = member,
+            None => self.group.members.push(member),
         }
         self.grow = self.further().is_some();
         if self.grow && self.next_area().is_err() {
@@ -41,8 +59,8 @@ impl<D: Disk, W: Door<D>> Store<D, W> {
             self.grow = false;
         }
         match self.grow {
-            true => self.widen(&checkpoint()).await,
-            false => Ok(()),
+            true => self.widen(&checkpoint()).await.map(|()| true),
+            false => Ok(true),
         }
     }
 

@@ -70,7 +70,8 @@ pub(super) struct View {
 }
 
 /// How many copies of a recorded set of `n` must be there to start.
-pub(super) fn quorum(n: usize) -> usize {
+#[must_use]
+pub fn quorum(n: usize) -> usize {
     n / 2 + 1
 }
 

@@ -1,6 +1,7 @@
 //! The store on disks in memory: what a commit, a switch, a failed copy and a takeover leave behind.
 
 mod copies;
+mod missing;
 mod takeover;
 mod world;
 

@@ -1,8 +1,9 @@
-//! A disk of a pool, whatever it is: a file or block device, or an export of an NBD server. By its [`Address`].
+//! A disk of a pool, whatever it is: a file or block device, or an export of an NBD server. By its [`Address`]. Or one that was not found (yet).
 //!
 //! Byte locks exist on files and devices only, and say so by their type: over NBD nothing is locked, so nothing that a process on
 //! this host has written there is ever proven to have landed (PROTOCOLS.md, K1 and T3).
 
+use super::absent::AbsentDisk;
 use super::buf::{IoBuf, IoBytes};
 use super::file::{FileDisk, Identity, OpenMode};
 use super::nbd::uri::{NbdUri, is_nbd};
@@ -100,6 +101,8 @@ pub enum PoolDisk {
     File(FileDisk),
     /// An export.
     Nbd(NbdDisk),
+    /// One that was not found.
+    Absent(AbsentDisk),
 }
 
 impl PoolDisk {
@@ -137,21 +140,23 @@ impl PoolDisk {
         Ok(PoolDisk::Nbd(disk))
     }
 
-    /// What opens it again; says nothing about which disk it is.
+    /// What opens it again; says nothing about which disk it is. Of one that was not found: where it was looked for first.
     #[must_use]
     pub fn address(&self) -> Address {
         match self {
             PoolDisk::File(disk) => Address::Path(disk.path().to_owned()),
             PoolDisk::Nbd(disk) => Address::Nbd(disk.uri().clone()),
+            PoolDisk::Absent(disk) => disk.hints().first().cloned().unwrap_or_else(|| Address::Path(PathBuf::new())),
         }
     }
 
-    /// Which disk it is to this host, whatever its address.
+    /// Which disk it is to this host, whatever its address; `None` for one that was not found.
     #[must_use]
-    pub fn identity(&self) -> Identity {
+    pub fn identity(&self) -> Option<Identity> {
         match self {
-            PoolDisk::File(disk) => disk.identity(),
-            PoolDisk::Nbd(disk) => disk.identity(),
+            PoolDisk::File(disk) => Some(disk.identity()),
+            PoolDisk::Nbd(disk) => Some(disk.identity()),
+            PoolDisk::Absent(_) => None,
         }
     }
 
@@ -161,6 +166,7 @@ impl PoolDisk {
         match self {
             PoolDisk::File(_) => None,
             PoolDisk::Nbd(disk) => disk.lost(),
+            PoolDisk::Absent(disk) => Some(disk.why().to_owned()),
         }
     }
 
@@ -169,6 +175,7 @@ impl PoolDisk {
         match self {
             PoolDisk::File(_) => std::future::pending().await,
             PoolDisk::Nbd(disk) => disk.until_lost().await,
+            PoolDisk::Absent(_) => {}
         }
     }
 
@@ -185,7 +192,7 @@ impl PoolDisk {
     pub fn try_lock(&self, byte: u64) -> DiskResult<Lock> {
         match self {
             PoolDisk::File(disk) => disk.try_lock(byte).map(|taken| if taken { Lock::Taken } else { Lock::Held }),
-            PoolDisk::Nbd(_) => Ok(Lock::Absent),
+            PoolDisk::Nbd(_) | PoolDisk::Absent(_) => Ok(Lock::Absent),
         }
     }
 
@@ -196,7 +203,7 @@ impl PoolDisk {
     pub fn try_lock_shared(&self, byte: u64) -> DiskResult<Lock> {
         match self {
             PoolDisk::File(disk) => disk.try_lock_shared(byte).map(|taken| if taken { Lock::Taken } else { Lock::Held }),
-            PoolDisk::Nbd(_) => Ok(Lock::Absent),
+            PoolDisk::Nbd(_) | PoolDisk::Absent(_) => Ok(Lock::Absent),
         }
     }
 
@@ -207,7 +214,7 @@ impl PoolDisk {
     pub fn lock_held_by_other(&self, byte: u64) -> DiskResult<Option<bool>> {
         match self {
             PoolDisk::File(disk) => disk.lock_held_by_other(byte).map(Some),
-            PoolDisk::Nbd(_) => Ok(None),
+            PoolDisk::Nbd(_) | PoolDisk::Absent(_) => Ok(None),
         }
     }
 }
@@ -223,6 +230,7 @@ impl fmt::Display for PoolDisk {
         match self {
             PoolDisk::File(disk) => disk.fmt(f),
             PoolDisk::Nbd(disk) => disk.fmt(f),
+            PoolDisk::Absent(disk) => disk.fmt(f),
         }
     }
 }
@@ -232,6 +240,7 @@ impl Disk for PoolDisk {
         match self {
             PoolDisk::File(disk) => disk.size(),
             PoolDisk::Nbd(disk) => disk.size(),
+            PoolDisk::Absent(disk) => disk.size(),
         }
     }
 
@@ -239,6 +248,7 @@ impl Disk for PoolDisk {
         match self {
             PoolDisk::File(disk) => disk.read(at, buf).await,
             PoolDisk::Nbd(disk) => disk.read(at, buf).await,
+            PoolDisk::Absent(disk) => disk.read(at, buf).await,
         }
     }
 
@@ -246,6 +256,7 @@ impl Disk for PoolDisk {
         match self {
             PoolDisk::File(disk) => disk.write(at, data).await,
             PoolDisk::Nbd(disk) => disk.write(at, data).await,
+            PoolDisk::Absent(disk) => disk.write(at, data).await,
         }
     }
 
@@ -253,6 +264,7 @@ impl Disk for PoolDisk {
         match self {
             PoolDisk::File(disk) => disk.write_durable(at, data).await,
             PoolDisk::Nbd(disk) => disk.write_durable(at, data).await,
+            PoolDisk::Absent(disk) => disk.write_durable(at, data).await,
         }
     }
 
@@ -260,6 +272,7 @@ impl Disk for PoolDisk {
         match self {
             PoolDisk::File(disk) => disk.flush().await,
             PoolDisk::Nbd(disk) => disk.flush().await,
+            PoolDisk::Absent(disk) => disk.flush().await,
         }
     }
 
@@ -267,6 +280,7 @@ impl Disk for PoolDisk {
         match self {
             PoolDisk::File(disk) => disk.life(),
             PoolDisk::Nbd(disk) => disk.life(),
+            PoolDisk::Absent(disk) => disk.life(),
         }
     }
 }
@@ -297,5 +311,16 @@ mod tests {
         assert_eq!((a.try_lock(1 << 40), b.try_lock(1 << 40)), (Ok(Lock::Taken), Ok(Lock::Held)));
         assert_eq!(b.lock_held_by_other(1 << 40), Ok(Some(true)));
         assert_eq!((a.address(), a.lost()), (Address::Path(file.path().into()), None));
+    }
+
+    #[test]
+    fn what_was_not_found_is_as_a_lost_path_and_proves_nothing() {
+        let hints = vec!["/dev/sdx".parse::<Address>().unwrap()];
+        let disk = PoolDisk::Absent(AbsentDisk::new(hints.clone(), 64 << 20, "no such file".into()));
+        assert_eq!((disk.lost(), disk.has_locks(), disk.life()), (Some("no such file".into()), false, Life::NONE));
+        assert_eq!((disk.try_lock(0), disk.lock_held_by_other(0)), (Ok(Lock::Absent), Ok(None)));
+        let failed = super::super::ring::block_on(disk.flush()).unwrap_err();
+        assert_eq!((failed.answer, failed.errno), (super::super::Answer::Answered, libc::ENOTCONN));
+        assert_eq!(disk.address(), hints[0]);
     }
 }

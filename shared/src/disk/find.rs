@@ -157,7 +157,8 @@ async fn look(path: Address, source: Source) -> Seen {
         Ok(disk) => disk,
         Err(e) => return Seen { finding: Err(e.to_string()), ..unseen },
     };
-    let identity = disk.identity();
+    // What was just opened is something.
+    let Some(identity) = disk.identity() else { return unseen };
     let finding = probe(&disk).await.map_err(|e| e.to_string());
     let (medium, lower) = (host::medium(identity), host::lower(identity));
     Seen { identity: Some(identity), size: disk.size(), finding, medium: Some(medium), lower, ..unseen }

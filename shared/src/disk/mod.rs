@@ -3,7 +3,7 @@
 //! - [`buf`]: aligned memory that can be split and rejoined, so that one request's pieces go to disks without a copy.
 //! - [`ring`]: a thread's io_uring, and the executor that runs one future on it.
 //! - [`file`]: a plain file or block device, `O_DIRECT`, by io_uring.
-//! - [`nbd`]: an export of an NBD server. [`any`]: one or the other, by its address.
+//! - [`nbd`]: an export of an NBD server. [`absent`]: one that was not found. [`any`]: one or the other, by its address.
 //! - [`label`]: reads whose a disk is.
 //! - [`mem`]: memory, for tests and models. [`fault`]: a decorator that fails, delays or hangs chosen I/O.
 //! - [`reservations`]: who may write to a disk, kept by the disk itself.
@@ -13,6 +13,7 @@
 //! completion has come, whatever happens to the future that asked; a completed write is durable only after a flush
 //! that was *submitted* after that completion, or when it was written with `write_durable`.
 
+pub mod absent;
 pub mod any;
 pub mod buf;
 pub mod fault;

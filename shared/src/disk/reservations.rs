@@ -135,6 +135,7 @@ impl PoolDisk {
         match self {
             PoolDisk::File(disk) => Ok(disk),
             PoolDisk::Nbd(_) => Err(NotReserved::Unknown),
+            PoolDisk::Absent(disk) => Err(NotReserved::Failed(disk.to_string())),
         }
     }
 }

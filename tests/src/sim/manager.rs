@@ -317,11 +317,8 @@ impl Serving {
         while let Some(no) = self.back.take() {
             let (_, id, disk) = self.disks[usize::from(no.0)].clone();
             let core = self.core.clone();
-            match self.store.rejoin(id, disk, || core.borrow().catalog().dump()).await {
-                // The program does not begin without all its disks; here one did, and what it has not opened it does not open again.
-                Err(e) if e.kind() == Kind::Internal => continue,
-                done => done?,
-            }
+            let new = Candidate { path: format!("disk {no}"), disk };
+            self.store.rejoin(id, new, || core.borrow().catalog().dump()).await?;
             self.m.watch.reopened.set(self.m.watch.reopened.get() + 1);
             self.m.sched().say(self.m.proc, format_args!("has opened disk {no} again"));
         }
@@ -490,6 +487,7 @@ fn event_name(event: &Event) -> &'static str {
         Event::NonceRead { .. } => "nonce read",
         Event::BlocksCopied { .. } => "blocks copied",
         Event::LaidAgain { .. } => "laid again",
+        Event::DiskMissing { .. } => "disk missing",
         Event::DiskLooked { .. } => "disk looked",
         Event::Errand { .. } => "errand",
         Event::LetterWritten { .. } => "letter written",

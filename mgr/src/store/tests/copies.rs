@@ -1,5 +1,6 @@
 //! Failed, damaged, stale and missing copies.
 
+use super::Candidate;
 use super::world::World;
 use fusevol_shared::disk::Answer;
 use fusevol_shared::disk::fault::{Fault, Ops, Rule};
@@ -50,7 +51,8 @@ fn a_copy_comes_back_with_its_disk() {
         let known: Vec<u64> = if missed { vec![1, 2] } else { vec![1] };
         let again = super::world::TestDisk::over(1, former.mem.clone());
         let area = s.area.no;
-        w.run(s.rejoin(id, again.clone(), || super::world::dump(&known))).expect("it is back");
+        let new = Candidate { disk: again.clone(), path: "d1".into() };
+        assert!(w.run(s.rejoin(id, new, || super::world::dump(&known))).expect("it is back"));
         assert_eq!((s.copies().len(), s.area.no == area), (2, !missed), "missed: {missed}");
         w.commit(&mut s, &[3]).expect("commits");
         w.kill(1);
@@ -80,7 +82,9 @@ fn a_disk_without_its_label_does_not_come_back() {
     w.commit(&mut s, &[1]).expect("one of two suffices to go on");
     let _ = s.take_warnings();
     let blank = super::world::TestDisk::new(1);
-    w.run(s.rejoin(fusevol_shared::ids::DiskId([2; 16]), blank, || super::world::dump(&[1]))).expect("the store goes on");
+    let blank = Candidate { disk: blank, path: "d1".into() };
+    let used = w.run(s.rejoin(fusevol_shared::ids::DiskId([2; 16]), blank, || super::world::dump(&[1])));
+    assert!(!used.expect("the store goes on"));
     assert_eq!(s.copies().len(), 1);
     assert!(s.take_warnings().iter().any(|t| t.contains("does not carry its label")));
     w.commit(&mut s, &[2]).expect("commits");
