@@ -18,9 +18,9 @@ fn missing(m: &Mirrored) -> Vec<String> {
     texts.filter(|t| t.contains("is missing")).collect()
 }
 
-/// > One leg, one path, or the manager may fail.
+/// > A manager begins while disks of its pool are missing, if it sees a quorum of those that hold the catalog; else it refuses, and names them.
 ///
-/// First the one, then the other: the disk's server dies under load, then the manager, which begins again without the disk.
+/// The disk's server dies under load, then the manager, which begins again without the disk.
 #[test]
 fn a_manager_begins_while_a_disk_is_missing() {
     let mut m = Mirrored::new(&[DISK; 3], "256M");
@@ -58,7 +58,7 @@ fn a_manager_begins_while_a_disk_is_missing() {
     println!("{} AUs have equal copies", m.check_copies());
 }
 
-/// > A manager begins with a quorum of the catalog's disks; never without.
+/// > A manager begins while disks of its pool are missing, if it sees a quorum of those that hold the catalog; else it refuses, and names them.
 #[test]
 fn without_a_quorum_of_the_catalog_it_refuses_and_says_which_disks_are_missing() {
     let mut m = Mirrored::new(&[DISK; 3], "256M");
