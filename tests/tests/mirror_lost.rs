@@ -2,8 +2,10 @@
 
 use fusevol_tests::real::load::{Load, Oracle, SPAN, THREADS};
 use fusevol_tests::real::mirrored::{Mirrored, PATIENCE, fill, filled, goes_on, number, out, shown};
+use fusevol_tests::real::mount::Mount;
 use fusevol_tests::real::rounds_of;
 use fusevol_tests::real::wait::{timed, until};
+use std::fs::{File, OpenOptions};
 use std::time::Duration;
 
 const DISK: u64 = 2 << 30;
@@ -45,6 +47,33 @@ fn a_disk_is_lost_for_good() {
         goes_on(&load, 100);
         let mut oracle = load.finish();
         oracle.verify("at the end", &mount.image("db"));
+        mount.umount();
+        println!("{} AUs have equal copies", m.check_copies());
+    }
+}
+
+/// > A disk that fails under a mirrored volume is an error to nobody: it goes on with the other copies.
+///
+/// A reader finds it, beside a writer that has the volume open and does nothing.
+#[test]
+fn a_reader_finds_a_disk_dead() {
+    const FILLED: u64 = 32;
+    for lost in [0, 1] {
+        let mut m = Mirrored::new(&[DISK; 2], "256M");
+        let key = m.pool.client("host2", &[("db", "read")]);
+        let mount = m.mount("fv");
+        fill(&mount.image("db"), 0, FILLED);
+        let writer = OpenOptions::new().write(true).open(mount.image("db")).expect("it opens");
+        let reads = Mount::new(&key, &m.pool.path().join("reader"));
+        let reader = File::open(reads.image("db")).expect("it opens");
+        m.servers[lost].kill();
+        let ((), took) = timed(|| filled(&reads.image("db"), 0, FILLED));
+        println!("disk {lost} is dead, the writer does nothing: read after {took:?}");
+        assert!(took < STALL, "{took:?}");
+        drop((reader, writer));
+        reads.umount();
+        m.servers[lost].start();
+        m.whole();
         mount.umount();
         println!("{} AUs have equal copies", m.check_copies());
     }

@@ -16,6 +16,7 @@ mod task;
 
 use super::Volume;
 use crate::control::Control;
+use crate::disks::io_error;
 use fusevol_shared::change::Entry;
 use fusevol_shared::clock::BootTime;
 use fusevol_shared::disk::Disk;
@@ -26,6 +27,7 @@ use fusevol_shared::units::{DiskNo, VolAu};
 use fusevol_shared::wire::data::Claim;
 use fusevol_shared::wire::messages::{GetMap, Recovery, RecoveryOrders};
 use futures_util::future::{Either, select};
+use round::Round;
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -142,15 +144,21 @@ impl<D: Disk, C: Control> Volume<D, C> {
         let _one = self.copying.looking.lock().await;
         self.engine.lease.wait().await?;
         let orders = self.orders().await?;
-        self.give_up(&orders).await?;
-        self.look_for_returns(&orders, well).await?;
+        let round = Round::new(&orders);
+        self.asking_meanwhile(&round, self.one_round(&orders, &round, well)).await
+    }
+
+    async fn one_round(&self, orders: &RecoveryOrders, round: &Round<'_>, well: &mut BTreeMap<DiskNo, u32>) -> Result<()> {
+        self.give_up(orders).await?;
+        self.look_at_suspects(orders).await?;
+        self.look_for_returns(orders, well).await?;
         self.copying.say("");
         self.heal_log().await?;
         if orders.paused {
             self.copying.say("paused");
             return Ok(());
         }
-        let left = self.copy_all(&orders).await?;
+        let left = self.copy_all(round).await?;
         let out = !self.legs.out.disks().is_empty();
         if !left && !out && self.adopt(orders.todo).await? {
             self.copying.whole.store(true, Ordering::SeqCst);
@@ -201,6 +209,18 @@ impl<D: Disk, C: Control> Volume<D, C> {
         Ok(())
     }
 
+    /// Disks that a reader does not reach: where they do not answer here either, the volume goes on without them, if it can.
+    async fn look_at_suspects(&self, orders: &RecoveryOrders) -> Result<()> {
+        for no in orders.look_at.iter().copied().filter(|no| !self.legs.out.has(*no)) {
+            let Err(e) = self.read_there(no).await else { continue };
+            let there: Vec<_> = self.view.iter_from(VolAu(0)).map(|(_, s)| s).filter(|s| s.in_sync().any(|at| at.disk == no)).collect();
+            if Self::have_others(&there, &[no]) {
+                self.lose_leg(no, &format!("neither a reader nor the writer gets an answer: {e}")).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// Disks that are out, not given up, and answer again.
     async fn look_for_returns(&self, orders: &RecoveryOrders, well: &mut BTreeMap<DiskNo, u32>) -> Result<()> {
         for no in self.legs.out.disks().iter().copied().filter(|no| !orders.given_up.contains(no)) {
@@ -215,18 +235,22 @@ impl<D: Disk, C: Control> Volume<D, C> {
         Ok(())
     }
 
-    /// Whether a page of the volume on this disk can be read.
+    /// Whether a page of the volume on this disk can be read, at once.
     async fn answers(&self, no: DiskNo) -> bool {
-        let legs = self.view.iter_from(VolAu(0)).flat_map(|(au, s)| s.legs().map(move |l| (au, l)));
-        let Some((au, leg)) = legs.into_iter().find(|(_, l)| l.at.disk == no && l.state != LegState::Gone) else { return true };
-        let Ok(disk) = self.engine.disks.get(no) else { return false };
-        let page = IoBuf::zeroed(fusevol_shared::units::PAGE);
-        let read = disk.read(leg.at.au.start(self.engine.au_size), page, Claim::Live { volume: self.id, au });
         // One that is not there would be waited for as long as for a manager.
-        match select(pin!(read), pin!(self.engine.control.sleep(LOOK))).await {
-            Either::Left(((read, _), _)) => read.is_ok(),
+        match select(pin!(self.read_there(no)), pin!(self.engine.control.sleep(LOOK))).await {
+            Either::Left((read, _)) => read.is_ok(),
             Either::Right(_) => false,
         }
+    }
+
+    /// Reads a page of the volume on this disk, where there is any.
+    async fn read_there(&self, no: DiskNo) -> Result<()> {
+        let legs = self.view.iter_from(VolAu(0)).flat_map(|(au, s)| s.legs().map(move |l| (au, l)));
+        let Some((au, leg)) = legs.into_iter().find(|(_, l)| l.at.disk == no && l.state != LegState::Gone) else { return Ok(()) };
+        let (disk, page) = (self.engine.disks.get(no)?, IoBuf::zeroed(fusevol_shared::units::PAGE));
+        let (read, _) = disk.read(leg.at.au.start(self.engine.au_size), page, Claim::Live { volume: self.id, au }).await;
+        read.map_err(|e| io_error(no, e))
     }
 
     /// The disk is written again: the map says of each leg there whether it misses something.

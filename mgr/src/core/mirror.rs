@@ -27,6 +27,9 @@ use std::time::Duration;
 /// How long legs may be out before their copies are made elsewhere, where the pool does not say.
 const REBUILD_AFTER: Duration = Duration::from_secs(60);
 
+/// What a reader said of a disk counts so long; it says it again and again.
+const SUSPECTED: Duration = Duration::from_secs(5);
+
 /// Who asked for the legs of a volume on a disk to be given up, and whom they wait for.
 #[derive(Debug)]
 pub(super) struct LegWait {
@@ -59,6 +62,7 @@ impl Core {
         }
         let writes = a.writes();
         if !writes && self.catalog.writer(m.volume).is_some() {
+            self.suspect(m.volume, m.disk);
             return Err(
                 Error::new(Kind::Busy, "it is for the writer of the volume to say that a leg has failed").hint("try again in a moment")
             );
@@ -77,6 +81,22 @@ impl Core {
             self.commit_leg_out(m.volume, m.disk, dirty.to_vec(), &m.why)?;
         }
         Ok(self.wait_for_legs(session, m.volume, m.disk, asker).then(done))
+    }
+
+    /// A reader does not reach its copies on a disk: the writer is asked to look.
+    fn suspect(&mut self, volume: VolumeId, disk: DiskNo) {
+        let now = self.now.boot;
+        self.suspects.retain(|_, said| said.plus(SUSPECTED) > now);
+        if self.catalog.disk(disk).is_some() && self.suspects.insert((volume, disk), now).is_none() {
+            self.list_changed(volume);
+        }
+    }
+
+    /// The disks that a volume's writer is to look at.
+    pub(super) fn suspects(&self, volume: VolumeId) -> Vec<DiskNo> {
+        let fresh = |said: &BootTime| said.plus(SUSPECTED) > self.now.boot;
+        let of_it = self.suspects.range((volume, DiskNo(0))..=(volume, DiskNo(u16::MAX)));
+        of_it.filter(|(_, said)| fresh(said)).map(|((_, disk), _)| *disk).collect()
     }
 
     /// From now on nobody reads or writes these legs.

@@ -121,6 +121,8 @@ pub struct Core {
     /// Administrators that wait for the end of sessions.
     confirms: Vec<Confirm>,
     joining: Option<Joining>,
+    /// Copies that a reader does not reach, beside a writer: when it said so.
+    suspects: BTreeMap<(VolumeId, DiskNo), BootTime>,
     /// Administrators that wait until a client is let in again.
     unfencing: BTreeMap<AdminId, String>,
     /// Clients that wait for a look at a disk.
@@ -199,6 +201,7 @@ impl Core {
             limbo_moved: true,
             confirms: Vec::new(),
             joining: None,
+            suspects: BTreeMap::new(),
             unfencing: BTreeMap::new(),
             waiting: Vec::new(),
             leg_waits: Vec::new(),

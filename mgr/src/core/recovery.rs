@@ -88,7 +88,7 @@ impl Core {
         let given_up: BTreeSet<DiskNo> =
             self.given_up(m.volume).into_iter().chain(self.catalog.disks().filter(|d| d.failed).map(|d| d.entry.no)).collect();
         let given_up = given_up.into_iter().collect();
-        Ok(Reply::RecoveryOrders(RecoveryOrders { given_up, todo, paused, limit, copies }))
+        Ok(Reply::RecoveryOrders(RecoveryOrders { given_up, todo, paused, limit, copies, look_at: self.suspects(m.volume) }))
     }
 
     /// AUs of a volume that lack copies, as far as is folded.

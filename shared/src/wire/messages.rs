@@ -28,7 +28,7 @@ use rkyv::{Archive, Deserialize, Serialize};
 /// 4: `CheckPath`; I/O through the manager, on data connections (`super::data`).
 /// 5: locks of byte ranges (`SetLock`, `GetLock`, `RetakeLocks`, `LocksFreed`).
 /// 6: mirrors (`LegOut`, `Recovery`, `LegFailed`; `Attached`, `SnapshotOpened` say which disks are out; `Grant` and `NewJournal` say which to avoid).
-/// 7: `NewDisk`.
+/// 7: `NewDisk`; `RecoveryOrders` names disks to be looked at.
 pub const PROTOCOL: u16 = 7;
 /// Most AUs in one `Grant`.
 pub const AUS_PER_GRANT: u32 = 1024;

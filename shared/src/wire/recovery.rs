@@ -57,6 +57,8 @@ message!(/// What the copier may do.
     limit: u64,
     /// Copies of each AU.
     copies: u8,
+    /// Disks that a reader of the volume does not reach: it is for the writer to look whether they answer.
+    look_at: Vec<DiskNo>,
 });
 message!(/// Legs of a volume on a disk miss writes from now on: answered once nothing is read there any more. Its snapshots' legs too.
     LegFailed {

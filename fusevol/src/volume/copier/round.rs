@@ -1,7 +1,8 @@
 //! One round of the copier: all AUs that lack copies, some batches beside each other, one being read while another is written.
 //!
-//! A round lasts as long as there is something to copy, hours for a large volume. So it hears of new orders while it goes on: where they are others
-//! than those that it began with, no batch begins any more, what waits for its turn begins nothing, and the next round has the new ones.
+//! A round lasts as long as there is something to copy, hours for a large volume, and what it waits for may be a disk that has just died. So the manager is
+//! asked all the while: where its orders are others than those that the round began with, no batch begins any more, what waits for its turn begins
+//! nothing, and the next round has the new ones; and what it counts says whether the volume can do without that disk.
 
 use super::task::{Need, Task};
 use super::{Copying, LOOK};
@@ -15,6 +16,7 @@ use fusevol_shared::wire::messages::RecoveryOrders;
 use futures_util::StreamExt;
 use futures_util::future::{Either, select};
 use futures_util::stream::FuturesUnordered;
+use std::convert::Infallible;
 use std::pin::pin;
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,13 +28,17 @@ const AT_ONCE: usize = 2;
 const BATCHES: usize = 2;
 
 /// What a round was told when it began.
-struct Round<'a> {
+pub(super) struct Round<'a> {
     orders: &'a RecoveryOrders,
     /// There are others.
     over: AtomicBool,
 }
 
-impl Round<'_> {
+impl<'a> Round<'a> {
+    pub(super) fn new(orders: &'a RecoveryOrders) -> Self {
+        Self { orders, over: AtomicBool::new(false) }
+    }
+
     fn is_over(&self) -> bool {
         self.over.load(Ordering::Relaxed)
     }
@@ -56,28 +62,19 @@ impl Copying {
 
 impl<D: Disk, C: Control> Volume<D, C> {
     /// Copies what lacks, until nothing does or there are other orders. Whether anything lacked.
-    pub(super) async fn copy_all(&self, orders: &RecoveryOrders) -> Result<bool> {
-        let round = Round { orders, over: AtomicBool::new(false) };
+    pub(super) async fn copy_all(&self, round: &Round<'_>) -> Result<bool> {
         let (mut from, mut left) = (Some(VolAu(0)), false);
         let (mut under_way, mut result) = (FuturesUnordered::new(), Ok(()));
-        let mut hears = pin!(self.hears_others(&round));
         loop {
             while let Some(at) = from.filter(|_| under_way.len() < BATCHES && result.is_ok() && !self.is_closed() && !round.is_over()) {
-                let (tasks, next, waits) = self.lacking(at, orders);
+                let (tasks, next, waits) = self.lacking(at, round.orders);
                 left |= waits || !tasks.is_empty();
                 if !tasks.is_empty() {
-                    under_way.push(self.copy_some(tasks, &round));
+                    under_way.push(self.copy_some(tasks, round));
                 }
                 from = next;
             }
-            let done = match round.is_over() {
-                true => under_way.next().await,
-                false => match select(under_way.next(), hears.as_mut()).await {
-                    Either::Left((done, _)) => done,
-                    Either::Right(((), _)) => continue,
-                },
-            };
-            match done {
+            match under_way.next().await {
                 // The first error counts; what is under way comes to its end.
                 Some(done) => result = result.and(done),
                 None => return result.map(|()| left || round.is_over()),
@@ -85,14 +82,21 @@ impl<D: Disk, C: Control> Volume<D, C> {
         }
     }
 
-    /// Returns once the manager has other orders than this round's. Where it does not answer, those stand.
-    async fn hears_others(&self, round: &Round<'_>) {
+    /// Does the work of a round, and asks the manager meanwhile.
+    pub(super) async fn asking_meanwhile<T>(&self, round: &Round<'_>, work: impl Future<Output = T>) -> T {
+        match select(pin!(work), pin!(self.ask_again(round))).await {
+            Either::Left((done, _)) => done,
+            Either::Right((never, _)) => match never {},
+        }
+    }
+
+    /// Where the manager does not answer, the orders that there are stand.
+    async fn ask_again(&self, round: &Round<'_>) -> Infallible {
         loop {
             self.engine.control.sleep(LOOK).await;
             let Ok(now) = self.orders().await else { continue };
             if (RecoveryOrders { todo: round.orders.todo, ..now }) != *round.orders {
                 round.over.store(true, Ordering::Relaxed);
-                return;
             }
         }
     }

@@ -70,7 +70,7 @@ mod tests {
 
     fn need(legs: &[Leg], out: &[u16], given_up: &[u16]) -> Need {
         let no = |all: &[u16]| all.iter().copied().map(DiskNo).collect::<Vec<_>>();
-        let orders = RecoveryOrders { given_up: no(given_up), todo: 1, paused: false, limit: 0, copies: 2 };
+        let orders = RecoveryOrders { given_up: no(given_up), todo: 1, paused: false, limit: 0, copies: 2, look_at: Vec::new() };
         of_legs(VolAu(0), legs, &no(out), &orders)
     }
 
