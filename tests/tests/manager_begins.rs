@@ -52,6 +52,11 @@ fn a_manager_begins_while_a_disk_is_missing() {
     println!("all copies are there again after {took:?}");
     goes_on(&load, 100);
     load.verify("with all copies");
+    // Now the volume can do without the other one.
+    m.servers[0].kill();
+    goes_on(&load, 100);
+    m.servers[0].start();
+    m.whole();
     let mut oracle = load.finish();
     oracle.verify("at the end", &mount.image("db"));
     mount.umount();
