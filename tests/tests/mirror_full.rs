@@ -49,6 +49,20 @@ fn all_whole(m: &Mirrored) {
     let _said = m.pool.mgr(&["job", "wait", "filler", "--timeout", "60"]).ok();
 }
 
+/// The other one of the first two dies: what was copied is all there is. Then all copies are equal.
+fn is_all_there(m: &mut Mirrored, verify: impl FnOnce(&Path)) {
+    let mount = m.mount("again");
+    m.servers[0].kill();
+    verify(&mount.image("db"));
+    filled(&mount.image("db"), SPAN, FILLED);
+    m.servers[0].start();
+    m.whole();
+    mount.umount();
+    // Only to be looked at: what is on it counts for nothing.
+    m.servers[1].start();
+    println!("{} AUs have equal copies", m.check_copies());
+}
+
 /// > Copies for which the pool has no room are waited for, which `job show`, `status` and `events` say, and made once a disk is added.
 ///
 /// The client goes on all the while, hears of the disk, and makes them.
@@ -76,17 +90,8 @@ fn a_disk_is_added_under_a_client() {
     load.verify("with copies on the new disk");
     let mut oracle = load.finish();
     mount.umount();
-    // The other one of the first two dies: what was copied is all there is. (A session's slots stay where they are: it is a new one that goes on.)
-    let mount = m.mount("again");
-    m.servers[0].kill();
-    oracle.verify("from the new disk", &mount.image("db"));
-    filled(&mount.image("db"), SPAN, FILLED);
-    m.servers[0].start();
-    m.whole();
-    mount.umount();
-    // Only to be looked at: what is on it counts for nothing.
-    m.servers[1].start();
-    println!("{} AUs have equal copies", m.check_copies());
+    // A session's slots stay where they are: it is a new one that goes on.
+    is_all_there(&mut m, |db| oracle.verify("from the new disk", db));
 }
 
 /// The same with a spare disk and nobody attached: new data keeps off it, the manager's copies do not.
@@ -101,12 +106,5 @@ fn a_spare_disk_is_added() {
     let disk = m.another(2 * DISK);
     let _said = m.pool.mgr(&["disk", "add", &disk, "--spare"]).ok();
     all_whole(&m);
-    let mount = m.mount("again");
-    m.servers[0].kill();
-    filled(&mount.image("db"), SPAN, FILLED);
-    m.servers[0].start();
-    m.whole();
-    mount.umount();
-    m.servers[1].start();
-    println!("{} AUs have equal copies", m.check_copies());
+    is_all_there(&mut m, |_| {});
 }
