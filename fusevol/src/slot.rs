@@ -14,17 +14,20 @@
 //!
 //! With a heartbeat goes the answer to the last letter; letters are looked for on all slot disks, those that cannot be read pass.
 //!
+//! The manager may name other disks while the session lives ([`Slot::move_to`]): from then on nothing concludes that began with the former ones, it is asked again.
+//!
 //! Invariants: a beat is over before the SEAL is read that lets it count [L1]; a sealed slot does no I/O any more.
 
 use crate::disks::{Disks, Member, io_error};
-use fusevol_shared::clock::{BootTime, Clock, SystemClock};
+use arc_swap::ArcSwap;
+use fusevol_shared::clock::{Clock, SystemClock};
 use fusevol_shared::disk::buf::IoBuf;
 use fusevol_shared::disk::{Disk, ring};
 use fusevol_shared::error::{Error, Kind, Result};
 use fusevol_shared::format::envelope::Flaw;
 use fusevol_shared::format::mail::{Letter, LetterAt, MAIL, MAIL_BYTES, PAGES};
 use fusevol_shared::format::slot::{Answer, Heartbeat, SlotAt, SlotSeal, enough};
-use fusevol_shared::ids::{Generation, PoolId, Seq, SessionId, SessionNo};
+use fusevol_shared::ids::{PoolId, Seq, SessionId, SessionNo};
 use fusevol_shared::sentence::{self, Tag};
 use fusevol_shared::units::{DiskNo, PAGE};
 use fusevol_shared::wire::data::Claim;
@@ -32,11 +35,15 @@ use futures_util::future::{Either, LocalBoxFuture, pending, ready, select};
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, Stream, StreamExt};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
+mod places;
 #[cfg(test)]
 mod tests;
+
+pub use places::{Carrier, carriers};
+use places::{Places, SlotPlace};
 
 /// How long the others are waited for once enough have answered; and how long enough, before those are asked who were silent.
 const GRACE: Duration = Duration::from_millis(100);
@@ -46,30 +53,19 @@ const LIMIT: Duration = Duration::from_secs(5);
 const UNHEARD: u64 = 64;
 /// How long a disk that was silent is left alone, at first and at most.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(600));
+/// How often a question is asked anew because the slot has moved meanwhile.
+const MOVES_MAX: usize = 8;
 
 /// A session's slot.
 pub struct Slot {
     pool: PoolId,
     session: SessionNo,
     id: SessionId,
-    opened: Generation,
-    places: Vec<SlotPlace>,
+    places: ArcSwap<Places>,
     beats: AtomicU64,
     answer: Mutex<Option<Answer>>,
     /// Why the session is over.
     sealed: OnceLock<String>,
-}
-
-/// The slot on one disk.
-struct SlotPlace {
-    disk: DiskNo,
-    at: SlotAt,
-    /// Nanoseconds on the boot clock until which it is left alone; 0 where it answers.
-    silent_until: AtomicU64,
-    /// Nanoseconds that it is left alone next time.
-    pause: AtomicU64,
-    /// Questions that were let go since it answered last.
-    unheard: AtomicU64,
 }
 
 /// Who is waited for.
@@ -90,28 +86,6 @@ enum Said {
     Nothing(Error),
 }
 
-impl SlotPlace {
-    fn is_silent(&self, now: BootTime, wait: Wait) -> bool {
-        now.0 < self.silent_until.load(Ordering::Relaxed) || wait == Wait::Enough && self.unheard.load(Ordering::Relaxed) >= UNHEARD
-    }
-
-    fn answered(&self) {
-        self.unheard.store(0, Ordering::Relaxed);
-        self.silent_until.store(0, Ordering::Relaxed);
-        self.pause.store(nanos(PAUSE.0), Ordering::Relaxed);
-    }
-
-    fn was_silent(&self, now: BootTime, wait: Wait) {
-        if wait == Wait::Enough {
-            self.unheard.fetch_add(1, Ordering::Relaxed);
-            return;
-        }
-        let pause = self.pause.load(Ordering::Relaxed);
-        self.pause.store((2 * pause).min(nanos(PAUSE.1)), Ordering::Relaxed);
-        self.silent_until.store(now.0.saturating_add(pause), Ordering::Relaxed);
-    }
-}
-
 fn nanos(d: Duration) -> u64 {
     u64::try_from(d.as_nanos()).unwrap_or(u64::MAX)
 }
@@ -127,22 +101,23 @@ fn limit() -> LocalBoxFuture<'static, ()> {
 }
 
 impl Slot {
-    /// The slot of the session with this number and identity, which the manager of generation `opened` has opened. Without places it
-    /// always says clear.
+    /// The slot of the session with this number and identity, on these disks, to which the move of this number has led. Without places it always says clear.
     #[must_use]
-    pub fn new(pool: PoolId, session: SessionNo, id: SessionId, opened: Generation, places: Vec<(DiskNo, SlotAt)>) -> Self {
-        let place = |(disk, at)| {
-            let (silent_until, pause, unheard) = (AtomicU64::new(0), AtomicU64::new(nanos(PAUSE.0)), AtomicU64::new(0));
-            SlotPlace { disk, at, silent_until, pause, unheard }
-        };
-        let places = places.into_iter().map(place).collect();
-        Self { pool, session, id, opened, places, beats: AtomicU64::new(0), answer: Mutex::default(), sealed: OnceLock::new() }
+    pub fn new(pool: PoolId, session: SessionNo, id: SessionId, moves: u64, carriers: Vec<Carrier>) -> Self {
+        let places = ArcSwap::from_pointee(Places::new(moves, carriers));
+        Self { pool, session, id, places, beats: AtomicU64::new(0), answer: Mutex::default(), sealed: OnceLock::new() }
+    }
+
+    /// Uses these disks from now on, unless it was told of them, or of later ones, before. When this returns, nothing concludes any more that was asked of the
+    /// former ones.
+    pub fn move_to(&self, no: u64, carriers: &[Carrier]) {
+        self.places.rcu(|now| if now.no < no { Arc::new(Places::new(no, carriers.to_vec())) } else { now.clone() });
     }
 
     /// The disks that carry it.
     #[must_use]
     pub fn disks(&self) -> Vec<DiskNo> {
-        self.places.iter().map(|p| p.disk).collect()
+        self.places.load().each.iter().map(|p| p.disk).collect()
     }
 
     /// The pool that it belongs to.
@@ -162,14 +137,30 @@ impl Slot {
     /// # Errors
     /// `Lapsed`: one says something else; so it stays. `Io`: fewer than enough could be read.
     pub async fn check<D: Disk>(&self, disks: &Disks<D>) -> Result<()> {
-        self.read(disks, Wait::Enough).await
+        self.settled(async |places: &Places| self.read(disks, places, Wait::Enough).await).await
     }
 
-    async fn read<D: Disk>(&self, disks: &Disks<D>, wait: Wait) -> Result<()> {
-        self.ask(disks, wait, async |member: &Member<D>, at: SlotAt| {
-            let (result, page) = member.read(at.seal(), IoBuf::zeroed(PAGE), Claim::Slot).await;
+    /// Asks of the places that are used now, and again where they have become others meanwhile: what the former ones say is nobody's word any more.
+    async fn settled(&self, ask: impl AsyncFn(&Places) -> Result<()>) -> Result<()> {
+        for _ in 0..MOVES_MAX {
+            let places = self.places.load_full();
+            let answer = ask(&places).await;
+            if self.is_used(&places) || !sentence::holds(Tag::T1) {
+                return answer;
+            }
+        }
+        Err(Error::new(Kind::Io, "the session's slot is moved again and again"))
+    }
+
+    fn is_used(&self, places: &Places) -> bool {
+        self.places.load().no == places.no
+    }
+
+    async fn read<D: Disk>(&self, disks: &Disks<D>, places: &Places, wait: Wait) -> Result<()> {
+        self.ask(disks, places, wait, async |member: &Member<D>, place: &SlotPlace| {
+            let (result, page) = member.read(place.at.seal(), IoBuf::zeroed(PAGE), Claim::Slot).await;
             match result {
-                Ok(()) => self.judge(member.no(), &page, at),
+                Ok(()) => self.judge(&page, place),
                 Err(e) => Said::Nothing(io_error(member.no(), e)),
             }
         })
@@ -186,19 +177,23 @@ impl Slot {
         let beat = Seq(self.beats.fetch_add(1, Ordering::SeqCst) + 1);
         let answer = *self.answer.lock().unwrap_or_else(PoisonError::into_inner);
         let heartbeat = Heartbeat { session: self.session, id: self.id, beat, nonce: 0, answer };
-        let write = async |member: &Member<D>, at: SlotAt| {
-            let page = IoBuf::copy_of(&heartbeat.encode(at)).freeze();
+        self.settled(async |places: &Places| self.beat_on(disks, places, heartbeat).await).await
+    }
+
+    async fn beat_on<D: Disk>(&self, disks: &Disks<D>, places: &Places, heartbeat: Heartbeat) -> Result<()> {
+        let write = async |member: &Member<D>, place: &SlotPlace| {
+            let page = IoBuf::copy_of(&heartbeat.encode(place.at)).freeze();
             // By the own path only: a heartbeat says that this host reaches the disk.
             let Some(disk) = member.path().direct() else { return Said::Nothing(no_path(member.no())) };
-            match disk.write(at.off, page).await {
+            match disk.write(place.at.off, page).await {
                 Ok(()) => Said::Yes,
                 Err(e) => Said::Nothing(io_error(member.no(), e)),
             }
         };
-        self.ask(disks, Wait::All, write)
+        self.ask(disks, places, Wait::All, write)
             .await
             .map_err(|e| if e.kind() == Kind::Lapsed { e } else { e.within("the heartbeat cannot be written") })?;
-        if sentence::holds(Tag::L1) { self.read(disks, Wait::All).await } else { Ok(()) }
+        if sentence::holds(Tag::L1) { self.read(disks, places, Wait::All).await } else { Ok(()) }
     }
 
     /// The answer that each heartbeat has from now on.
@@ -214,7 +209,8 @@ impl Slot {
             let (result, pages) = disk.read(MAIL, IoBuf::zeroed(MAIL_BYTES)).await;
             result.ok().map(|()| self.letters_in(&pages, place.at))
         };
-        let mut asked: FuturesUnordered<_> = self.places.iter().map(on_one).collect();
+        let places = self.places.load_full();
+        let mut asked: FuturesUnordered<_> = places.each.iter().map(on_one).collect();
         let (mut letters, mut time) = (Vec::new(), limit());
         while let Either::Left((Some(found), _)) = select(asked.next(), &mut time).await {
             letters.extend(found.unwrap_or_default());
@@ -230,9 +226,10 @@ impl Slot {
         (0..PAGES).filter_map(letter).filter(|l| (l.session, l.id) == (self.session, self.id)).collect()
     }
 
-    fn judge(&self, disk: DiskNo, page: &[u8], at: SlotAt) -> Said {
-        match SlotSeal::decode(page, at) {
-            Ok(seal) if seal.is_clear_for(self.session, self.id, self.opened) => Said::Yes,
+    fn judge(&self, page: &[u8], place: &SlotPlace) -> Said {
+        let disk = place.disk;
+        match SlotSeal::decode(page, place.at) {
+            Ok(seal) if seal.is_clear_for(self.session, self.id, place.opened) => Said::Yes,
             Ok(seal) if (seal.session, seal.id) == (self.session, self.id) && seal.sealed => {
                 Said::No(format!("the manager has sealed session {} (disk {disk}, generation {})", self.session, seal.generation))
             }
@@ -252,25 +249,31 @@ impl Slot {
     }
 
     /// Asks all disks at once. `Ok`: enough say yes, none that answered in time says no.
-    async fn ask<D: Disk>(&self, disks: &Disks<D>, wait: Wait, ask: impl AsyncFn(&Member<D>, SlotAt) -> Said) -> Result<()> {
+    async fn ask<D: Disk>(
+        &self,
+        disks: &Disks<D>,
+        places: &Places,
+        wait: Wait,
+        ask: impl AsyncFn(&Member<D>, &SlotPlace) -> Said,
+    ) -> Result<()> {
         if let Some(why) = self.sealed.get() {
             return Err(over(why));
         }
         let now = SystemClock.now();
         let one = async |place| (place, ask_one(disks, place, &ask).await);
-        let (silent, lively): (Vec<&SlotPlace>, Vec<_>) = self.places.iter().partition(|p| p.is_silent(now, wait));
-        let (needed, all) = (enough(self.places.len()), self.places.len());
+        let (silent, lively): (Vec<&SlotPlace>, Vec<_>) = places.each.iter().partition(|p| p.is_silent(now, wait));
+        let (needed, all) = (enough(places.each.len()), places.each.len());
         let mut round = Round { waiting: lively.clone(), ..Round::default() };
         let mut asked: FuturesUnordered<_> = lively.into_iter().map(&one).collect();
-        self.hear(&mut round, &mut asked, needed, if silent.is_empty() { limit() } else { grace() }).await?;
+        self.hear(places, &mut round, &mut asked, needed, if silent.is_empty() { limit() } else { grace() }).await?;
         if round.yes < needed && !silent.is_empty() {
             round.waiting.extend(&silent);
             asked.extend(silent.into_iter().map(&one));
-            self.hear(&mut round, &mut asked, needed, limit()).await?;
+            self.hear(places, &mut round, &mut asked, needed, limit()).await?;
         }
         if round.yes >= needed {
             // What has answered meanwhile is heard in any case.
-            self.hear(&mut round, &mut asked, all, if wait == Wait::All { grace() } else { ready(()).boxed_local() }).await?;
+            self.hear(places, &mut round, &mut asked, all, if wait == Wait::All { grace() } else { ready(()).boxed_local() }).await?;
         }
         if ring::runs_here() {
             let now = SystemClock.now();
@@ -286,6 +289,7 @@ impl Slot {
     /// Hears who was asked, until `enough` have said yes, all have answered, or the time is over.
     async fn hear<'a>(
         &self,
+        of: &Places,
         round: &mut Round<'a>,
         asked: &mut (impl Stream<Item = (&'a SlotPlace, Said)> + Unpin),
         enough: usize,
@@ -297,6 +301,8 @@ impl Slot {
             place.answered();
             match said {
                 Said::Yes => round.yes += 1,
+                // Where the slot has moved it is asked again there: here another manager may have opened it anew.
+                Said::No(why) if !self.is_used(of) => return Err(Error::new(Kind::Io, why)),
                 Said::No(why) => return Err(over(self.sealed.get_or_init(|| why))),
                 Said::Nothing(e) => round.failed = Some(e),
             }
@@ -313,9 +319,9 @@ struct Round<'a> {
     failed: Option<Error>,
 }
 
-async fn ask_one<D: Disk>(disks: &Disks<D>, place: &SlotPlace, ask: impl AsyncFn(&Member<D>, SlotAt) -> Said) -> Said {
+async fn ask_one<D: Disk>(disks: &Disks<D>, place: &SlotPlace, ask: impl AsyncFn(&Member<D>, &SlotPlace) -> Said) -> Said {
     match disks.get(place.disk) {
-        Ok(member) if member.id() == place.at.disk => ask(&member, place.at).await,
+        Ok(member) if member.id() == place.at.disk => ask(&member, place).await,
         Ok(member) => Said::Nothing(Error::new(Kind::Io, format!("disk {} is {} now", place.disk, member.id()))),
         Err(e) => Said::Nothing(e),
     }

@@ -4,10 +4,10 @@
 //! Each request to a disk is bounded in time, and a disk that was [`Silent`] is left alone for a while: a hung disk holds nobody up for
 //! longer than one limit.
 //!
-//! Invariants: a SEAL counts as written when a majority of the slot disks has it durably; a journal whose end cannot be known for
+//! Invariants: a SEAL counts as written when a majority of the slot disks has it durably, of both sets while the slot moves; a journal whose end cannot be known for
 //! certain is an error, never a shorter journal: none of its copies could be read, or an append that counted is damaged on all.
 
-use crate::core::{JournalRef, Tails};
+use crate::core::{JournalRef, Opened, Tails};
 use fusevol_shared::clock::{BootTime, Clock, SystemClock};
 use fusevol_shared::disk::buf::IoBuf;
 use fusevol_shared::disk::{Answer, Disk, DiskError, DiskResult, ring};
@@ -19,6 +19,7 @@ use fusevol_shared::format::preserve::At;
 use fusevol_shared::format::slot::{Answer as Answered, Heartbeat, SlotAt, SlotSeal, majority};
 use fusevol_shared::ids::{DiskId, Generation, PoolId, Seq, SessionId, SessionNo};
 use fusevol_shared::units::{AuSize, DiskAu, DiskNo, DiskOff, PAGE};
+use fusevol_shared::wire::slots::Slots;
 use futures_util::future::{Either, join_all, pending, select};
 use std::collections::BTreeMap;
 use std::pin::pin;
@@ -78,6 +79,11 @@ pub struct SlotOf<'a> {
     pub slots: &'a [DiskNo],
 }
 
+/// Disks that failed, for people.
+fn failures(done: Vec<(DiskNo, DiskResult<()>)>) -> Vec<String> {
+    done.into_iter().filter_map(|(no, r)| r.err().map(|e| format!("disk {no}: {e}"))).collect()
+}
+
 impl<'a, D: Disk> SessionIo<'a, D> {
     /// For the pool with these disks; `limit` as [`LIMIT`]. Outside of a ring nothing is bounded.
     #[must_use]
@@ -94,24 +100,43 @@ impl<'a, D: Disk> SessionIo<'a, D> {
     /// Writes the clear SEAL of a session that this generation opens, durable. Gives the disks that have it not, each with a sentence: there
     /// the session cannot go on. Also says whether a majority has it.
     pub async fn open_slot(&self, of: SlotOf<'_>, generation: Generation) -> (bool, Vec<String>) {
-        self.write_seal(of, SlotSeal { session: of.session, id: of.id, generation, sealed: false }).await
+        let done = self.write_seal(of, SlotSeal { session: of.session, id: of.id, generation, sealed: false }).await;
+        let written = done.iter().filter(|(_, r)| r.is_ok()).count();
+        (written >= majority(of.slots.len()), failures(done))
     }
 
-    /// Seals a session's slot, durable. Says whether a majority of its disks has the SEAL, and names the others.
-    pub async fn seal_slot(&self, of: SlotOf<'_>, generation: Generation) -> (bool, Vec<String>) {
-        self.write_seal(of, SlotSeal { session: of.session, id: of.id, generation, sealed: true }).await
-    }
-
-    async fn write_seal(&self, of: SlotOf<'_>, seal: SlotSeal) -> (bool, Vec<String>) {
-        let one = async |no: &DiskNo| {
-            let at = self.slot_at(*no, of.session)?;
-            let page = IoBuf::copy_of(&seal.encode(at)).freeze();
-            self.bounded(*no, async |d| d.write_durable(at.seal(), page).await).await
+    /// Writes the clear SEAL of a session to disks to which its slot shall move, durable. What became of it on each.
+    pub async fn open_places(&self, of: SlotOf<'_>, generation: Generation) -> Vec<(DiskNo, Opened)> {
+        let done = self.write_seal(of, SlotSeal { session: of.session, id: of.id, generation, sealed: false }).await;
+        let one = |(no, r): (DiskNo, DiskResult<()>)| match r {
+            Ok(()) => (no, Opened::Done),
+            Err(e) => {
+                tracing::warn!("the slot of session {} could not be opened on disk {no}: {e}", of.session);
+                (no, if e.answer == Answer::Answered { Opened::Not } else { Opened::Late })
+            }
         };
-        let done: Vec<Result<()>> = join_all(of.slots.iter().map(one)).await;
-        let failed: Vec<String> = done.into_iter().filter_map(|r| r.err().map(|e| e.to_string())).collect();
-        let written = of.slots.len() - failed.len();
-        (written >= majority(of.slots.len()), failed)
+        done.into_iter().map(one).collect()
+    }
+
+    /// Seals a session's slot, durable. Says whether so many of its disks have the SEAL that it counts, and names the others.
+    pub async fn seal_slot(&self, session: SessionNo, id: SessionId, slots: &Slots, generation: Generation) -> (bool, Vec<String>) {
+        let disks = slots.disks();
+        let of = SlotOf { session, id, slots: &disks };
+        let done = self.write_seal(of, SlotSeal { session, id, generation, sealed: true }).await;
+        let counts = slots.counts(|no| done.iter().any(|(d, r)| *d == no && r.is_ok()));
+        (counts, failures(done))
+    }
+
+    async fn write_seal(&self, of: SlotOf<'_>, seal: SlotSeal) -> Vec<(DiskNo, DiskResult<()>)> {
+        let one = async |no: &DiskNo| {
+            let at = match self.slot_at(*no, of.session) {
+                Ok(at) => at,
+                Err(e) => return (*no, Err(DiskError::answered(libc::ENODEV, e.to_string()))),
+            };
+            let page = IoBuf::copy_of(&seal.encode(at)).freeze();
+            (*no, self.asked(*no, async |d| d.write_durable(at.seal(), page).await).await)
+        };
+        join_all(of.slots.iter().map(one)).await
     }
 
     /// The highest heartbeat of this identity on any of its disks; `None` where there is none, or none that can be read.

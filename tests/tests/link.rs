@@ -189,7 +189,7 @@ fn welcome(generation: u64) -> Welcome {
         generation: Generation(generation),
         disks: vec![],
         slots: vec![],
-        opened: Generation(generation),
+        moves: 0,
         reservations: false,
     }
 }

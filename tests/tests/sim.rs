@@ -56,6 +56,7 @@ fn add(all: &mut Done, d: Done) {
     all.late += d.late;
     all.moved += d.moved;
     all.letters += d.letters;
+    all.slots += d.slots;
 }
 
 #[test]

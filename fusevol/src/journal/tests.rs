@@ -3,7 +3,7 @@
 use super::*;
 use crate::disks::Disks;
 use crate::lease::Lease;
-use crate::slot::Slot;
+use crate::slot::{Carrier, Slot};
 use fusevol_shared::change::JournalCopy;
 use fusevol_shared::clock::{BootTime, SystemClock};
 use fusevol_shared::disk::Answer;
@@ -94,7 +94,7 @@ fn bench() -> Bench {
     lease.extend(BootTime(u64::MAX));
     let (pool, session, id) = (PoolId([1; 16]), SessionNo(1), SessionId([4; 16]));
     let place = SlotAt { pool, disk: DiskId([0; 16]), off: DiskOff(40 << 18) };
-    let slot = Arc::new(Slot::new(pool, session, id, Generation(1), vec![(DiskNo(0), place)]));
+    let slot = Arc::new(Slot::new(pool, session, id, 0, vec![Carrier { disk: DiskNo(0), at: place, opened: Generation(1) }]));
     let control = Arc::new(Keeper::default());
     let engine = Engine {
         disks: Arc::new(disks),

@@ -32,7 +32,11 @@ impl Known {
         let Some(disks) = self.disks.get() else { return };
         let mut found = self.found();
         for info in infos {
-            if found.iter().any(|(d, _)| d.no == info.no) {
+            if let Some((d, _)) = found.iter_mut().find(|(d, _)| d.no == info.no) {
+                // It was first heard of without its paths.
+                if d.paths.is_empty() {
+                    d.paths.clone_from(&info.paths);
+                }
                 continue;
             }
             tracing::info!("disk {} ({}) has joined the pool", info.no, info.id);

@@ -17,7 +17,7 @@ use crate::link::{Link, LinkConfig, Owner, Phase, Pushed};
 use crate::locks::Locks;
 use crate::path::keeper::{Opener as _, keep};
 use crate::redirect::{self, Redirect};
-use crate::slot::Slot;
+use crate::slot::{Slot, carriers};
 use crate::stale::Stale;
 use crate::volume::Engine;
 use fusevol_shared::clock::{BootTime, Clock, SystemClock};
@@ -26,12 +26,9 @@ use fusevol_shared::disk::find::Found;
 use fusevol_shared::disk::reservations::HostKey;
 use fusevol_shared::disk::ring;
 use fusevol_shared::error::{Context, Error, Kind, Result};
-use fusevol_shared::format::layout::Layout;
-use fusevol_shared::format::slot::{SLOT_DISKS, SlotAt};
 use fusevol_shared::ids::{BootId, SessionId};
 use fusevol_shared::net::SystemNet;
 use fusevol_shared::random::{Random, SystemRandom};
-use fusevol_shared::units::DiskNo;
 use fusevol_shared::wire::keyfile::KeyFile;
 use fusevol_shared::wire::messages::{Hello, PROTOCOL, Welcome};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -288,19 +285,8 @@ fn take_disks(by: &Paths, disks: &Disks<PoolDisk>) -> Result<Vec<known::Found>> 
 
 /// The session's slot on the disks that the welcome names.
 fn slot(welcome: &Welcome, id: SessionId) -> Result<Slot> {
-    let damaged = |what: String| Error::new(Kind::Damaged, what).hint("the manager may be of another version");
-    if welcome.slots.is_empty() || welcome.slots.len() > SLOT_DISKS {
-        return Err(damaged(format!("the manager names {} slot disks", welcome.slots.len())));
-    }
-    let place = |no: &DiskNo| {
-        let info = welcome.disks.iter().find(|d| d.no == *no);
-        let info = info.ok_or_else(|| damaged(format!("the manager names disk {no} for the slot, but does not know it")))?;
-        let layout = Layout::for_aus(welcome.au_size, info.aus);
-        let layout = layout.ok_or_else(|| damaged(format!("disk {no} is too small to carry a slot")))?;
-        Ok((*no, SlotAt::new(welcome.pool, info.id, &layout, welcome.session)))
-    };
-    let places = welcome.slots.iter().map(place).collect::<Result<Vec<_>>>()?;
-    Ok(Slot::new(welcome.pool, welcome.session, id, welcome.opened, places))
+    let places = carriers(welcome.pool, welcome.au_size, welcome.session, &welcome.slots, &welcome.disks)?;
+    Ok(Slot::new(welcome.pool, welcome.session, id, welcome.moves, places))
 }
 
 fn boot() -> Result<BootId> {

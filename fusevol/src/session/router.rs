@@ -6,10 +6,11 @@
 use super::inbox::Place;
 use super::{Reader, Session, Volume};
 use crate::link::Pushed;
+use crate::slot::carriers;
 use fusevol_shared::disk::ring;
 use fusevol_shared::error::{Error, Kind, WireError};
 use fusevol_shared::ids::{SnapshotId, VolumeId};
-use fusevol_shared::wire::messages::{Ack, Hold, Push};
+use fusevol_shared::wire::messages::{Ack, Hold, MoveSlot, Push};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use std::future::poll_fn;
@@ -55,6 +56,7 @@ enum About {
     Locks,
     Legs,
     Disks,
+    Slot,
 }
 
 fn about(push: &Push) -> About {
@@ -68,6 +70,7 @@ fn about(push: &Push) -> About {
         Push::LocksFreed(_) => About::Locks,
         Push::LegFailed(_) => About::Legs,
         Push::NewDisk(_) => About::Disks,
+        Push::MoveSlot(_) => About::Slot,
     }
 }
 
@@ -95,6 +98,10 @@ async fn route(session: &Weak<Session>, push: Pushed) {
                 session.about.known.hear(std::slice::from_ref(&new.disk));
             }
             push.ack(Ack::Done);
+        }
+        About::Slot => {
+            let ack = if let Push::MoveSlot(m) = &push.body { move_slot(&session, m) } else { Ack::Done };
+            push.ack(ack);
         }
         About::Volume(id) => {
             if let Push::MapChanged(change) = &push.body {
@@ -127,6 +134,20 @@ async fn route(session: &Weak<Session>, push: Pushed) {
     }
 }
 
+/// The slot lies on other disks from now on; nothing is to be read for that.
+fn move_slot(session: &Session, m: &MoveSlot) -> Ack {
+    let welcome = &session.about.welcome;
+    session.about.known.hear(&m.disks);
+    match carriers(welcome.pool, welcome.au_size, welcome.session, &m.slots, &m.disks) {
+        Ok(places) => {
+            tracing::info!("the session's slot moves to {:?}", m.slots.iter().map(|s| s.disk.0).collect::<Vec<_>>());
+            session.engine.slot.move_to(m.no, &places);
+            Ack::Done
+        }
+        Err(e) => failed("the session's slot cannot be moved", &e),
+    }
+}
+
 /// A push about an attached volume.
 pub(super) async fn to_volume(volume: &Volume, push: Pushed) {
     let ack = match &push.body {
@@ -153,7 +174,12 @@ pub(super) async fn to_volume(volume: &Volume, push: Pushed) {
             tracing::info!("snapshot {}: {}", release.snapshot, if release.taken { "taken" } else { "dropped" });
             Ack::Done
         }
-        Push::SegmentAdded(_) | Push::VolumesChanged(_) | Push::LocksFreed(_) | Push::LegFailed(_) | Push::NewDisk(_) => Ack::Done,
+        Push::SegmentAdded(_)
+        | Push::VolumesChanged(_)
+        | Push::LocksFreed(_)
+        | Push::LegFailed(_)
+        | Push::NewDisk(_)
+        | Push::MoveSlot(_) => Ack::Done,
     };
     push.ack(ack);
 }
@@ -179,7 +205,8 @@ pub(super) fn to_nobody(push: Pushed) {
         | Push::VolumesChanged(_)
         | Push::LocksFreed(_)
         | Push::LegFailed(_)
-        | Push::NewDisk(_) => Ack::Done,
+        | Push::NewDisk(_)
+        | Push::MoveSlot(_) => Ack::Done,
     };
     push.ack(ack);
 }

@@ -5,10 +5,11 @@ use fusevol_shared::disk::fault::{Fault, FaultDisk, Faults, Ops, Rule};
 use fusevol_shared::disk::mem::MemDisk;
 use fusevol_shared::disk::{Answer, ring};
 use fusevol_shared::format::layout::Layout;
-use fusevol_shared::ids::DiskId;
+use fusevol_shared::ids::{DiskId, Generation};
 use fusevol_shared::units::AuSize;
-use std::sync::Arc;
 use std::task::Poll;
+
+mod moves;
 
 const SESSION: SessionNo = SessionNo(2050);
 const ID: SessionId = SessionId([3; 16]);
@@ -35,8 +36,9 @@ fn world(n: u8) -> World {
         places.push(SlotAt::new(PoolId([1; 16]), id, &layout, SESSION));
         memory.push(mem);
     }
-    let named = (0u16..).map(DiskNo).zip(places.iter().copied()).collect();
-    let world = World { disks, memory, faults, places, slot: Slot::new(PoolId([1; 16]), SESSION, ID, Generation(4), named) };
+    let at = |(no, at): (u16, &SlotAt)| Carrier { disk: DiskNo(no), at: *at, opened: Generation(4) };
+    let named = (0u16..).zip(&places).map(at).collect();
+    let world = World { disks, memory, faults, places, slot: Slot::new(PoolId([1; 16]), SESSION, ID, 0, named) };
     (0..usize::from(n)).for_each(|i| world.seal(i, CLEAR));
     world
 }
@@ -175,10 +177,10 @@ fn a_hung_disk_is_left_alone_until_it_is_needed() {
     }
     let counts = w.faults[1].counts();
     assert_eq!((counts.passed, counts.hanging), (0, 0), "it is not asked again and again, what was given up is dropped");
-    assert!(w.slot.places[1].is_silent(SystemClock.now(), Wait::All));
+    assert!(w.slot.places.load().each[1].is_silent(SystemClock.now(), Wait::All));
     w.faults[0].add(failing(Ops::READ));
     assert!(w.check().is_ok(), "asked where the others are not enough");
-    assert!(!w.slot.places[1].is_silent(SystemClock.now(), Wait::Enough), "it has answered");
+    assert!(!w.slot.places.load().each[1].is_silent(SystemClock.now(), Wait::Enough), "it has answered");
 }
 
 #[test]
@@ -190,9 +192,9 @@ fn a_slow_disk_keeps_no_check_waiting_and_a_beat_hears_it() {
         w.check().expect("the others answer");
     }
     assert!(SystemClock.now().since(began) < GRACE * 5);
-    assert!(w.slot.places[2].is_silent(SystemClock.now(), Wait::Enough));
+    assert!(w.slot.places.load().each[2].is_silent(SystemClock.now(), Wait::Enough));
     w.beat().expect("clear");
-    assert!(!w.slot.places[2].is_silent(SystemClock.now(), Wait::Enough));
+    assert!(!w.slot.places.load().each[2].is_silent(SystemClock.now(), Wait::Enough));
     w.seal(2, SlotSeal { sealed: true, ..CLEAR });
     assert_eq!(kind(w.beat()), Some(Kind::Lapsed), "what it says is heard");
 }
@@ -219,7 +221,7 @@ fn without_a_ring_nothing_is_waited_for_by_the_clock() {
 
 #[test]
 fn a_slot_without_places_is_always_clear() {
-    let slot = Slot::new(PoolId([1; 16]), SESSION, ID, Generation(4), vec![]);
+    let slot = Slot::new(PoolId([1; 16]), SESSION, ID, 0, vec![]);
     let disks: Disks<MemDisk> = Disks::new();
     assert!(slot.check(&disks).now_or_never().expect("no I/O").is_ok());
     assert!(slot.beat(&disks).now_or_never().expect("no I/O").is_ok());

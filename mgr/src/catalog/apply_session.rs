@@ -7,11 +7,11 @@ use super::{Attachment, Catalog, must, unfit};
 use fusevol_shared::change::{Journal, Places};
 use fusevol_shared::error::Result;
 use fusevol_shared::format::layout::SESSION_SLOTS;
-use fusevol_shared::format::slot::SLOT_DISKS;
 use fusevol_shared::ids::{FenceToken, Generation, Seq, SessionNo, VolumeId};
 use fusevol_shared::sentence::{Tag, holds};
 use fusevol_shared::units::DiskAu;
-use fusevol_shared::wire::messages::Segment;
+use fusevol_shared::wire::messages::{Segment, SlotDisk};
+use fusevol_shared::wire::slots::Slots;
 use std::collections::BTreeMap;
 
 /// Longest host or program text of a session, bytes.
@@ -44,9 +44,29 @@ impl Catalog {
         must(!self.sessions.contains_key(&entry.no) && self.session_by_id(entry.id).is_none(), "a session begins twice")?;
         must(self.slot_is_free(entry.no), "two sessions have one slot")?;
         must(entry.host.len() <= HOST_MAX && entry.program.len() <= HOST_MAX, "a session's texts are too long")?;
-        let known = entry.slots.is_sorted_by(|a, b| a < b) && entry.slots.iter().all(|d| self.disks.contains_key(d));
-        must(entry.slots.len() <= SLOT_DISKS && known, "a session's slot lies on no disk")?;
+        must(self.slots_fit(&entry.slots), "a session's slot lies on no disk")?;
         self.sessions.insert(entry.no, entry.clone());
+        Ok(())
+    }
+
+    pub(super) fn slots_fit(&self, slots: &Slots) -> bool {
+        slots.is_whole() && slots.each().all(|s| self.disks.contains_key(&s.disk))
+    }
+
+    pub(super) fn slot_moves(&mut self, no: SessionNo, next: &[SlotDisk]) -> Result<()> {
+        let s = self.session(no).filter(|s| !s.sealed && !s.slots.is_moving()).ok_or_else(|| unfit("a slot moves that may not"))?;
+        let slots = Slots { now: s.slots.now.clone(), next: next.to_vec(), moves: s.slots.moves + 1 };
+        must(slots.is_moving() && slots.next != slots.now && self.slots_fit(&slots), "a slot moves to no disk")?;
+        if let Some(s) = self.sessions.get_mut(&no) {
+            s.slots = slots;
+        }
+        Ok(())
+    }
+
+    pub(super) fn slot_moved(&mut self, no: SessionNo, moves: u64) -> Result<()> {
+        let moving = |s: &SessionEntry| !s.sealed && s.slots.is_moving() && s.slots.moves == moves;
+        let s = self.sessions.get_mut(&no).filter(|s| moving(s)).ok_or_else(|| unfit("a slot has moved that does not move"))?;
+        s.slots.now = std::mem::take(&mut s.slots.next);
         Ok(())
     }
 
@@ -58,6 +78,7 @@ impl Catalog {
         let s = self.sessions.get_mut(&no).filter(|s| !s.sealed).ok_or_else(|| unfit("the slot of no session is opened again"))?;
         must(generation > s.generation, "a slot is opened again by a manager of the past")?;
         s.generation = generation;
+        s.slots.reopen(generation);
         Ok(())
     }
 

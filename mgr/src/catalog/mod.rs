@@ -199,6 +199,8 @@ impl Catalog {
             Record::SessionOpened(entry) => self.session_opened(entry),
             Record::SessionReopened { no, generation } => self.session_reopened(*no, *generation),
             Record::SessionSealed { no } => self.session_sealed(*no),
+            Record::SlotMoves { no, next } => self.slot_moves(*no, next),
+            Record::SlotMoved { no, moves } => self.slot_moved(*no, *moves),
             Record::SessionEnded { no, closed } => self.session_ended(*no, closed),
             Record::Attached { volume, session, token, mode, segment, journal, reserve } => self.volume_attached(&Beginning {
                 volume: *volume,

@@ -4,7 +4,6 @@ use super::fits::{entry_fits, journal_fits, legs_fit};
 use super::record::Mode;
 use super::{Catalog, RESERVE_MAX};
 use fusevol_shared::format::layout::SESSION_SLOTS;
-use fusevol_shared::format::slot::SLOT_DISKS;
 use fusevol_shared::ids::{FenceToken, SessionNo, VolumeId};
 use fusevol_shared::map::{MapEntry, VolumeMap};
 use fusevol_shared::name::Name;
@@ -264,8 +263,7 @@ impl Proof<'_> {
         }
         for s in c.sessions.values() {
             self.check(c.clients.contains_key(&s.client), || format!("session {} is of no client", s.no));
-            let slots = s.slots.len() <= SLOT_DISKS && s.slots.iter().all(|d| c.disks.contains_key(d));
-            self.check(slots, || format!("the slot of session {} lies on no disk", s.no));
+            self.check(c.slots_fit(&s.slots), || format!("the slot of session {} lies on no disk", s.no));
         }
         let slots: BTreeSet<_> = c.sessions.keys().map(|no| no.0 % SESSION_SLOTS).collect();
         self.check(slots.len() == c.sessions.len(), || "two sessions have one slot".into());

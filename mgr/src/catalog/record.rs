@@ -14,8 +14,9 @@ use fusevol_shared::ids::{
 use fusevol_shared::map::{AuMask, MapRun};
 use fusevol_shared::name::Name;
 use fusevol_shared::units::{AuNo, AuSize, DiskAu, DiskNo, VolAu};
-use fusevol_shared::wire::messages::Segment;
+use fusevol_shared::wire::messages::{Segment, SlotDisk};
 use fusevol_shared::wire::rights::Rights;
+use fusevol_shared::wire::slots::Slots;
 use rkyv::{Archive, Deserialize, Serialize};
 
 /// How a session has a volume attached.
@@ -111,9 +112,9 @@ pub struct SessionEntry {
     pub program: String,
     /// Seconds since 1970 UTC.
     pub opened: u64,
-    /// The disks that carry its slot: the first ones of the pool when it was opened, ascending.
-    pub slots: Vec<DiskNo>,
-    /// Of the manager that opened it: the clear SEAL in its slot says so too.
+    /// The disks that carry its slot: the first usable ones of the pool when it was opened, and what came of that.
+    pub slots: Slots,
+    /// Of the manager that opened it.
     pub generation: Generation,
     /// Its SEAL is set on the disks: it is never taken up again.
     pub sealed: bool,
@@ -273,7 +274,7 @@ pub enum Record {
     SessionOpened(SessionEntry),
     /// A session's slot was opened again under another manager, before it was told that it is open.
     SessionReopened { no: SessionNo, generation: Generation },
-    /// A session's slot is sealed on the disks.
+    /// A session's slot is sealed on the disks that `slots` names then.
     SessionSealed { no: SessionNo },
     /// A session is over and proven drained: its attachments, open snapshots and waits go with it; what it could still write is free. Each of
     /// its write attachments is folded up to its closing number.
@@ -353,6 +354,10 @@ pub enum Record {
     SegmentPlaced { volume: VolumeId, no: u32, legs: Vec<DiskAu> },
     /// Hosts of sessions with this number and above register with the disks before they use them; `None`: they do not.
     ReservationsSet { from: Option<SessionNo> },
+    /// The slot of a session is open on these disks, too: it may use them from now on, and a SEAL counts only when it stands on a majority of both sets.
+    SlotMoves { no: SessionNo, next: Vec<SlotDisk> },
+    /// It uses them, by its own word: the former ones are its slot no more.
+    SlotMoved { no: SessionNo, moves: u64 },
 }
 
 /// A stale leg that is brought up to date in its place.

@@ -11,8 +11,9 @@ use fusevol_shared::map::{AuMask, Leg, MapRun};
 use fusevol_shared::mask::BlockMask;
 use fusevol_shared::name::Name;
 use fusevol_shared::units::{AuNo, AuSize, DiskAu, DiskNo, VolAu};
-use fusevol_shared::wire::messages::Segment;
+use fusevol_shared::wire::messages::{Segment, SlotDisk};
 use fusevol_shared::wire::rights::{Right, Rights};
+use fusevol_shared::wire::slots::Slots;
 use std::collections::BTreeSet;
 
 const V: VolumeId = VolumeId([1; 16]);
@@ -87,10 +88,14 @@ fn session(no: u32) -> Record {
         host: "h".into(),
         program: "p".into(),
         opened: 5,
-        slots: vec![DiskNo(0), DiskNo(1)],
+        slots: Slots::new([DiskNo(0), DiskNo(1)], Generation(1)),
         generation: Generation(1),
         sealed: false,
     })
+}
+
+fn slot_disk(disk: u16, opened: u64) -> SlotDisk {
+    SlotDisk { disk: DiskNo(disk), opened: Generation(opened) }
 }
 
 fn attached(session: u32, token: u64, mode: Mode, segment: Option<Segment>) -> Record {
@@ -129,7 +134,10 @@ fn story() -> Vec<Record> {
         session(1),
         session(3),
         Record::SessionReopened { no: SessionNo(3), generation: Generation(2) },
+        Record::SlotMoves { no: SessionNo(3), next: vec![slot_disk(1, 2)] },
+        Record::SlotMoved { no: SessionNo(3), moves: 1 },
         Record::SessionSealed { no: SessionNo(3) },
+        Record::SlotMoves { no: SessionNo(1), next: vec![slot_disk(0, 1)] },
         Record::SessionEnded { no: SessionNo(3), closed: vec![] },
         attached(0, 0, Mode::Write, None),
         attached(1, 1, Mode::Read, None),
@@ -372,6 +380,17 @@ fn what_no_record_may_do() {
         Record::SegmentsDropped { volume: V, nos: vec![1] },
         Record::LimboFreed { no: 0 },
     ];
+    let moves = |no, next: &[SlotDisk]| Record::SlotMoves { no: SessionNo(no), next: next.to_vec() };
+    bad.extend([
+        moves(1, &[slot_disk(1, 1)]),                                 // one that moves already
+        Record::SlotMoved { no: SessionNo(1), moves: 2 },             // another move than that
+        Record::SlotMoved { no: SessionNo(0), moves: 0 },             // none
+        moves(0, &[]),                                                // to nowhere
+        moves(0, &[slot_disk(0, 1), slot_disk(1, 1)]),                // to where it is
+        moves(0, &[slot_disk(7, 1)]),                                 // to a disk that is not there
+        moves(0, &[slot_disk(0, 2)]),                                 // one page that says two things
+        moves(9, &[slot_disk(0, 1)]),                                 // of nobody
+    ]);
     bad.push(Record::Base(super::record::Base::Client(ClientEntry {
         id: C,
         name: name("again"),

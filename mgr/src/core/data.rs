@@ -148,7 +148,7 @@ impl Core {
 
     /// The two pages of the own slot.
     fn is_slot(&self, session: SessionNo, io: &Io) -> Result<()> {
-        let slots = self.catalog.session(session).is_some_and(|s| s.slots.contains(&io.disk));
+        let slots = self.catalog.session(session).is_some_and(|s| s.slots.each().any(|p| p.disk == io.disk));
         let layout =
             self.catalog.disk(io.disk).and_then(|d| fusevol_shared::format::layout::Layout::for_aus(self.catalog.au_size(), d.entry.aus));
         let own = layout.is_some_and(|l| {

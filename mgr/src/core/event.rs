@@ -3,7 +3,7 @@
 use super::admin_api::{AdminReply, AdminRequest, Notice};
 use super::errand::{Errand, Outcome};
 use super::fence::{FenceFor, Fenced};
-use super::{CopyEnd, CopyJob, LayEnd, LayJob, Ticket, Verdict};
+use super::{CopyEnd, CopyJob, LayEnd, LayJob, Opened, Ticket, Verdict};
 use crate::catalog::record::Record;
 use fusevol_shared::change::Journal;
 use fusevol_shared::clock::{BootTime, Clock};
@@ -15,6 +15,7 @@ use fusevol_shared::ids::{BootId, FenceToken, KeyPrint, Seq, SessionId, SessionN
 use fusevol_shared::units::DiskNo;
 use fusevol_shared::wire::data::Io;
 use fusevol_shared::wire::messages::{Ack, Push, Reply, Request};
+use fusevol_shared::wire::slots::Slots;
 
 /// One connection of a client; never reused within a life of the manager.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -116,8 +117,15 @@ pub enum Event {
     Sealed {
         /// Whose slot.
         session: SessionNo,
-        /// A majority of its disks carries the SEAL, durably.
+        /// So many of its disks carry the SEAL, durably, that it counts.
         done: bool,
+    },
+    /// Answer to `Effect::OpenPlaces`.
+    PlacesOpened {
+        /// Whose slot.
+        session: SessionNo,
+        /// What became of it on each disk.
+        ends: Vec<(DiskNo, Opened)>,
     },
     /// Answer to `Effect::ReadSlot`.
     SlotRead {
@@ -272,14 +280,23 @@ pub enum Effect {
         /// The disks that carry the slot.
         slots: Vec<DiskNo>,
     },
+    /// Writes the clear SEAL of a session to disks to which its slot shall move, under this manager's generation; answered by `Event::PlacesOpened`.
+    OpenPlaces {
+        /// Whose.
+        session: SessionNo,
+        /// Its identity.
+        id: SessionId,
+        /// The disks.
+        slots: Vec<DiskNo>,
+    },
     /// Seals a session's slot; answered by `Event::Sealed`.
     SealSlot {
         /// Whose.
         session: SessionNo,
         /// Its identity.
         id: SessionId,
-        /// The disks that carry the slot.
-        slots: Vec<DiskNo>,
+        /// The disks that may carry the slot.
+        slots: Slots,
     },
     /// Reads a session's heartbeat; answered by `Event::SlotRead`.
     ReadSlot {

@@ -36,7 +36,7 @@ pub(super) fn info(d: &DiskEntry) -> DiskInfo {
 }
 
 /// Whether a session may ask for something before its next welcome.
-fn lives(l: &Life) -> bool {
+pub(super) fn lives(l: &Life) -> bool {
     !l.lapsed && !l.doomed && !l.is_sealed() && !l.is_ending()
 }
 

@@ -17,6 +17,7 @@ use super::mail::Posted;
 use super::reader::Reader;
 use super::remap::Remap;
 use super::seal::{Seal, Watch};
+use super::slots::Mover;
 use fusevol_shared::clock::BootTime;
 use fusevol_shared::ids::VolumeId;
 use fusevol_shared::wire::messages::Push;
@@ -73,6 +74,8 @@ pub(super) struct Life {
     pub letter: Option<Posted>,
     /// Before that no letter to it is begun: others had to wait.
     pub mail_rest: BootTime,
+    /// Its slot gets other disks.
+    pub mover: Mover,
 }
 
 impl Life {
@@ -105,6 +108,7 @@ impl Life {
             errand: false,
             letter: None,
             mail_rest: now,
+            mover: Mover::default(),
         }
     }
 

@@ -49,7 +49,7 @@ impl Posted {
 
 /// Whether others may wait for the answer.
 fn is_mailed(push: &Push) -> bool {
-    matches!(push, Push::Recall(_) | Push::MapChanged(_) | Push::SegmentAdded(_))
+    matches!(push, Push::Recall(_) | Push::MapChanged(_) | Push::SegmentAdded(_) | Push::MoveSlot(_))
 }
 
 /// The archive of a push, where it fits on a page.

@@ -9,7 +9,7 @@
 //! - [`rights`]: who may ask what. - `session`: sessions, leases, lapse, proof of drain. - `death`: journals of the drained. - `seal`, `confirm`:
 //!   the ladder for those of whom no proof comes. - `fence`: its agents. - `attach`: attachments. - `change`: space ahead of writes. - `fold`: the writer's changes.
 //! - `remap`: what a lost writer could still write is taken from it without a fence; `errand`: what that asks of the disks.
-//! - `mail`: what is said through the disks. - `data`: I/O through the manager. `paths`: whether a path leads to the pool's disk.
+//! - `slots`: a session's slot moves to other disks. `mail`: what is said through the disks. - `data`: I/O through the manager. `paths`: whether a path leads to the pool's disk.
 //! - `mirror`: legs that fail. `returns`: and come back. `recovery`: how far the copies are. `jobs`: the same for people. `copier`: the manager's own.
 //! - `reader`: what readers are told, limbo. - `locks`: byte-range locks. - `hold`: snapshots taken. - `snapshot`: snapshots read and removed. - `admin*`: the verbs.
 //!
@@ -51,6 +51,7 @@ mod seal;
 mod segments;
 mod session;
 mod settle;
+mod slots;
 mod snapshot;
 mod status;
 
@@ -65,6 +66,7 @@ pub use data::{Ticket, Verdict};
 pub use event::{AdminId, ConnId, Effect, Event, JournalRef, Now, Output, Tails};
 pub use fence::{FenceFor, Fenced};
 pub use segments::{LayEnd, LayJob};
+pub use slots::Opened;
 
 use crate::catalog::Catalog;
 use crate::catalog::alloc::Allocator;
@@ -150,6 +152,8 @@ pub struct Core {
     path_lives: Vec<(DiskNo, fusevol_shared::ids::Life)>,
     /// Disks that the manager does not reach, and why.
     lost: Vec<(DiskNo, String)>,
+    /// Since when each disk is lost, or back.
+    health: BTreeMap<DiskNo, slots::Health>,
     /// The catalog is nearly full.
     tight: bool,
     /// Every disk knows byte locks.
@@ -216,6 +220,7 @@ impl Core {
             looks: BTreeMap::new(),
             path_lives: Vec::new(),
             lost: Vec::new(),
+            health: BTreeMap::new(),
             tight: false,
             has_locks: true,
             fresh: true,
@@ -237,6 +242,7 @@ impl Core {
         self.drop_old_holds();
         self.sealed_before();
         self.say_legs_again();
+        self.say_moves_again();
         self.settle_copies();
         self.drop_old_takeovers();
         let clients: Vec<_> = self.catalog.clients().map(|c| (c.id, c.revoked)).collect();
@@ -276,6 +282,7 @@ impl Core {
             }
             Event::LockProbed { session, held } => self.lock_probed(session, held),
             Event::Sealed { session, done } => self.sealed(session, done),
+            Event::PlacesOpened { session, ends } => self.places_opened(session, &ends),
             Event::SlotRead { session, beat } => self.slot_read(session, beat),
             Event::JournalsRead { session, tails } => self.journals_read(session, tails),
             Event::Fenced { asked, fenced } => self.fenced(asked, fenced),

@@ -27,7 +27,7 @@ impl Core {
         self.path_lives = lives;
     }
 
-    /// The disks that the manager does not reach, and why. Said before an administrator is answered.
+    /// The disks that the manager does not reach, and why. Said before each step.
     pub fn set_lost(&mut self, lost: Vec<(DiskNo, String)>) {
         self.lost = lost;
     }

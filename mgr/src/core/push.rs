@@ -70,6 +70,7 @@ impl Core {
                 self.leg_waits_over(|_, w| *w == (session, push));
                 self.segment_answered(session, push);
             }
+            Push::MoveSlot(m) => self.slot_moved(session, m.no),
             Push::Release(_) | Push::VolumesChanged(_) | Push::LocksFreed(_) | Push::NewDisk(_) => {}
         }
     }

@@ -155,7 +155,7 @@ impl Core {
             match &mut life.seal {
                 Seal::Asked { asked, .. } => {
                     *asked = true;
-                    if let Some((id, slots)) = self.slot_of(session) {
+                    if let Some((id, slots)) = self.catalog.session(session).map(|s| (s.id, s.slots.clone())) {
                         self.out.effects.push(Effect::SealSlot { session, id, slots });
                     }
                 }
@@ -177,8 +177,9 @@ impl Core {
         }
     }
 
+    /// Identity, and all disks that may carry the slot.
     pub(super) fn slot_of(&self, no: SessionNo) -> Option<(fusevol_shared::ids::SessionId, Vec<fusevol_shared::units::DiskNo>)> {
-        self.catalog.session(no).map(|s| (s.id, s.slots.clone()))
+        self.catalog.session(no).map(|s| (s.id, s.slots.disks()))
     }
 
     /// The SEAL was written, or could not be.

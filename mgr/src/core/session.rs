@@ -10,6 +10,7 @@ use fusevol_shared::error::{Error, Kind, Result};
 use fusevol_shared::ids::{ClientId, KeyPrint, SessionNo};
 use fusevol_shared::sentence::{Tag, holds};
 use fusevol_shared::wire::messages::{Hello, PROTOCOL, Renewed, Reply, Welcome};
+use fusevol_shared::wire::slots::Slots;
 
 /// Longest host or program text that is kept, bytes.
 const TEXT_MAX: usize = 128;
@@ -94,7 +95,7 @@ impl Core {
             host: clean(&m.host),
             program: clean(&m.program),
             opened: self.now.seconds(),
-            slots: self.catalog.slot_disks(),
+            slots: Slots::new(self.slot_disks(), self.generation),
             generation: self.generation,
             sealed: false,
         };
@@ -185,8 +186,8 @@ impl Core {
             lease_ms,
             generation: self.generation,
             disks: disks.collect(),
-            slots: session.slots.clone(),
-            opened: session.generation,
+            slots: session.slots.now.clone(),
+            moves: session.slots.moves - u64::from(session.slots.is_moving()),
             reservations: self.catalog.has_reservations(no),
         }))
     }

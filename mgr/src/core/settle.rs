@@ -26,6 +26,7 @@ impl Core {
         self.closings_due();
         self.holds_go_on();
         self.join_goes_on();
+        self.slots_go_on();
         self.free_limbo();
         self.drop_segments();
         self.tell_readers();
@@ -48,6 +49,7 @@ impl Core {
         let confirms = self.confirms.iter().map(|c| c.deadline);
         lives
             .chain(self.mail_due())
+            .chain(self.slots_next())
             .chain(self.holds.values().map(|h| h.deadline))
             .chain(self.pending.values().map(|p| p.deadline))
             .chain(confirms)

@@ -21,6 +21,7 @@ mod remap;
 mod seal;
 mod segments;
 mod sessions;
+mod slots;
 mod through;
 mod verbs;
 mod writer;

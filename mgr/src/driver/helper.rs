@@ -5,7 +5,7 @@
 
 use super::Input;
 use super::log::File;
-use crate::core::{Effect, Event};
+use crate::core::{Effect, Event, Opened};
 use crate::session_io::{LIMIT, Member, SessionIo, Silent, SlotOf};
 use fusevol_shared::disk::Disk;
 use fusevol_shared::disk::ring::block_on;
@@ -89,9 +89,13 @@ fn run(todo: &Receiver<Job>, stop: &AtomicBool, to: &mpsc::Sender<Input>, work: 
 pub async fn carry_out<D: Disk>(io: &SessionIo<'_, D>, effect: &Effect, generation: Generation) -> Option<Event> {
     match effect {
         Effect::SealSlot { session, id, slots } => {
-            let (done, failed) = io.seal_slot(SlotOf { session: *session, id: *id, slots }, generation).await;
+            let (done, failed) = io.seal_slot(*session, *id, slots, generation).await;
             failed.iter().for_each(|why| tracing::warn!("the slot of session {session} could not be sealed: {why}"));
             Some(Event::Sealed { session: *session, done })
+        }
+        Effect::OpenPlaces { session, id, slots } => {
+            let ends = io.open_places(SlotOf { session: *session, id: *id, slots }, generation).await;
+            Some(Event::PlacesOpened { session: *session, ends })
         }
         Effect::ReadSlot { session, id, slots } => {
             let beat = io.read_slot(SlotOf { session: *session, id: *id, slots }).await;
@@ -121,6 +125,9 @@ pub async fn carry_out<D: Disk>(io: &SessionIo<'_, D>, effect: &Effect, generati
 fn not_done(effect: &Effect) -> Option<Event> {
     match effect {
         Effect::SealSlot { session, .. } => Some(Event::Sealed { session: *session, done: false }),
+        Effect::OpenPlaces { session, slots, .. } => {
+            Some(Event::PlacesOpened { session: *session, ends: slots.iter().map(|d| (*d, Opened::Not)).collect() })
+        }
         Effect::ReadSlot { session, .. } => Some(Event::SlotRead { session: *session, beat: None }),
         Effect::ReadNonce { session, disk } => Some(Event::NonceRead { session: *session, disk: *disk, found: None }),
         Effect::WriteLetter { letter, .. } => Some(Event::LetterWritten { session: letter.session, done: false }),

@@ -57,7 +57,7 @@ pub trait Log {
     /// session can read did not, the session finds it out by itself and does not begin.
     fn open_slot(&mut self, session: SessionNo, id: SessionId, slots: &[DiskNo]);
 
-    /// Begins a `SealSlot`, `ReadSlot`, `ReadNonce`, `ReadJournals`, `WriteLetter`, `ReadAnswer`, `Errand`, `Copy`, `LayAgain`, `LookAtDisk` or `Fence`; others are passed over. It never waits: the answer comes as an event, through the
+    /// Begins an `OpenPlaces`, `SealSlot`, `ReadSlot`, `ReadNonce`, `ReadJournals`, `WriteLetter`, `ReadAnswer`, `Errand`, `Copy`, `LayAgain`, `LookAtDisk` or `Fence`; others are passed over. It never waits: the answer comes as an event, through the
     /// driver's queue. One that cannot be begun is answered by the event that is given back.
     fn begin(&mut self, effect: Effect) -> Option<Event>;
 
@@ -114,6 +114,7 @@ impl Clients for Outside {
             }
             Effect::AdminReply { .. } | Effect::ProbeLock { .. } | Effect::Fence { .. } | Effect::Notice(_) => {}
             Effect::OpenSlot { .. }
+            | Effect::OpenPlaces { .. }
             | Effect::SealSlot { .. }
             | Effect::ReadSlot { .. }
             | Effect::ReadJournals { .. }

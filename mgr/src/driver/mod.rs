@@ -169,7 +169,6 @@ impl<L: Log, C: Clients> Driver<L, C> {
         self.next_admin += 1;
         let from = AdminId(self.next_admin);
         self.asking.insert(from, answer);
-        self.core.set_lost(self.log.lost());
         self.step(Event::Admin { from, request }, out);
         // Administrators that went away are forgotten.
         self.asking.retain(|_, a| !a.is_closed());
@@ -211,6 +210,7 @@ impl<L: Log, C: Clients> Driver<L, C> {
     fn step(&mut self, event: Event, out: &mut Output) {
         self.core.set_tight(self.log.is_tight());
         self.core.set_locks(self.log.has_locks());
+        self.core.set_lost(self.log.lost());
         self.core.step(Now::of(self.clock.as_ref()), event, out);
     }
 
@@ -238,6 +238,7 @@ impl<L: Log, C: Clients> Driver<L, C> {
             }
             Effect::OpenSlot { session, id, slots } => self.log.open_slot(session, id, &slots),
             errand @ (Effect::SealSlot { .. }
+            | Effect::OpenPlaces { .. }
             | Effect::ReadSlot { .. }
             | Effect::ReadNonce { .. }
             | Effect::WriteLetter { .. }
@@ -266,6 +267,7 @@ fn writes_slot(effect: &Effect) -> bool {
     matches!(
         effect,
         Effect::OpenSlot { .. }
+            | Effect::OpenPlaces { .. }
             | Effect::SealSlot { .. }
             | Effect::WriteLetter { .. }
             | Effect::Copy { .. }

@@ -13,6 +13,7 @@ use fusevol_shared::name::Name;
 use fusevol_shared::random::SeededRandom;
 use fusevol_shared::units::{AuSize, DiskNo};
 use fusevol_shared::wire::messages::Done;
+use fusevol_shared::wire::slots::Slots;
 use std::sync::{Arc, Mutex};
 
 #[derive(Clone, Default)]
@@ -193,7 +194,7 @@ fn waiting_events_share_one_commit() {
 fn slot_effects() -> (Effect, Effect, Effect) {
     let (session, id, slots) = (SessionNo(7), SessionId([1; 16]), vec![DiskNo(0), DiskNo(1)]);
     let open = Effect::OpenSlot { session, id, slots: slots.clone() };
-    let seal = Effect::SealSlot { session, id, slots };
+    let seal = Effect::SealSlot { session, id, slots: Slots::new(slots, Generation(1)) };
     (open, seal, Effect::Reply { conn: ConnId(3), id: 1, result: Ok(Reply::Done(Done {})) })
 }
 

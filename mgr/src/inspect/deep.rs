@@ -17,7 +17,9 @@ use fusevol_shared::error::{Error, Kind, Result};
 use fusevol_shared::format::preserve::LogId;
 use fusevol_shared::format::slot::majority;
 use fusevol_shared::ids::PoolId;
+use fusevol_shared::wire::messages::SlotDisk;
 use serde::Serialize;
+use std::collections::BTreeSet;
 
 #[cfg(test)]
 mod tests;
@@ -80,11 +82,12 @@ pub async fn look<D: Disk>(catalog: &Catalog, pool: PoolId, io: &SessionIo<'_, D
 
 /// Reads the SEAL and the heartbeat of a session.
 async fn slot<D: Disk>(s: &SessionEntry, io: &SessionIo<'_, D>, found: &mut Findings) {
-    let mut clear = 0;
-    for no in &s.slots {
+    let mut clear = BTreeSet::new();
+    for no in &s.slots.disks() {
+        let opened = s.slots.each().find(|p| p.disk == *no).map_or(s.generation, |p| p.opened);
         match io.read_seal(*no, s.no).await {
             Err(e) => found.flaws.push(e.within(format_args!("the slot of session {}", s.no)).to_string()),
-            Ok(Ok(seal)) if seal.is_clear_for(s.no, s.id, s.generation) => clear += 1,
+            Ok(Ok(seal)) if seal.is_clear_for(s.no, s.id, opened) => _ = clear.insert(*no),
             // The manager seals first and writes it down then; and opens a slot after it has written that down.
             Ok(said) if !s.sealed => {
                 let said = said.map_or_else(
@@ -102,10 +105,12 @@ async fn slot<D: Disk>(s: &SessionEntry, io: &SessionIo<'_, D>, found: &mut Find
             Ok(_) => {}
         }
     }
-    if s.sealed && clear > 0 && clear >= majority(s.slots.len()) {
+    let goes_on = |set: &[SlotDisk]| !set.is_empty() && set.iter().filter(|p| clear.contains(&p.disk)).count() >= majority(set.len());
+    if s.sealed && (goes_on(&s.slots.now) || goes_on(&s.slots.next)) {
         found.violations.push(format!("session {} is sealed by the catalog, and could go on by the SEAL on its slot disks", s.no));
     }
-    if io.read_slot(SlotOf { session: s.no, id: s.id, slots: &s.slots }).await.is_none() && !s.slots.is_empty() {
+    let slots = s.slots.disks();
+    if io.read_slot(SlotOf { session: s.no, id: s.id, slots: &slots }).await.is_none() && !slots.is_empty() {
         found.notes.push(format!("session {} has no heartbeat on its slot disks", s.no));
     }
 }

@@ -16,6 +16,7 @@ use fusevol_shared::map::{AuMask, Leg, MapRun};
 use fusevol_shared::mask::BlockMask;
 use fusevol_shared::name::Name;
 use fusevol_shared::units::{AuNo, AuSize, DiskAu, DiskNo, DiskOff, PAGE, VolAu};
+use fusevol_shared::wire::slots::Slots;
 
 pub const POOL: PoolId = PoolId([9; 16]);
 pub const V: VolumeId = VolumeId([1; 16]);
@@ -68,7 +69,7 @@ impl World {
                 host: "h".into(),
                 program: "p".into(),
                 opened: 5,
-                slots: vec![DiskNo(0), DiskNo(1)],
+                slots: Slots::new([DiskNo(0), DiskNo(1)], Generation(3)),
                 generation: Generation(3),
                 sealed: false,
             }),
@@ -92,13 +93,16 @@ impl World {
     }
 
     pub fn slot(&self, sealed: bool) {
+        (0..self.disks.len()).for_each(|i| self.slot_on(i, sealed));
+    }
+
+    pub fn slot_on(&self, i: usize, sealed: bool) {
         let layout = Layout::for_disk(AuSize::DEFAULT, 64 << 20).expect("large enough");
-        for (_, id, disk) in &self.disks {
-            let at = SlotAt::new(POOL, *id, &layout, S);
-            let seal = SlotSeal { session: S, id: ID, generation: Generation(3), sealed };
-            disk.poke(at.seal(), &seal.encode(at));
-            disk.poke(at.off, &Heartbeat { session: S, id: ID, beat: Seq(1), nonce: 0, answer: None }.encode(at));
-        }
+        let (_, id, disk) = &self.disks[i];
+        let at = SlotAt::new(POOL, *id, &layout, S);
+        let seal = SlotSeal { session: S, id: ID, generation: Generation(3), sealed };
+        disk.poke(at.seal(), &seal.encode(at));
+        disk.poke(at.off, &Heartbeat { session: S, id: ID, beat: Seq(1), nonce: 0, answer: None }.encode(at));
     }
 
     /// Writes the first half: a state, then these appends. Gives where each frame begins.

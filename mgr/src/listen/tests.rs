@@ -134,7 +134,7 @@ fn welcome() -> Welcome {
         generation: Generation(1),
         disks: vec![],
         slots: vec![],
-        opened: Generation(1),
+        moves: 0,
         reservations: false,
     }
 }

@@ -7,6 +7,7 @@ use fusevol_shared::disk::mem::MemDisk;
 use fusevol_shared::format::journal::{Body, State};
 use fusevol_shared::ids::{FenceToken, VolumeEpoch, VolumeId};
 use fusevol_shared::units::AuNo;
+use fusevol_shared::wire::messages::SlotDisk;
 use futures_util::FutureExt;
 
 const POOL: PoolId = PoolId([1; 16]);
@@ -55,14 +56,37 @@ fn a_slot_is_opened_and_sealed_on_a_majority() {
     assert_eq!(w.seals(ID, Generation(4)), [Some(true); 3]);
     assert_eq!(w.seals(ID, Generation(5)), [Some(false); 3], "the generation stands in it");
     w.faults[1].add(broken(Ops::WRITE));
-    let (done, failed) = ring::block_on(w.io().seal_slot(OF, Generation(5)));
+    let seal = |slots: &Slots| ring::block_on(w.io().seal_slot(SESSION, ID, slots, Generation(5)));
+    let slots = Slots::new(SLOTS, Generation(4));
+    let (done, failed) = seal(&slots);
     assert!(done && failed.len() == 1 && failed[0].contains("disk 1"), "{failed:?}");
     assert_eq!(w.seals(ID, Generation(4)), [Some(false), Some(true), Some(false)]);
     w.faults[2].add(broken(Ops::WRITE));
-    assert!(!ring::block_on(w.io().seal_slot(OF, Generation(5))).0, "one of three is not enough");
+    assert!(!seal(&slots).0, "one of three is not enough");
     assert!(!open(&w).0);
-    let missing = SlotOf { slots: &[DiskNo(0), DiskNo(7)], ..OF };
-    assert!(!ring::block_on(w.io().seal_slot(missing, Generation(5))).0);
+    assert!(!seal(&Slots::new([DiskNo(0), DiskNo(7)], Generation(4))).0);
+}
+
+#[test]
+fn a_slot_that_moves_is_sealed_on_a_majority_of_both_sets() {
+    let w = world();
+    let place = |disk: u16, opened| SlotDisk { disk: DiskNo(disk), opened: Generation(opened) };
+    let slots = Slots { now: vec![place(0, 4), place(1, 4)], next: vec![place(1, 4), place(2, 5)], moves: 1 };
+    let opened = ring::block_on(w.io().open_places(SlotOf { slots: &[DiskNo(2), DiskNo(7)], ..OF }, Generation(5)));
+    assert_eq!(opened, [(DiskNo(2), Opened::Done), (DiskNo(7), Opened::Not)]);
+    assert_eq!(w.seals(ID, Generation(5)), [None, None, Some(true)]);
+    for (lost, done) in [(0, false), (1, false), (2, false), (3, true)] {
+        w.faults.iter().for_each(Faults::clear);
+        if let Some(f) = w.faults.get(lost) {
+            f.add(broken(Ops::WRITE));
+        }
+        assert_eq!(ring::block_on(w.io().seal_slot(SESSION, ID, &slots, Generation(6))).0, done, "without disk {lost}");
+    }
+    w.faults[0].add(broken(Ops::WRITE));
+    w.faults[1].add(Rule::on(Ops::WRITE, Fault::Fail(libc::EIO, Answer::Answered)));
+    w.faults[2].add(Rule::on(Ops::WRITE, Fault::Hang));
+    let opened = ring::block_on(w.io().open_places(OF, Generation(7)));
+    assert_eq!(opened, [(DiskNo(0), Opened::Late), (DiskNo(1), Opened::Not), (DiskNo(2), Opened::Late)], "what may still land is said");
 }
 
 #[test]
@@ -70,7 +94,7 @@ fn a_hung_disk_holds_nobody_up() {
     let w = world();
     w.faults[2].add(Rule::on(Ops::ALL, Fault::Hang));
     let io = w.io();
-    assert!(ring::block_on(io.seal_slot(OF, Generation(5))).0);
+    assert!(ring::block_on(io.seal_slot(SESSION, ID, &Slots::new(SLOTS, Generation(4)), Generation(5))).0);
     let hung = w.faults[2].counts();
     assert_eq!(ring::block_on(io.read_slot(OF)), None);
     assert_eq!(w.faults[2].counts(), hung, "it is asked once");

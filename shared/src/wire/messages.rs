@@ -7,6 +7,7 @@
 
 pub use super::lock::{GetLock, HeldLock, LockState, LocksFreed, LocksTaken, RetakeLocks, SetLock};
 pub use super::recovery::{LegFailed, LegOut, Recovery, RecoveryOrders};
+pub use super::slots::{MoveSlot, SlotDisk};
 use super::rights::{Need, Right, Rights};
 pub use crate::change::Segment;
 use crate::change::{Append, Journal, Places, WhenFull};
@@ -29,7 +30,8 @@ use rkyv::{Archive, Deserialize, Serialize};
 /// 5: locks of byte ranges (`SetLock`, `GetLock`, `RetakeLocks`, `LocksFreed`).
 /// 6: mirrors (`LegOut`, `Recovery`, `LegFailed`; `Attached`, `SnapshotOpened` say which disks are out; `Grant` and `NewJournal` say which to avoid).
 /// 7: `NewDisk`; `RecoveryOrders` names disks to be looked at.
-pub const PROTOCOL: u16 = 7;
+/// 8: `MoveSlot`; `Welcome` says of each slot disk who opened the slot there.
+pub const PROTOCOL: u16 = 8;
 /// Most AUs in one `Grant`.
 pub const AUS_PER_GRANT: u32 = 1024;
 /// Most weight of the appends in one `Fold` (see `Entry::weight`): with 32 bytes each far below the frame limit.
@@ -147,11 +149,11 @@ message!(/// A session stands.
     generation: Generation,
     /// The pool's disks.
     disks: Vec<DiskInfo>,
-    /// The disks that carry the session's slot: heartbeat and SEAL (FORMAT.md). The SEAL is clear there, under the generation of the
-    /// manager that opened the session.
-    slots: Vec<DiskNo>,
-    /// That generation.
-    opened: Generation,
+    /// The disks that carry the session's slot: heartbeat and SEAL (FORMAT.md). The SEAL is clear there. Of use in the first welcome only: a session that
+    /// stands hears of others by `MoveSlot`, and may have moved further than this says.
+    slots: Vec<SlotDisk>,
+    /// Number of the last `MoveSlot` that led there; 0 where there was none.
+    moves: u64,
     /// The host is registered with each block device before the session uses it: it can be cut off there.
     reservations: bool,
 });
@@ -525,6 +527,7 @@ pub enum Push {
     LocksFreed(LocksFreed),
     LegFailed(LegFailed),
     NewDisk(NewDisk),
+    MoveSlot(MoveSlot),
 }
 
 /// Answer to a push.

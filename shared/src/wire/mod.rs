@@ -21,5 +21,6 @@ pub mod messages;
 pub mod recovery;
 pub mod rights;
 pub mod secret;
+pub mod slots;
 pub mod tcp;
 pub mod tls;

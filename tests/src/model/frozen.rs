@@ -168,7 +168,7 @@ impl World {
                     continue;
                 }
                 Effect::SealSlot { session, id, slots } => {
-                    let (done, _) = io.seal_slot(SlotOf { session, id, slots: &slots }, generation).await;
+                    let (done, _) = io.seal_slot(session, id, &slots, generation).await;
                     Event::Sealed { session, done }
                 }
                 Effect::ReadSlot { session, id, slots } => {

@@ -4,15 +4,13 @@ use super::manager::{Link, Manager};
 use fusevol::control::Control;
 use fusevol::disks::Disks;
 use fusevol::lease::{IO_TIMEOUT, Lease};
-use fusevol::slot::Slot;
+use fusevol::slot::{Slot, carriers};
 use fusevol::snapshot::SnapshotReader;
 use fusevol::stale::Stale;
 use fusevol::volume::{Engine, Mode, Volume};
 use fusevol_shared::clock::{BootTime, SystemClock};
 use fusevol_shared::disk::Disk;
 use fusevol_shared::error::Result;
-use fusevol_shared::format::layout::Layout;
-use fusevol_shared::format::slot::SlotAt;
 use fusevol_shared::ids::{BootId, DiskId, KeyPrint, SessionId, SnapshotId, VolumeId};
 use fusevol_shared::units::DiskNo;
 use fusevol_shared::wire::messages::{Ack, Hello, Hold, PROTOCOL, Push};
@@ -60,11 +58,11 @@ impl<D: Disk> Host<D> {
         lease.extend(BootTime(u64::MAX));
         let table = Disks::new();
         let mut places = Vec::new();
+        let slots = || carriers(welcome.pool, welcome.au_size, welcome.session, &welcome.slots, &welcome.disks).expect("they fit");
         for (no, (id, disk)) in (0..).zip(disks) {
             assert_eq!(welcome.disks.iter().find(|d| d.no == DiskNo(no)).map(|d| d.id), Some(id));
-            if slot && welcome.slots.contains(&DiskNo(no)) {
-                let layout = Layout::for_disk(welcome.au_size, disk.size()).expect("large enough");
-                places.push((DiskNo(no), SlotAt::new(welcome.pool, id, &layout, welcome.session)));
+            if slot {
+                places.extend(slots().into_iter().filter(|c| c.disk == DiskNo(no)));
             }
             table.set_present(DiskNo(no), id, disk);
         }
@@ -72,7 +70,7 @@ impl<D: Disk> Host<D> {
             disks: Arc::new(table),
             control: Arc::new(link),
             lease: Arc::new(lease),
-            slot: Arc::new(Slot::new(welcome.pool, welcome.session, session, welcome.opened, places)),
+            slot: Arc::new(Slot::new(welcome.pool, welcome.session, session, welcome.moves, places)),
             pool: welcome.pool,
             session: welcome.session,
             au_size: welcome.au_size,
@@ -166,7 +164,7 @@ impl<D: Disk> Host<D> {
                 self.engine.outs.failed(m.volume, m.disk);
                 Ok(())
             }
-            Push::Hold(_) | Push::Release(_) | Push::VolumesChanged(_) | Push::LocksFreed(_) | Push::NewDisk(_) => Ok(()),
+            Push::Hold(_) | Push::Release(_) | Push::VolumesChanged(_) | Push::LocksFreed(_) | Push::NewDisk(_) | Push::MoveSlot(_) => Ok(()),
         }
     }
 

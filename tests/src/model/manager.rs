@@ -148,6 +148,7 @@ impl Manager {
                 Effect::AdminReply { to, result } => drop(m.admin.insert(to, result)),
                 Effect::Verdict { ticket, result } => drop(m.verdicts.insert(ticket, result)),
                 errand @ (Effect::OpenSlot { .. }
+                | Effect::OpenPlaces { .. }
                 | Effect::SealSlot { .. }
                 | Effect::ReadSlot { .. }
                 | Effect::ReadJournals { .. }

@@ -13,13 +13,12 @@ use fusevol::lease::Lease;
 use fusevol::path::keeper;
 use fusevol::redirect::queue::Queue;
 use fusevol::session::machine::{Effect, Event, Machine};
-use fusevol::slot::Slot;
+use fusevol::slot::{Slot, carriers};
 use fusevol::snapshot::SnapshotReader;
 use fusevol::volume::{Engine, Mode};
 use fusevol_shared::clock::Clock;
 use fusevol_shared::error::{Error, Kind, Result, WireError};
-use fusevol_shared::format::layout::{Layout, MANAGER_LOCK};
-use fusevol_shared::format::slot::SlotAt;
+use fusevol_shared::format::layout::MANAGER_LOCK;
 use fusevol_shared::ids::{Generation, KeyPrint, SessionId, SnapshotId, VolumeId};
 use fusevol_shared::wire::messages::{Ack, Goodbye, Hold, Push, Renew, Welcome};
 use futures_util::StreamExt;
@@ -160,15 +159,11 @@ impl Start {
             }
             disks.set_present(no, id, Arc::new(disk));
         }
-        let places = welcome.slots.iter().map(|no| {
-            let info = welcome.disks.iter().find(|d| d.no == *no).expect("a slot disk is a disk of the pool");
-            let layout = Layout::for_aus(welcome.au_size, info.aus).expect("large enough");
-            (*no, SlotAt::new(welcome.pool, info.id, &layout, welcome.session))
-        });
+        let places = carriers(welcome.pool, welcome.au_size, welcome.session, &welcome.slots, &welcome.disks)?;
         if self.ways {
             self.redirect(welcome, session, link, &disks);
         }
-        let slot = Slot::new(welcome.pool, welcome.session, session, welcome.opened, places.collect());
+        let slot = Slot::new(welcome.pool, welcome.session, session, welcome.moves, places);
         Ok(Engine {
             disks,
             control: link.clone(),
@@ -366,6 +361,12 @@ impl Client {
             }
             Push::Recall(m) => m.volume,
             Push::VolumesChanged(_) | Push::LocksFreed(_) | Push::NewDisk(_) => return self.link.ack(push.0, push.1, Ack::Done),
+            Push::MoveSlot(m) => {
+                let (pool, au_size) = (self.engine.pool, self.engine.au_size);
+                let places = carriers(pool, au_size, self.engine.session, &m.slots, &m.disks).expect("a manager's places fit");
+                self.engine.slot.move_to(m.no, &places);
+                return self.link.ack(push.0, push.1, Ack::Done);
+            }
             Push::LegFailed(m) => {
                 self.engine.outs.failed(m.volume, m.disk);
                 return self.link.ack(push.0, push.1, Ack::Done);

@@ -87,6 +87,8 @@ pub struct Watch {
     serving: RefCell<Option<(ProcId, Rc<RefCell<Core>>)>>,
     /// Where managers hear that their way to a disk is good again.
     back: RefCell<BTreeMap<ProcId, Inbox<DiskNo>>>,
+    /// Slots of sessions that have moved.
+    pub slots: Cell<u64>,
     /// Ways that managers have opened again.
     pub reopened: Cell<u64>,
 }
@@ -329,6 +331,7 @@ impl Serving {
         let mut out = Output::default();
         let core = self.core.clone();
         core.borrow_mut().set_tight(self.store.room().is_tight());
+        core.borrow_mut().set_lost(self.lost());
         for _ in 0..BATCH {
             let Some(event) = self.ears.events.take() else { break };
             self.m.sched().trace(self.m.proc, event_name(&event), out.records.len() as u64, 0);
@@ -346,9 +349,17 @@ impl Serving {
         }
         self.m.sched().detail(self.m.proc, || format!("commits {:?}", out.records));
         self.store.commit(&out.records, || core.borrow().catalog().dump()).await?;
+        let slots = out.records.iter().filter(|r| matches!(r, Record::SlotMoved { .. })).count() as u64;
+        self.m.watch.slots.set(self.m.watch.slots.get() + slots);
         self.m.watch.moved.set(self.m.watch.moved.get() + moved(&out.records));
         self.committed();
         Ok(out.effects)
+    }
+
+    /// The disks that it does not reach.
+    fn lost(&self) -> Vec<(DiskNo, String)> {
+        let media = (0..).map(DiskNo).zip(&self.m.pool.media);
+        media.filter(|(_, (_, m))| m.is_lost(self.m.proc)).map(|(no, _)| (no, "lost".to_owned())).collect()
     }
 
     fn committed(&self) {
@@ -384,6 +395,7 @@ impl Serving {
                 io.open_slot(SlotOf { session, id, slots: &slots }, self.generation).await;
             }
             Effect::SealSlot { .. }
+            | Effect::OpenPlaces { .. }
             | Effect::ReadSlot { .. }
             | Effect::ReadNonce { .. }
             | Effect::ReadJournals { .. }
@@ -427,7 +439,12 @@ fn grants_lease(effect: &Effect) -> bool {
 fn writes_slot(effect: &Effect) -> bool {
     matches!(
         effect,
-        Effect::OpenSlot { .. } | Effect::SealSlot { .. } | Effect::WriteLetter { .. } | Effect::Copy { .. } | Effect::Errand { .. }
+        Effect::OpenSlot { .. }
+            | Effect::OpenPlaces { .. }
+            | Effect::SealSlot { .. }
+            | Effect::WriteLetter { .. }
+            | Effect::Copy { .. }
+            | Effect::Errand { .. }
     )
 }
 
@@ -441,8 +458,12 @@ fn moved(records: &[Record]) -> u64 {
 async fn ask_disks(io: &SessionIo<'_, SimDisk>, effect: Effect, generation: Generation) -> Event {
     match effect {
         Effect::SealSlot { session, id, slots } => {
-            let (done, _) = io.seal_slot(SlotOf { session, id, slots: &slots }, generation).await;
+            let (done, _) = io.seal_slot(session, id, &slots, generation).await;
             Event::Sealed { session, done }
+        }
+        Effect::OpenPlaces { session, id, slots } => {
+            let ends = io.open_places(SlotOf { session, id, slots: &slots }, generation).await;
+            Event::PlacesOpened { session, ends }
         }
         Effect::ReadSlot { session, id, slots } => {
             let beat = io.read_slot(SlotOf { session, id, slots: &slots }).await;
@@ -478,6 +499,7 @@ fn event_name(event: &Event) -> &'static str {
         Event::Admin { .. } => "admin",
         Event::LockProbed { .. } => "lock probed",
         Event::Sealed { .. } => "sealed",
+        Event::PlacesOpened { .. } => "places opened",
         Event::SlotRead { .. } => "slot read",
         Event::JournalsRead { .. } => "journals read",
         Event::Fenced { .. } => "fenced",

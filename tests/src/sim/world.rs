@@ -89,6 +89,8 @@ pub struct Done {
     pub moved: u64,
     /// Letters that were answered.
     pub letters: u64,
+    /// Slots that have moved.
+    pub slots: u64,
 }
 
 /// What all parts of a world share.
@@ -556,6 +558,7 @@ pub fn run(template: &Template, seed: u64, print: bool) -> Done {
         late: shared.pool.media.iter().map(|(_, m)| m.late()).sum(),
         moved: shared.watch.moved.get(),
         letters: count(&shared.counts.letters),
+        slots: shared.watch.slots.get(),
     };
     all_given_back(sched, exec, shared);
     done

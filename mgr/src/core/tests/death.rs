@@ -324,8 +324,8 @@ fn numbers_are_not_used_while_their_slot_is_taken() {
     w.client(1, "db", "read");
     let first = w.open(1, 1);
     let welcome = w.hello(first, 1, BOOT, true).expect("welcome");
-    assert_eq!(welcome.slots.iter().map(|d| d.0).collect::<Vec<_>>(), [0, 1, 2], "three disks carry a slot");
-    assert_eq!((welcome.session, welcome.opened.0), (SessionNo(0), 1));
+    assert_eq!(welcome.slots.iter().map(|d| d.disk.0).collect::<Vec<_>>(), [0, 1, 2], "three disks carry a slot");
+    assert_eq!((welcome.session, welcome.slots[0].opened.0), (SessionNo(0), 1));
     w.prove = false;
     let conn = w.connect(1);
     let mut used = Vec::new();
@@ -374,11 +374,11 @@ fn a_hello_that_is_repeated_to_another_manager_gets_its_seal() {
     w.restart();
     let a = w.connect(1);
     let welcome = w.hello(a, 1, BOOT, false).expect("welcome");
-    assert_eq!((welcome.opened, welcome.session), (welcome.generation, SessionNo(0)));
+    assert_eq!((welcome.slots[0].opened, welcome.session), (welcome.generation, SessionNo(0)));
     assert_eq!(w.shadow.session(S).expect("open").generation, welcome.generation);
     // One that was told goes on under the manager that opened it.
     w.restart();
     let a = w.connect(1);
     let welcome = w.hello(a, 1, BOOT, true).expect("welcome");
-    assert!(welcome.opened < welcome.generation);
+    assert!(welcome.slots[0].opened < welcome.generation);
 }

@@ -7,7 +7,7 @@ use super::writer::Writer;
 use crate::catalog::record::{DiskEntry, PoolEntry, Record};
 use crate::catalog::{Catalog, prove};
 use crate::core::errand::{Errand, KeptBlock, LogEnd, Outcome};
-use crate::core::{AdminId, AdminReply, AdminRequest, Config, ConnId, Core, Effect, Event, Fenced, JournalRef, Now, Output};
+use crate::core::{AdminId, AdminReply, AdminRequest, Config, ConnId, Core, Effect, Event, Fenced, JournalRef, Now, Opened, Output};
 use fusevol_shared::clock::BootTime;
 use fusevol_shared::error::{Kind, WireError};
 use fusevol_shared::format::journal::Tail;
@@ -78,6 +78,12 @@ pub struct Disks {
     pub alive: BTreeSet<SessionNo>,
     /// Whether the slot is sealed.
     pub slots: BTreeMap<SessionNo, bool>,
+    /// What the SEAL of each session says on each disk: the generation, and whether it is sealed.
+    pub seals: BTreeMap<(SessionNo, DiskNo), (Generation, bool)>,
+    /// Disks that take no SEAL; and whether they have answered.
+    pub broken: BTreeMap<DiskNo, bool>,
+    /// Clear SEALs are left to the test.
+    pub slow: bool,
     /// The page and the letter that was written last to each session, and what each has answered in its slot.
     pub letters: BTreeMap<SessionNo, (u8, Letter)>,
     pub answers: BTreeMap<SessionNo, Answer>,
@@ -102,16 +108,39 @@ impl Disks {
         }
     }
 
+    /// The SEALs that a manager of this generation writes.
+    pub fn seal(&mut self, effect: &Effect, generation: Generation) -> Option<Event> {
+        let (session, disks, sealed) = match effect {
+            Effect::OpenSlot { session, slots, .. } => {
+                self.slots.insert(*session, false);
+                (*session, slots.clone(), false)
+            }
+            Effect::OpenPlaces { session, slots, .. } => (*session, slots.clone(), false),
+            Effect::SealSlot { session, slots, .. } => (*session, slots.disks(), true),
+            _ => return None,
+        };
+        let good: Vec<DiskNo> = disks.iter().copied().filter(|d| !self.broken.contains_key(d)).collect();
+        self.seals.extend(good.iter().map(|d| ((session, *d), (generation, sealed))));
+        if !matches!(effect, Effect::OpenPlaces { .. }) {
+            return None;
+        }
+        let end = |d: &DiskNo| match self.broken.get(d) {
+            None => Opened::Done,
+            Some(true) => Opened::Not,
+            Some(false) => Opened::Late,
+        };
+        Some(Event::PlacesOpened { session, ends: disks.iter().map(|d| (*d, end(d))).collect() })
+    }
+
     /// The answer to a question of the core, if it is one.
     pub fn answer(&mut self, effect: &Effect) -> Option<Event> {
         match effect {
-            Effect::OpenSlot { session, .. } => {
-                self.slots.insert(*session, false);
-                None
-            }
-            Effect::SealSlot { session, .. } => {
-                self.slots.insert(*session, true);
-                Some(Event::Sealed { session: *session, done: true })
+            Effect::SealSlot { session, slots, .. } => {
+                let done = slots.counts(|d| !self.broken.contains_key(&d));
+                if done {
+                    self.slots.insert(*session, true);
+                }
+                Some(Event::Sealed { session: *session, done })
             }
             Effect::ReadSlot { session, .. } => {
                 if self.alive.contains(session) {
@@ -215,7 +244,9 @@ impl World {
     pub fn restart_after(&mut self, drained: bool) {
         let log = std::mem::take(&mut self.log);
         let (now, next, prove, disks) = (self.now, self.next, self.prove, std::mem::take(&mut self.disks));
-        let (questions, truth) = (std::mem::take(&mut self.questions), std::mem::take(&mut self.truth));
+        let (mut questions, truth) = (std::mem::take(&mut self.questions), std::mem::take(&mut self.truth));
+        // What it had begun by itself ends with it.
+        questions.retain(|q| !matches!(q, Effect::OpenPlaces { .. }));
         *self = Self::from_log(log, self.generation + 1);
         self.now = now;
         self.core = Core::new(
@@ -233,7 +264,8 @@ impl World {
     /// Answers what was asked of the disks and left, also by a manager that is gone.
     pub fn answer_questions(&mut self) {
         for q in std::mem::take(&mut self.questions) {
-            if let Some(event) = self.disks.answer(&q) {
+            let generation = Generation(self.generation);
+            if let Some(event) = self.disks.seal(&q, generation).or_else(|| self.disks.answer(&q)) {
                 self.step(event);
             }
         }
@@ -251,7 +283,8 @@ impl World {
             let effects = self.one(event);
             for e in &effects {
                 match e {
-                    Effect::OpenSlot { .. } => _ = self.disks.answer(e),
+                    Effect::OpenPlaces { .. } if self.disks.slow => self.questions.push(e.clone()),
+                    Effect::OpenSlot { .. } | Effect::OpenPlaces { .. } => next.extend(self.disks.seal(e, Generation(self.generation))),
                     Effect::SealSlot { .. } | Effect::ReadSlot { .. } | Effect::ReadJournals { .. } | Effect::Errand { .. }
                         if self.disks.silent =>
                     {

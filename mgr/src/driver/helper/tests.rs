@@ -7,6 +7,7 @@ use fusevol_shared::disk::any::PoolDisk;
 use fusevol_shared::disk::file::{FileDisk, OpenMode};
 use fusevol_shared::ids::{DiskId, FenceToken, Seq, SessionId, SessionNo, VolumeId};
 use fusevol_shared::units::{AuNo, DiskAu, DiskNo};
+use fusevol_shared::wire::slots::Slots;
 
 const POOL: PoolId = PoolId([1; 16]);
 
@@ -23,7 +24,7 @@ fn disks() -> (Vec<tempfile::NamedTempFile>, Vec<Member<File>>) {
 }
 
 fn seal(session: u32) -> Effect {
-    Effect::SealSlot { session: SessionNo(session), id: SessionId([3; 16]), slots: vec![DiskNo(0), DiskNo(1)] }
+    Effect::SealSlot { session: SessionNo(session), id: SessionId([3; 16]), slots: Slots::new([DiskNo(0), DiskNo(1)], Generation(1)) }
 }
 
 fn event(input: Option<Input>) -> Event {
@@ -48,7 +49,8 @@ fn errands_are_done_in_order_and_answered() {
     };
     let journals = vec![journal(4, copies), journal(6, vec![])];
     let read = Effect::ReadSlot { session: SessionNo(5), id: SessionId([3; 16]), slots: vec![DiskNo(0)] };
-    for effect in [seal(5), read, Effect::ReadJournals { session: SessionNo(5), journals }] {
+    let open = Effect::OpenPlaces { session: SessionNo(4), id: SessionId([3; 16]), slots: vec![DiskNo(1), DiskNo(7)] };
+    for effect in [seal(5), read, Effect::ReadJournals { session: SessionNo(5), journals }, open] {
         assert_eq!(helper.begin(Job { effect, disks: disks.clone(), generation: Generation(2) }), None);
     }
     assert_eq!(event(from.blocking_recv()), Event::Sealed { session: SessionNo(5), done: true });
@@ -56,7 +58,11 @@ fn errands_are_done_in_order_and_answered() {
     let Event::JournalsRead { tails, .. } = event(from.blocking_recv()) else { panic!("not the tails") };
     assert!(matches!(&tails[0], (FenceToken(4), Ok(tail)) if tail.last == Seq(0)));
     assert!(matches!(&tails[1], (FenceToken(6), Err(e)) if e.kind == Kind::Io));
+    let ends = vec![(DiskNo(1), Opened::Done), (DiskNo(7), Opened::Not)];
+    assert_eq!(event(from.blocking_recv()), Event::PlacesOpened { session: SessionNo(4), ends });
     let io = SessionIo::new(POOL, AuSize::DEFAULT, &disks, LIMIT);
+    let opened = block_on(io.read_seal(DiskNo(1), SessionNo(4))).expect("read").expect("a SEAL");
+    assert!(opened.is_clear_for(SessionNo(4), SessionId([3; 16]), Generation(2)));
     let on_disk = block_on(io.read_seal(DiskNo(1), SessionNo(5))).expect("read").expect("a SEAL");
     assert!(on_disk.sealed && on_disk.generation == Generation(2));
 }

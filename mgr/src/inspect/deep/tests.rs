@@ -4,8 +4,8 @@ use super::super::world::{S, T, V, World, au, bound, preserve};
 use super::*;
 use fusevol_shared::change::Entry;
 use fusevol_shared::disk::ring::block_on;
-use fusevol_shared::ids::{Seq, VolumeEpoch};
-use fusevol_shared::units::PAGE;
+use fusevol_shared::ids::{Generation, Seq, VolumeEpoch};
+use fusevol_shared::units::{DiskNo, PAGE};
 
 fn look_at(w: &World) -> Findings {
     block_on(look(&w.catalog, super::super::world::POOL, &w.io()))
@@ -61,6 +61,21 @@ fn slots_are_read_and_a_lost_seal_is_a_violation() {
     w.slot(false);
     let said = look_at(&w).violations;
     assert!(said.len() == 1 && said[0].contains("session 0 is sealed by the catalog"), "{said:?}");
+}
+
+#[test]
+fn a_slot_that_moves_is_looked_at_on_both_sets() {
+    let mut w = World::new();
+    w.slot(false);
+    let place = |disk: u16, opened| SlotDisk { disk: DiskNo(disk), opened: Generation(opened) };
+    w.catalog.apply(&Record::SlotMoves { no: S, next: vec![place(1, 3)] }).expect("fits");
+    assert!(look_at(&w).notes.iter().all(|n| !n.contains("cannot go on")));
+    w.slot_on(0, true);
+    w.catalog.apply(&Record::SessionSealed { no: S }).expect("fits");
+    let said = look_at(&w).violations;
+    assert!(said.len() == 1 && said[0].contains("session 0 is sealed by the catalog"), "by the set that is next: {said:?}");
+    w.slot_on(1, true);
+    assert!(look_at(&w).violations.is_empty());
 }
 
 #[test]

@@ -127,7 +127,7 @@ fn an_au_size_out_of_range_is_no_welcome() {
         generation: Generation(1),
         disks: vec![],
         slots: vec![],
-        opened: Generation(1),
+        moves: 0,
         reservations: false,
     };
     let message = FromManager::Reply { id: 0, result: Ok(Reply::Welcome(welcome)) };

@@ -70,6 +70,12 @@ impl Medium {
         !self.state().ways.contains_key(&proc)
     }
 
+    /// Whether a manager that runs as this process has lost the disk.
+    #[must_use]
+    pub fn is_lost(&self, proc: ProcId) -> bool {
+        !self.is_reached(proc) || self.state().faults.dead
+    }
+
     /// Late writes that have landed.
     #[must_use]
     pub fn late(&self) -> u64 {
