@@ -2,6 +2,7 @@
 
 use fusevol_tests::real::load::{Load, Oracle, SPAN, THREADS};
 use fusevol_tests::real::mirrored::{Mirrored, PATIENCE, fill, filled, goes_on};
+use fusevol_tests::real::mount::Mount;
 use fusevol_tests::real::wait::until;
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
@@ -50,8 +51,7 @@ fn all_whole(m: &Mirrored) {
 }
 
 /// The other one of the first two dies: what was copied is all there is. Then all copies are equal.
-fn is_all_there(m: &mut Mirrored, verify: impl FnOnce(&Path)) {
-    let mount = m.mount("again");
+fn is_all_there(m: &mut Mirrored, mount: Mount, verify: impl FnOnce(&Path)) {
     m.servers[0].kill();
     verify(&mount.image("db"));
     filled(&mount.image("db"), SPAN, FILLED);
@@ -89,9 +89,7 @@ fn a_disk_is_added_under_a_client() {
     goes_on(&load, 200);
     load.verify("with copies on the new disk");
     let mut oracle = load.finish();
-    mount.umount();
-    // A session's slots stay where they are: it is a new one that goes on.
-    is_all_there(&mut m, |db| oracle.verify("from the new disk", db));
+    is_all_there(&mut m, mount, |db| oracle.verify("from the new disk", db));
 }
 
 /// The same with a spare disk and nobody attached: new data keeps off it, the manager's copies do not.
@@ -106,5 +104,6 @@ fn a_spare_disk_is_added() {
     let disk = m.another(2 * DISK);
     let _said = m.pool.mgr(&["disk", "add", &disk, "--spare"]).ok();
     all_whole(&m);
-    is_all_there(&mut m, |_| {});
+    let mount = m.mount("again");
+    is_all_there(&mut m, mount, |_| {});
 }

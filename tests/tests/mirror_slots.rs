@@ -22,7 +22,7 @@ fn loses(m: &mut Mirrored, load: &Load, disk: usize, slots: &str) {
     println!("disk {disk} is lost: the slot lies on disks {slots}");
 }
 
-/// > A client whose disks are lost one after the other goes on as long as its data has copies elsewhere, and its volume is taken over when it dies, whichever disks were lost.
+/// > A client whose slot disks are lost one after the other goes on as long as its data has copies elsewhere, and can be succeeded all the while.
 ///
 /// Of four disks the first two are lost, one of them comes back, a third one is lost, and the client is killed.
 #[test]

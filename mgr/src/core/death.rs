@@ -262,6 +262,7 @@ impl Core {
 
     /// Nothing may be concluded from a journal that is damaged: all that the session has stays.
     fn journal_damaged(&mut self, session: SessionNo, e: &Error) {
+        self.does_without_lost(session);
         let now = self.now.boot;
         let who = self.who(session);
         let Some(c) = self.lives.get_mut(&session).and_then(|l| l.closing.as_mut()) else { return };

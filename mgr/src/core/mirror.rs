@@ -4,11 +4,14 @@
 //!  LegOut (the writer; a reader where nobody writes) -> LegsOut is durable -> LegFailed to everybody who reads the volume or a snapshot of it
 //!     -> all have answered, or hold nothing of it any more -> Done
 //! ```
+//! A client and a disk that die together: once the client is sealed, or drained, the manager says it in its stead.
+//!
 //! The waits are in memory only: who asks again (its answer was lost, the manager was another) has it all done again, which changes nothing.
 //! A session whose lease is over may still read, living by its heartbeat: it is waited for until its locks, its heartbeat or a fence say more.
 
 use super::admin_api::Level;
 use super::change::refused;
+use super::life::Life;
 use super::rights::no_volume;
 use super::{Asker, Core};
 use crate::catalog::Volume;
@@ -17,6 +20,7 @@ use fusevol_shared::change::RegionRun;
 use fusevol_shared::clock::BootTime;
 use fusevol_shared::error::{Error, Kind, Result};
 use fusevol_shared::ids::{SessionNo, VolumeId};
+use fusevol_shared::map::{Leg, LegState, VolumeMap};
 use fusevol_shared::sentence::{Tag, holds};
 use fusevol_shared::units::{DiskNo, VolAu};
 use fusevol_shared::wire::messages::{Done, Push, Reply};
@@ -110,6 +114,41 @@ impl Core {
             self.tell(Level::Warning, "leg-out", format!("volume '{name}' goes on without its copies on disk {disk}: {why}"));
         }
         Ok(())
+    }
+
+    /// What this session has attached to write goes on without disks that are lost, or given up: there is no writer any more who could say so, and its journals are
+    /// not concluded while a disk that counts cannot be flushed. Only of one that is sealed, or drained: what it had acknowledged is on every copy, and nothing is
+    /// acknowledged after that. What its journal says besides is folded as written without these disks. Which copy is right is settled by this.
+    pub(super) fn does_without_lost(&mut self, session: SessionNo) {
+        let over = self.catalog.session(session).is_some_and(|s| s.sealed) || self.lives.get(&session).is_some_and(Life::is_ending);
+        let bad: Vec<DiskNo> = self.catalog.disks().map(|d| d.entry.no).filter(|d| self.is_bad(*d)).collect();
+        if !over || bad.is_empty() {
+            return;
+        }
+        let volumes: Vec<VolumeId> = self.catalog.attachments().filter(|a| a.session == session && a.writes()).map(|a| a.volume).collect();
+        for volume in volumes {
+            for disk in &bad {
+                // Each takes a copy away: the next one is judged by what is left.
+                if self.has_all_beside(volume, *disk) {
+                    self.goes_on_without(volume, *disk);
+                }
+            }
+        }
+    }
+
+    fn goes_on_without(&mut self, volume: VolumeId, disk: DiskNo) {
+        match self.commit_leg_out(volume, disk, Vec::new(), "it is lost, and so is the client that wrote there") {
+            Ok(()) => _ = self.say_leg_failed(volume, disk, None),
+            Err(e) => self.tell(Level::Critical, "internal", e.to_string()),
+        }
+    }
+
+    /// Whether all that a volume and its snapshots have is in sync somewhere else, too.
+    fn has_all_beside(&self, volume: VolumeId, disk: DiskNo) -> bool {
+        let Some(v) = self.catalog.volume(volume).filter(|v| v.entry.legs > 1 && !v.out.contains(&disk)) else { return false };
+        let counts = |l: &Leg| l.state == LegState::InSync && l.at.disk != disk && !v.out.contains(&l.at.disk);
+        let kept = |map: &VolumeMap| map.iter().all(|(_, e)| e.legs().iter().any(counts));
+        kept(&v.map) && self.catalog.snapshots_of(volume).iter().all(|s| kept(&s.map))
     }
 
     /// Tells all who read, and waits for them; whether there is nobody to wait for.

@@ -171,6 +171,7 @@ impl Core {
 
     /// It is tried again after a while; why is said once.
     fn remap_waits(&mut self, no: SessionNo, e: &Error) {
+        self.does_without_lost(no);
         let (now, why) = (self.now.boot, e.to_string());
         let Ok(r) = self.remap(no) else { return };
         let volume = r.volume;

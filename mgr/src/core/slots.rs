@@ -113,6 +113,11 @@ impl Core {
         }
     }
 
+    /// Whether nothing is expected of a disk any more, for now.
+    pub(super) fn is_bad(&self, disk: DiskNo) -> bool {
+        self.fit(disk) == Fit::Bad
+    }
+
     fn fits(&self) -> BTreeMap<DiskNo, Fit> {
         self.catalog.disks().map(|d| (d.entry.no, self.fit(d.entry.no))).collect()
     }

@@ -23,5 +23,6 @@ mod segments;
 mod sessions;
 mod slots;
 mod through;
+mod together;
 mod verbs;
 mod writer;

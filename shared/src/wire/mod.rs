@@ -1,7 +1,7 @@
 //! What client and manager say to each other (PROTOCOL.md).
 //!
 //! - [`messages`]: every request, reply and push, and the right that each request needs, declared on its type.
-//! - [`lock`]: the messages of byte-range locks.
+//! - [`lock`]: the messages of byte-range locks. [`recovery`]: of mirrors. [`slots`]: which disks carry a session's slot.
 //! - [`rights`]: rights and needs.
 //! - [`frame`], [`codec`]: the envelope around a message, with its limits; messages to bytes and back.
 //! - [`data`]: I/O through the manager, on a connection of its own.

@@ -82,6 +82,8 @@ pub struct Disks {
     pub seals: BTreeMap<(SessionNo, DiskNo), (Generation, bool)>,
     /// Disks that take no SEAL; and whether they have answered.
     pub broken: BTreeMap<DiskNo, bool>,
+    /// Disks that cannot be flushed: no journal is concluded that is not read without them.
+    pub unflushed: BTreeSet<DiskNo>,
     /// Clear SEALs are left to the test.
     pub slow: bool,
     /// The page and the letter that was written last to each session, and what each has answered in its slot.
@@ -101,6 +103,9 @@ pub struct Disks {
 
 impl Disks {
     fn tail(&self, j: &JournalRef) -> Result<Tail, WireError> {
+        if self.unflushed.iter().any(|d| !j.without.contains(d)) {
+            return Err(WireError { kind: Kind::Io, message: "a disk cannot be flushed".into(), hint: String::new() });
+        }
         match self.journals.get(&j.token).filter(|d| d.no == j.journal.no && d.begun) {
             Some(d) if d.damaged => Err(WireError { kind: Kind::Damaged, message: "rotten".into(), hint: String::new() }),
             Some(d) => Ok(d.tail.clone()),

@@ -4,6 +4,7 @@
 //! place may be handed out that somebody still knows (PROTOCOLS, R1).
 
 use super::harness::*;
+use super::slots::Slot;
 use super::writer::{Writer, mask};
 use crate::core::ConnId;
 use fusevol_shared::change::Entry;
@@ -35,6 +36,7 @@ pub struct Person {
     pub life: u8,
     pub conn: Option<ConnId>,
     pub session: Option<SessionNo>,
+    pub slot: Option<Slot>,
     writing: BTreeMap<VolumeId, Writing>,
     /// With the version at which it was attached: what was told before is passed over.
     reading: BTreeMap<VolumeId, (MapVersion, BTreeMap<VolAu, DiskAu>)>,
@@ -89,6 +91,7 @@ impl Person {
         match w.hello(conn, self.id(), self.boot(), resume) {
             Ok(welcome) => {
                 self.session = Some(welcome.session);
+                self.slot.get_or_insert_with(|| Slot::of(&welcome));
                 self.conn = Some(conn);
             }
             Err(_) => {
@@ -276,6 +279,10 @@ impl Person {
                     m.unmapped.iter().for_each(|au| _ = map.remove(au));
                     map.extend(places(&m.runs));
                 }
+                Ack::Done
+            }
+            Push::MoveSlot(m) => {
+                self.slot.iter_mut().for_each(|s| s.hear(m));
                 Ack::Done
             }
             Push::Hold(h) => self.flip(w, h),

@@ -13,7 +13,7 @@ use fusevol_shared::change::Places;
 use fusevol_shared::ids::{SnapshotId, VolumeId};
 use fusevol_shared::random::SeededRandom;
 use fusevol_shared::sentence::{Tag, without};
-use fusevol_shared::units::DiskAu;
+use fusevol_shared::units::{DiskAu, DiskNo};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -40,11 +40,13 @@ struct Run {
     frozen: BTreeMap<SnapshotId, Snapshot>,
     /// Places that were handed out while somebody still knew them, with their story.
     stolen: Vec<String>,
+    /// Disks that the manager has lost.
+    lost: Vec<DiskNo>,
 }
 
 impl Run {
     fn new(seed: u64) -> Self {
-        let mut w = World::new(2, 70);
+        let mut w = World::new(4, 35);
         let volumes = vec![w.volume("a", u64::from(AUS) << 20), w.volume("b", u64::from(AUS) << 20)];
         for key in 1..=4 {
             w.client(key, "a", "all");
@@ -55,7 +57,7 @@ impl Run {
             w.admin(AdminRequest::PoolSet { fencing: Fencing::LeaseOnly });
         }
         let people = (1..=4).map(Person::new).collect();
-        Self { w, r: SeededRandom(seed), people, volumes, frozen: BTreeMap::new(), stolen: Vec::new() }
+        Self { w, r: SeededRandom(seed), people, volumes, frozen: BTreeMap::new(), stolen: Vec::new(), lost: Vec::new() }
     }
 
     /// What each of them knows now, and where the log ends.
@@ -108,7 +110,9 @@ impl Run {
     /// Who lives beats; who finds its SEAL set is over.
     fn beats(&mut self) {
         for p in &mut self.people {
-            if p.session.is_some_and(|s| self.w.disks.slots.get(&s) == Some(&true)) {
+            if let (Some(s), Some(slot)) = (p.session.filter(|s| self.w.disks.slots.get(s) == Some(&true)), &p.slot) {
+                let clear = slot.could_go_on(&self.w.disks.seals, s);
+                assert!(!clear, "session {s} is sealed and could go on by {slot:?}: {:?}", self.w.shadow.session(s));
                 p.leave(&mut self.w);
                 p.die();
             }
@@ -119,6 +123,14 @@ impl Run {
     fn restart(&mut self) {
         self.people.iter_mut().for_each(|p| p.conn = None);
         self.w.restart();
+        self.lose(self.lost.clone());
+    }
+
+    /// The manager does not reach these disks.
+    fn lose(&mut self, lost: Vec<DiskNo>) {
+        self.w.disks.broken = lost.iter().map(|d| (*d, self.r.below(2) == 0)).collect();
+        self.w.core.set_lost(lost.iter().map(|d| (*d, "lost".to_owned())).collect());
+        self.lost = lost;
     }
 
     fn step(&mut self) {
@@ -135,6 +147,11 @@ impl Run {
             8 => self.w.wait(LEASE * 2),
             9..15 => self.verb(n),
             18 => self.w.disks.silent = self.r.below(3) == 0,
+            19 => {
+                let some = (0..4).map(DiskNo).filter(|_| self.r.below(4) == 0).collect();
+                self.lose(some);
+            }
+            20 => self.w.disks.slow = self.r.below(3) == 0,
             15..18 => self.w.answer_questions(),
             _ => {
                 let snapshots = self.snapshots();
@@ -169,7 +186,8 @@ impl Run {
 
     /// Everybody dies; nothing of them is left but what they wrote.
     fn end(&mut self) {
-        self.w.disks.silent = false;
+        (self.w.disks.silent, self.w.disks.slow) = (false, false);
+        self.lose(Vec::new());
         self.w.answer_questions();
         for p in &mut self.people {
             p.leave(&mut self.w);
@@ -205,7 +223,7 @@ impl Run {
 
 #[test]
 fn anything_in_any_order() {
-    let mut done = [0usize; 10];
+    let mut done = [0usize; 12];
     for seed in 0..8 {
         let mut run = Run::new(seed);
         for step in 0..8000 {
@@ -225,13 +243,15 @@ fn anything_in_any_order() {
                 Record::JournalReplaced { .. } => 7,
                 Record::LeftDirty { .. } => 8,
                 Record::TakenOver(_) => 9,
+                Record::SlotMoves { .. } => 10,
+                Record::SlotMoved { .. } => 11,
                 _ => continue,
             };
             done[n] += 1;
         }
     }
     println!("{done:?}");
-    let least = [60, 400, 60, 100, 200, 40, 40, 10, 8, 3];
+    let least = [60, 400, 60, 100, 200, 40, 40, 10, 8, 3, 100, 60];
     assert!(done.iter().zip(least).all(|(d, l)| *d > l), "the runs did little: {done:?}");
 }
 

@@ -11,7 +11,8 @@ use std::time::Duration;
 
 const S: SessionNo = SessionNo(0);
 
-/// A session as its client has it.
+/// A session's slot as its client has it.
+#[derive(Clone, Debug)]
 pub struct Slot {
     pub no: u64,
     pub places: Vec<SlotDisk>,
