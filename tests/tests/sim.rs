@@ -100,6 +100,7 @@ fn keep_every_promise(template: &Template, seeds: u64, regressions: &[u64]) {
     let lost = all.redirected > 10 * seeds && all.reopened > seeds / 2 && all.late > seeds / 2 && all.moved > seeds / 10;
     let lost = lost && all.rejoined > seeds / 20;
     assert!(!template.ways || lost, "the worlds lose too few ways: {all:?}");
+    assert!(!template.mirrored || all.slots > seeds / 10, "the worlds move too few slots: {all:?}");
     assert!(all.ops > 20 * seeds && all.shots > seeds / 4 && all.faults > seeds, "the worlds do too little: {all:?}");
 }
 

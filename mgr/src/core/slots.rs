@@ -193,7 +193,10 @@ impl Core {
             life.mover.put_off(now);
         }
         // Once its SEAL may be set nothing is added: what is written there would not have it.
-        if lives(life) && !self.move_slot(session, &open) && let Some(life) = self.lives.get_mut(&session) {
+        if lives(life)
+            && !self.move_slot(session, &open)
+            && let Some(life) = self.lives.get_mut(&session)
+        {
             life.mover.put_off(now);
         }
     }

@@ -7,8 +7,8 @@
 
 pub use super::lock::{GetLock, HeldLock, LockState, LocksFreed, LocksTaken, RetakeLocks, SetLock};
 pub use super::recovery::{LegFailed, LegOut, Recovery, RecoveryOrders};
-pub use super::slots::{MoveSlot, SlotDisk};
 use super::rights::{Need, Right, Rights};
+pub use super::slots::{MoveSlot, SlotDisk};
 pub use crate::change::Segment;
 use crate::change::{Append, Journal, Places, WhenFull};
 use crate::error::WireError;

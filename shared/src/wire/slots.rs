@@ -111,9 +111,8 @@ mod tests {
 
     #[test]
     fn a_seal_counts_where_either_set_would_hear_it() {
-        let counts = |now: &[u16], next: &[u16], on: &[u16]| {
-            Slots { now: set(now), next: set(next), moves: 1 }.counts(|d| on.contains(&d.0))
-        };
+        let counts =
+            |now: &[u16], next: &[u16], on: &[u16]| Slots { now: set(now), next: set(next), moves: 1 }.counts(|d| on.contains(&d.0));
         assert!(counts(&[0, 1, 2], &[], &[0, 1]) && !counts(&[0, 1, 2], &[], &[0]));
         assert!(counts(&[0, 1], &[], &[0, 1]) && !counts(&[0, 1], &[], &[1]));
         assert!(!counts(&[0, 1], &[1, 2], &[1, 2]), "the session may not have moved yet");

@@ -164,7 +164,9 @@ impl<D: Disk> Host<D> {
                 self.engine.outs.failed(m.volume, m.disk);
                 Ok(())
             }
-            Push::Hold(_) | Push::Release(_) | Push::VolumesChanged(_) | Push::LocksFreed(_) | Push::NewDisk(_) | Push::MoveSlot(_) => Ok(()),
+            Push::Hold(_) | Push::Release(_) | Push::VolumesChanged(_) | Push::LocksFreed(_) | Push::NewDisk(_) | Push::MoveSlot(_) => {
+                Ok(())
+            }
         }
     }
 

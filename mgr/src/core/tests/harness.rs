@@ -295,7 +295,10 @@ impl World {
                     {
                         self.questions.push(e.clone());
                     }
-                    _ => next.extend(self.disks.answer(e)),
+                    _ => {
+                        let _ = self.disks.seal(e, Generation(self.generation));
+                        next.extend(self.disks.answer(e));
+                    }
                 }
             }
             all.extend(effects);

@@ -95,6 +95,7 @@ impl Rig {
     /// The administrator says that it is dead: it is sealed, if that can be.
     fn seal(&mut self) -> bool {
         self.w.disconnect(self.conn);
+        self.w.wait(LEASE * 2);
         let _ = self.w.try_admin(AdminRequest::ClientConfirmDead { name: "host1".into() });
         self.w.wait(LEASE * 3);
         let sealed = self.w.disks.slots[&S];
@@ -128,9 +129,9 @@ fn a_slot_moves_when_a_disk_stays_lost_and_again_at_the_next_loss() {
     r.wait(LEASE * 2);
     assert_eq!(r.next(), [1, 2, 3], "one move at a time");
     r.answer();
-    assert_eq!((r.now(), r.next()), (vec![1, 2, 3], vec![]));
-    r.moves();
-    assert_eq!(r.now(), [2, 3, 4]);
+    assert_eq!((r.now(), r.next()), (vec![1, 2, 3], vec![2, 3, 4]), "the next one at once");
+    r.answer();
+    assert_eq!((r.now(), r.next()), (vec![2, 3, 4], vec![]));
     r.lose(&[]);
     r.wait(LEASE * 4);
     assert!(r.told().is_none() && r.now() == [2, 3, 4], "disks that come back make no slot move");
@@ -267,8 +268,11 @@ fn a_disk_that_does_not_take_the_seal_is_left_out() {
     r.moves();
     assert_eq!(r.now(), [2], "what is lost is left at once");
     r.wait(LEASE * 2);
+    r.answer();
+    assert_eq!(r.now(), [2, 5], "where it could be opened");
     r.w.disks.broken.clear();
-    r.moves();
+    (0..16).for_each(|_| r.wait(LEASE));
+    r.answer();
     assert_eq!(r.now(), [2, 3, 5], "not where a clear SEAL may still land");
     r.restart(&[0, 1, 3]);
     r.moves();
