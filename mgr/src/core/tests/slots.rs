@@ -176,7 +176,8 @@ fn disks_that_are_given_up_carry_no_slot() {
 #[test]
 fn a_seal_within_a_move_needs_both_sets() {
     // (disks of the pool, lost before the move, lost within it, the client has moved, it is sealed)
-    let worlds: [(u8, &[u16], &[u16], bool, bool); 8] = [
+    type Case = (u8, &'static [u16], &'static [u16], bool, bool);
+    let worlds: [Case; 8] = [
         (2, &[0], &[0], false, false),
         (2, &[0], &[], false, true),
         (2, &[0], &[0], true, false),
