@@ -150,6 +150,8 @@ pub struct Core {
     path_lives: Vec<(DiskNo, fusevol_shared::ids::Life)>,
     /// Disks that the manager does not reach, and why.
     lost: Vec<(DiskNo, String)>,
+    /// Those at whose places something stands that is not used, and why.
+    refused: BTreeMap<DiskNo, String>,
     /// The catalog is nearly full.
     tight: bool,
     /// Every disk knows byte locks.
@@ -216,6 +218,7 @@ impl Core {
             looks: BTreeMap::new(),
             path_lives: Vec::new(),
             lost: Vec::new(),
+            refused: BTreeMap::new(),
             tight: false,
             has_locks: true,
             fresh: true,
@@ -286,6 +289,8 @@ impl Core {
             Event::BlocksCopied { batch, ends } => self.blocks_copied(batch, ends),
             Event::LaidAgain { lay, end } => self.laid_again(lay, end),
             Event::DiskMissing { disk, why } => self.begins_without(disk, &why),
+            Event::DiskRefused { disk, why } => self.disk_refused(disk, why),
+            Event::DiskBack { disk } => self.disk_back(disk),
             Event::DiskLooked { disk, well } => self.disk_looked(disk, well),
             Event::Errand { session, outcome } => self.errand_done(session, outcome),
             Event::LetterWritten { session, done } => self.letter_written(session, done),
