@@ -108,6 +108,8 @@ async fn mark<D: Disk>(id: DiskId, age: Age, disk: D, page: Vec<u8>) -> (DiskId,
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::disallowed_methods)] // real threads live in real time
+
     use super::*;
     use arc_swap::ArcSwap;
     use fusevol_shared::clock::{Clock, SystemClock};

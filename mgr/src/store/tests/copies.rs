@@ -109,7 +109,7 @@ fn the_label_counts_that_this_manager_has_written() {
     assert_eq!(s.is_older(&foreign), None, "of a disk that it has not seen nothing is known");
     w.kill(1);
     let only = World { disks: vec![w.disks[0].clone(), w.disks[1].clone(), w.disks[2].clone()], ..w.clone() };
-    let lacking = Options { whole: false, ..Options::default() };
+    let lacking = crate::store::Options { whole: false, ..Default::default() };
     if plain == 3
         && let Ok(s) = only.start_with("a", 2, &lacking)
     {
