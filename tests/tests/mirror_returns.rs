@@ -90,7 +90,8 @@ fn two_disks_come_back_as_each_other() {
     until("the disk to be out", PATIENCE, || (out(&mount) == [3]).then_some(()));
     let twin = a.with_extension("twin");
     let _said = tool("cp", &["--sparse=always".as_ref(), a.as_os_str(), twin.as_os_str()]);
-    exchange(&mut m, 3, &twin);
+    swap(&b, &twin);
+    m.servers[3].start();
     refused(&m, 3, "not disk");
     let before = written(&b);
     goes_on(&load, 200);
