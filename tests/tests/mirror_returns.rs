@@ -191,21 +191,21 @@ fn an_older_copy_of_a_disk_without_the_catalog_is_known_to_the_next_manager_too(
 /// The image is put back while no manager runs.
 #[test]
 fn an_older_copy_that_was_put_there_while_no_manager_ran_is_not_used() {
-    let mut m = Mirrored::new(&[DISK; 3], "256M");
+    let mut m = Mirrored::new(&[DISK; 4], "256M");
     let mount = m.mount("fv");
-    let mut load = Load::start(&mount.image("db"), Oracle::new(4, THREADS), 1);
+    let mut load = Load::in_place(&mount.image("db"), Oracle::new(4, THREADS), 1);
     goes_on(&load, 200);
-    let old = copied_and_back(&mut m, &mount, &load, 1);
+    let old = copied_and_back(&mut m, &mount, &load, 3);
     pause(MARKED);
     m.pool.stop();
-    exchange(&mut m, 1, &old);
+    exchange(&mut m, 3, &old);
     m.pool.serve();
-    refused(&m, 1, "it is an older copy of itself: it shows mark");
+    refused(&m, 3, "it is an older copy of itself: it shows mark");
     goes_on(&load, 200);
     pause(A_WHILE);
-    assert_eq!(out(&mount), [1], "it is out");
+    assert_eq!(out(&mount), [3], "it is out");
     load.verify("beside the older copy");
-    exchange(&mut m, 1, &old);
+    exchange(&mut m, 3, &old);
     all_back(&m, &mount);
     all_there(&mut m, mount, load);
 }
