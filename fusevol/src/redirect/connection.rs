@@ -2,7 +2,7 @@
 
 use super::queue::Queue;
 use crate::path::lives::ManagerLife;
-use fusevol_shared::disk::buf::IoBuf;
+use fusevol_shared::disk::buf::{IoBuf, Shelf};
 use fusevol_shared::error::{Error, Kind};
 use fusevol_shared::ids::{Generation, SessionId};
 use fusevol_shared::net::AnyStream;
@@ -19,6 +19,9 @@ const OPENING: Duration = Duration::from_secs(15);
 const SILENCE: Duration = Duration::from_secs(10);
 /// A connection on which nothing is to be done is let go after so long.
 const IDLE: Duration = Duration::from_secs(30);
+
+/// Bytes of answers that were taken which a connection keeps for the next ones.
+const KEPT: usize = 16 << 20;
 
 type Stream = ClientStream<AnyStream>;
 
@@ -87,10 +90,10 @@ impl Connection {
 }
 
 async fn take(queue: &Queue, of: Generation, read: &mut ReadHalf<Stream>) -> End {
-    let mut idle = Duration::ZERO;
+    let (mut idle, shelf) = (Duration::ZERO, Shelf::new(KEPT));
     loop {
         // Not cancelled by the select above unless the whole connection ends.
-        let message = receive::<FromManager, _>(read, Limits::DATA, IoBuf::zeroed);
+        let message = receive::<FromManager, _>(read, Limits::DATA, |len| shelf.take(len));
         tokio::pin!(message);
         let message = loop {
             match timeout(SILENCE, &mut message).await {

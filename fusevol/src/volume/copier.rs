@@ -8,9 +8,12 @@
 //! A claim is the range guard of an AU: nothing of it is written meanwhile, what the volume says is written is what is there, and from its end on the
 //! new copy is written with the others. It lasts as long as a few AUs take to copy. Where the client dies in the midst the AU is as it was.
 //!
+//! It gives way to those who use the volume ([`pace`]).
+//!
 //! How far it is, is counted by the manager, from the catalog alone: everybody prints the same.
 
 mod claim;
+mod pace;
 mod round;
 mod task;
 
@@ -27,6 +30,7 @@ use fusevol_shared::units::{DiskNo, VolAu};
 use fusevol_shared::wire::data::Claim;
 use fusevol_shared::wire::messages::{GetMap, Recovery, RecoveryOrders};
 use futures_util::future::{Either, select};
+use pace::Pace;
 use round::Round;
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
@@ -54,8 +58,10 @@ pub(super) struct Copying {
     says: Mutex<String>,
     /// Of no copy of these could everything be read.
     holes: Mutex<BTreeSet<VolAu>>,
-    /// When the next bytes may be copied.
+    /// When the next bytes may be copied, by the limit.
     next: Mutex<BootTime>,
+    /// How it gives way to those who use the volume.
+    pub(super) pace: Pace,
     /// One looks at a time.
     looking: tokio::sync::Mutex<()>,
 }

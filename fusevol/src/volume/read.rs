@@ -96,6 +96,7 @@ impl<D: Disk, C: Control> Volume<D, C> {
         if let Err(e) = self.engine.lease.wait().await {
             return (Err(e), buf);
         }
+        self.copying.pace.use_it();
         let version = self.legs.out.version();
         let mut spread = false;
         let choose = |au: VolAu, pin: &Pin<'_>| {

@@ -82,6 +82,7 @@ impl<D: Disk, C: Control> Volume<D, C> {
     /// The caller holds the guard of all blocks that `bytes` (not empty) touches.
     pub(super) async fn write_locked(&self, bytes: Range<u64>, data: &IoBytes) -> Result<()> {
         self.engine.lease.wait().await?;
+        self.copying.pace.use_it();
         let aus = self.aus_of(&bytes);
         self.bind(aus.clone(), false).await?;
         if self.late.touches(aus.clone()) {

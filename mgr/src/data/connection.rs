@@ -4,7 +4,7 @@ use super::disks::Done;
 use super::{Inner, OfSession};
 use crate::core::{Event, Verdict};
 use crate::listen::ServerStream;
-use fusevol_shared::disk::buf::IoBuf;
+use fusevol_shared::disk::buf::{IoBuf, Shelf};
 use fusevol_shared::error::{Error, Kind, Result, WireError};
 use fusevol_shared::ids::{KeyPrint, SessionNo};
 use fusevol_shared::units::PAGE;
@@ -20,6 +20,9 @@ use tokio::time::timeout;
 const OPENING: Duration = Duration::from_secs(10);
 /// How long a client may take to read an answer.
 const STALL: Duration = Duration::from_secs(10);
+
+/// Bytes of requests that are done which one connection keeps for the next ones.
+const KEPT: usize = 16 << 20;
 
 type Answers = mpsc::Sender<(FromManager, IoBuf)>;
 
@@ -101,10 +104,10 @@ async fn take<E: From<Event> + Send + 'static>(
     if under_way.wait_for(|n| *n == 0).await.is_err() || answers.send((welcome, IoBuf::zeroed(0))).await.is_err() {
         return closed();
     }
-    let turns = Arc::new(Semaphore::new(IN_FLIGHT));
+    let (turns, shelf) = (Arc::new(Semaphore::new(IN_FLIGHT)), Shelf::new(KEPT));
     loop {
         let Ok(turn) = turns.clone().acquire_owned().await else { return ending() };
-        let (id, io, payload) = match receive::<FromClient, _>(read, Limits::DATA, IoBuf::zeroed).await {
+        let (id, io, payload) = match receive::<FromClient, _>(read, Limits::DATA, |len| shelf.take(len)).await {
             Ok(Some((FromClient::Io { id, io }, payload))) => (id, io, payload),
             Ok(Some((FromClient::Open { .. }, _))) => return Error::new(Kind::Damaged, "it was opened already"),
             Ok(None) => return closed(),
@@ -120,9 +123,11 @@ async fn take<E: From<Event> + Send + 'static>(
         if *of.newest.borrow() != mine {
             return Error::new(Kind::Refused, "the session has opened another data connection");
         }
+        // Whatever it held before: an answer has it only where all of it was read.
+        let buf = if io.verb == Verb::Read { shelf.take(io.len as usize) } else { payload };
         let held = Held { _turn: turn, _memory: memory, _under_way: under_way };
         // Not part of this connection: it goes on to its end when the connection does not.
-        tokio::spawn(serve_one(inner.clone(), session, id, io, payload, answers.clone(), held));
+        tokio::spawn(serve_one(inner.clone(), session, id, io, buf, answers.clone(), held));
     }
 }
 
@@ -138,11 +143,11 @@ async fn serve_one<E: From<Event> + Send + 'static>(
     session: SessionNo,
     id: u64,
     io: Io,
-    payload: IoBuf,
+    buf: IoBuf,
     answers: Answers,
     held: Held,
 ) {
-    let (result, buf) = done(&inner, session, io, payload).await;
+    let (result, buf) = done(&inner, session, io, buf).await;
     let payload = if io.verb == Verb::Read && result.is_ok() { buf } else { IoBuf::zeroed(0) };
     let Held { _turn, _memory, _under_way } = held;
     drop(_under_way);
@@ -154,7 +159,7 @@ async fn serve_one<E: From<Event> + Send + 'static>(
     let _ = answers.send((answer, payload)).await;
 }
 
-async fn done<E: From<Event>>(inner: &Inner<E>, session: SessionNo, io: Io, payload: IoBuf) -> Done {
+async fn done<E: From<Event>>(inner: &Inner<E>, session: SessionNo, io: Io, buf: IoBuf) -> Done {
     let refused = |e: WireError| (Err(Failure::Refused(e)), IoBuf::zeroed(0));
     let Ok(_turn) = inner.turns_of(io.disk).acquire_owned().await else { return refused((&ending()).into()) };
     let (ticket, answer) = inner.verdicts.ask();
@@ -166,7 +171,6 @@ async fn done<E: From<Event>>(inner: &Inner<E>, session: SessionNo, io: Io, payl
         Ok(Err(e)) => return refused(e),
         Err(_) => return refused((&ending()).into()),
     }
-    let buf = if io.verb == Verb::Read { IoBuf::zeroed(io.len as usize) } else { payload };
     let done = inner.disks.io(io, buf).await;
     if matches!(io.verb, Verb::Write | Verb::WriteDurable) {
         // A manager that is ending counts no more.

@@ -3,7 +3,13 @@
 //! An [`IoBuf`] is the only owner of its range of a region; `split_to` makes two owners of disjoint ranges, `rejoin`
 //! one again. Frozen into [`IoBytes`] it is shared and read-only. So pieces of one request go to several disks in
 //! parallel, and one buffer to several mirrors, without a copy and without a borrow that a dropped future could break.
+//!
+//! - [`shelf`]: large regions that are used again, where one is needed for each request.
 #![allow(unsafe_code)]
+
+mod shelf;
+
+pub use shelf::Shelf;
 
 use crate::units::PAGE;
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
@@ -11,10 +17,21 @@ use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 use std::sync::{Arc, OnceLock};
 
+/// Memory from the allocator; given back when dropped.
+#[derive(Debug)]
+struct Memory {
+    start: NonNull<u8>,
+    layout: Layout,
+}
+
 #[derive(Debug)]
 struct Region {
     start: NonNull<u8>,
-    layout: Layout,
+    size: usize,
+    /// `None` only while it is dropped.
+    memory: Option<Memory>,
+    /// Where the memory goes in the end.
+    shelf: Option<Arc<Shelf>>,
     registered: OnceLock<Registered>,
 }
 
@@ -27,25 +44,44 @@ pub(super) struct Registered {
     pub index: u16,
 }
 
+// SAFETY: plain memory, with one owner.
+unsafe impl Send for Memory {}
+// SAFETY: it is not touched by way of this.
+unsafe impl Sync for Memory {}
 // SAFETY: the region is plain memory; who may touch which range is decided by the owners below.
 unsafe impl Send for Region {}
 // SAFETY: as above; ranges of `IoBuf`s never overlap, `IoBytes` only read.
 unsafe impl Sync for Region {}
 
-impl Region {
+impl Memory {
     fn zeroed(len: usize) -> Self {
         let layout =
             Layout::from_size_align(len.next_multiple_of(PAGE).max(PAGE), PAGE).expect("an I/O buffer is far smaller than isize::MAX");
         // SAFETY: the layout's size is at least PAGE, never zero.
         let start = NonNull::new(unsafe { alloc_zeroed(layout) }).unwrap_or_else(|| handle_alloc_error(layout));
-        Self { start, layout, registered: OnceLock::new() }
+        Self { start, layout }
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        // SAFETY: allocated in `zeroed` with this very layout; this is its only owner.
+        unsafe { dealloc(self.start.as_ptr(), self.layout) }
+    }
+}
+
+impl Region {
+    fn new(memory: Memory, shelf: Option<Arc<Shelf>>) -> Self {
+        Self { start: memory.start, size: memory.layout.size(), memory: Some(memory), shelf, registered: OnceLock::new() }
     }
 }
 
 impl Drop for Region {
     fn drop(&mut self) {
-        // SAFETY: allocated in `zeroed` with this very layout; the last owner is gone.
-        unsafe { dealloc(self.start.as_ptr(), self.layout) }
+        // The last owner is gone.
+        if let (Some(shelf), Some(memory)) = (&self.shelf, self.memory.take()) {
+            shelf.put(memory);
+        }
     }
 }
 
@@ -61,7 +97,7 @@ impl IoBuf {
     /// `len` zero bytes, aligned to `PAGE`.
     #[must_use]
     pub fn zeroed(len: usize) -> Self {
-        Self { region: Arc::new(Region::zeroed(len)), off: 0, len }
+        Self { region: Arc::new(Region::new(Memory::zeroed(len), None)), off: 0, len }
     }
 
     /// A copy of `bytes`.
@@ -114,7 +150,7 @@ impl IoBuf {
 impl IoBuf {
     /// The whole region that this is a part of: where it begins, and its length.
     pub(super) fn region(&self) -> (*mut u8, usize) {
-        (self.region.start.as_ptr(), self.region.layout.size())
+        (self.region.start.as_ptr(), self.region.size)
     }
 
     /// The region is known to a ring from now on; `false` where it is known to one already.

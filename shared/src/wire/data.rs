@@ -147,8 +147,8 @@ message!(FromManager, DataManager);
 pub async fn send<M: Message>(to: &mut (impl AsyncWrite + Unpin), message: &M, payload: &[u8]) -> Result<(), FrameError> {
     let archive = message.to_archive()?;
     let header = Header::make_for(M::KIND, &archive, payload.len(), Limits::DATA)?;
-    to.write_all(&header).await?;
-    to.write_all(&archive).await?;
+    // One record of both.
+    to.write_all(&[&header[..], &archive].concat()).await?;
     to.write_all(payload).await?;
     Ok(())
 }

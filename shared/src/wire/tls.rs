@@ -17,7 +17,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, Server
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, BufReader};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
@@ -44,10 +44,15 @@ impl Use {
     }
 }
 
+/// Bytes that are read from a stream at once: the library asks for 4 KiB. Untouched memory is none.
+const READ_AHEAD: usize = 256 << 10;
+/// Bytes on a data connection that are sealed before they are written: the library's own limit is 64 KiB.
+const WRITE_AHEAD: usize = 256 << 10;
+
 /// A connection over any stream, as the manager sees it.
-pub type ServerStream<S = TcpStream> = tokio_rustls::server::TlsStream<S>;
+pub type ServerStream<S = TcpStream> = tokio_rustls::server::TlsStream<BufReader<S>>;
 /// A connection over any stream, as a client sees it.
-pub type ClientStream<S = TcpStream> = tokio_rustls::client::TlsStream<S>;
+pub type ClientStream<S = TcpStream> = tokio_rustls::client::TlsStream<BufReader<S>>;
 
 /// The name for which a pool's manager has its certificate.
 #[must_use]
@@ -123,12 +128,15 @@ impl ServerTls {
     /// # Errors
     /// `Denied` for a wrong certificate, `Version` for a wrong protocol, `Unreachable` where the connection broke.
     pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: S) -> Result<(ServerStream<S>, KeyPrint, Use)> {
-        let stream = self.0.accept(stream).await.map_err(explain)?;
+        let mut stream = self.0.accept(BufReader::with_capacity(READ_AHEAD, stream)).await.map_err(explain)?;
         let state = stream.get_ref().1;
         let named = |u: &Use| state.alpn_protocol() == Some(u.alpn());
         let purpose = [Use::Control, Use::Data].into_iter().find(named).ok_or_else(unnamed)?;
         let certificate = state.peer_certificates().and_then(<[_]>::first);
         let print = key_print(certificate.ok_or_else(|| Error::new(Kind::Denied, "no certificate was shown"))?)?;
+        if purpose == Use::Data {
+            stream.get_mut().1.set_buffer_limit(Some(WRITE_AHEAD));
+        }
         Ok((stream, print, purpose))
     }
 }
@@ -180,7 +188,11 @@ impl ClientTls {
     /// # Errors
     /// `Denied` where the manager is not this pool's, `Version` for a wrong protocol, `Unreachable` where the connection broke.
     pub async fn connect<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: S) -> Result<ClientStream<S>> {
-        let stream = self.connector.connect(self.name.clone(), stream).await.map_err(explain)?;
+        let stream = BufReader::with_capacity(READ_AHEAD, stream);
+        let mut stream = self.connector.connect(self.name.clone(), stream).await.map_err(explain)?;
+        if self.purpose == Use::Data {
+            stream.get_mut().1.set_buffer_limit(Some(WRITE_AHEAD));
+        }
         let named = stream.get_ref().1.alpn_protocol() == Some(self.purpose.alpn());
         if named { Ok(stream) } else { Err(unnamed()) }
     }

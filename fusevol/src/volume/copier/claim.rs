@@ -10,7 +10,7 @@ use crate::disks::io_error;
 use crate::path::lives::Stamp;
 use crate::volume::Volume;
 use crate::volume::guard::Locked;
-use crate::volume::view::malformed;
+use crate::volume::view::{Slot, malformed};
 use fusevol_shared::change::{Entry, Placed, Places};
 use fusevol_shared::disk::Disk;
 use fusevol_shared::disk::buf::{IoBuf, IoBytes};
@@ -22,11 +22,11 @@ use fusevol_shared::wire::data::Claim;
 use fusevol_shared::wire::messages::RecoveryOrders;
 use futures_util::future::join_all;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::atomic::Ordering;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
-/// Bytes that are copied at once, of each AU.
-const COPY: u64 = 1 << 20;
 /// AUs that are remembered as unreadable.
 const HOLES: usize = 4096;
 
@@ -164,21 +164,38 @@ impl<D: Disk, C: Control> Volume<D, C> {
         let au = c.task.au;
         let Some(slot) = self.view.get(au) else { return Ok(()) };
         self.engine.lease.wait().await.map_err(Failed::Other)?;
-        let block = self.block_size();
-        let per = usize::try_from((COPY / block).max(1)).expect("few");
         for run in slot.written().or(slot.need()).runs() {
-            for first in run.clone().step_by(per) {
-                let end = run.end.min(first + u32::try_from(per).expect("few"));
-                let within = u64::from(first) * block..u64::from(end) * block;
-                let data = self.read_copies(au, &slot, BlockMask::ALL, within.clone()).await.map_err(Failed::Source)?.freeze();
-                let writes = c.targets().map(|at| {
-                    let how = How { compare: c.task.stale.contains(&at), unflushed };
-                    self.copy_to_target(au, at, within.start, &data, how)
-                });
-                join_all(writes).await.into_iter().collect::<std::result::Result<(), Failed>>()?;
+            let mut first = run.start;
+            while first < run.end {
+                let turn = self.copying.pace.turn(|| self.engine.lease.now()).await;
+                let most = u32::try_from((turn.most / self.block_size()).max(1)).expect("few blocks");
+                let end = run.end.min(first + most);
+                self.copy_blocks(c, &slot, first..end, unflushed).await?;
+                let rest = turn.rest(self.engine.lease.now());
+                if rest > Duration::ZERO {
+                    self.engine.control.sleep(rest).await;
+                }
+                first = end;
             }
         }
         self.engine.lease.wait().await.map_err(Failed::Other)
+    }
+
+    async fn copy_blocks(
+        &self,
+        c: &Claimed<'_>,
+        slot: &Slot<'_>,
+        blocks: Range<u32>,
+        unflushed: &Unflushed,
+    ) -> std::result::Result<(), Failed> {
+        let (au, block) = (c.task.au, self.block_size());
+        let within = u64::from(blocks.start) * block..u64::from(blocks.end) * block;
+        let data = self.read_copies(au, slot, BlockMask::ALL, within.clone()).await.map_err(Failed::Source)?.freeze();
+        let writes = c.targets().map(|at| {
+            let how = How { compare: c.task.stale.contains(&at), unflushed };
+            self.copy_to_target(au, at, within.start, &data, how)
+        });
+        join_all(writes).await.into_iter().collect()
     }
 
     /// Brings `data` to byte `off` of the AU at `at`; what is there already is not written again.

@@ -22,9 +22,9 @@ use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// AUs that are claimed at once.
+/// AUs that are claimed at once; of a volume that is used fewer writes wait for one.
 const AT_ONCE: usize = 2;
-/// Such batches that are under way at once.
+/// Such batches that are under way at once; of a volume that is used one.
 const BATCHES: usize = 2;
 
 /// What a round was told when it began.
@@ -66,8 +66,9 @@ impl<D: Disk, C: Control> Volume<D, C> {
         let (mut from, mut left) = (Some(VolAu(0)), false);
         let (mut under_way, mut result) = (FuturesUnordered::new(), Ok(()));
         loop {
-            while let Some(at) = from.filter(|_| under_way.len() < BATCHES && result.is_ok() && !self.is_closed() && !round.is_over()) {
-                let (tasks, next, waits) = self.lacking(at, round.orders);
+            let (batches, at_once) = if self.is_used() { (1, 1) } else { (BATCHES, AT_ONCE) };
+            while let Some(at) = from.filter(|_| under_way.len() < batches && result.is_ok() && !self.is_closed() && !round.is_over()) {
+                let (tasks, next, waits) = self.lacking(at, at_once, round.orders);
                 left |= waits || !tasks.is_empty();
                 if !tasks.is_empty() {
                     under_way.push(self.copy_some(tasks, round));
@@ -101,13 +102,17 @@ impl<D: Disk, C: Control> Volume<D, C> {
         }
     }
 
+    fn is_used(&self) -> bool {
+        self.copying.pace.is_used(self.engine.lease.now())
+    }
+
     /// AUs from `from` on that lack copies, as many as are done at once; where to go on; and whether some wait for a disk.
-    fn lacking(&self, from: VolAu, orders: &RecoveryOrders) -> (Vec<Task>, Option<VolAu>, bool) {
+    fn lacking(&self, from: VolAu, at_once: usize, orders: &RecoveryOrders) -> (Vec<Task>, Option<VolAu>, bool) {
         let (mut tasks, mut waits) = (Vec::new(), false);
         let out = self.legs.out.disks();
         let holes = self.copying.holes().clone();
         for (au, slot) in self.view.iter_from(from) {
-            if tasks.len() >= AT_ONCE {
+            if tasks.len() >= at_once {
                 return (tasks, Some(au), waits);
             }
             match Task::of(au, &slot, &out, orders) {

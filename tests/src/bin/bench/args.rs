@@ -87,7 +87,7 @@ pub struct Failure {
     #[arg(long, value_name = "S", default_value = "4", value_parser = clap::value_parser!(u32).range(1..=60))]
     pub seconds: u32,
     /// The volume that is measured; up to five exports of that much in memory
-    #[arg(long, default_value = "1G", value_parser = area, value_name = "SIZE")]
+    #[arg(long, default_value = "2G", value_parser = area, value_name = "SIZE")]
     pub size: u64,
     /// What an export may read, and what it may write, in a second
     #[arg(long, default_value = "64M", value_parser = per_second, value_name = "SIZE")]
