@@ -9,6 +9,7 @@
 //! - [`driver`]: joins core, store, listener and admin socket.
 //! - [`inspect`]: what stands on the disks, for `check` and `dump`.
 //! - [`listen`]: connections of clients to events, answers and pushes back.
+//! - [`marks`]: whether a disk is an older copy of itself.
 //! - [`session_io`]: slots and journals of sessions on the shared disks.
 //! - [`store`]: the catalog on the shared disks.
 
@@ -22,5 +23,6 @@ pub mod data;
 pub mod driver;
 pub mod inspect;
 pub mod listen;
+pub mod marks;
 pub mod session_io;
 pub mod store;

@@ -4,6 +4,7 @@
 use super::config::{Config, ConfigDisk};
 use crate::catalog::{Catalog, Disk};
 use crate::driver::Joining;
+use crate::marks::{self, Marks};
 use crate::store::quorum;
 use fusevol_shared::disk::any::{Address, PoolDisk};
 use fusevol_shared::disk::file::OpenMode;
@@ -235,6 +236,22 @@ pub fn find(config: &Config, mode: OpenMode) -> Result<Found> {
     let wanted: Vec<_> = config.disks.iter().map(|d| (d.id, vec![d.path.clone()])).collect();
     find_into(&mut found, config, &wanted, mode)?;
     Ok(found)
+}
+
+/// Reads the marks of all disks that are here; one that is an older copy of itself counts as missing. `force`: by the administrator's word it is used as
+/// it is.
+pub fn leave_older(found: &mut Found, pool: PoolId, force: bool) -> Marks {
+    let disks: Vec<(DiskId, &PoolDisk)> = found.members.iter().map(|m| (m.label.disk, &*m.disk)).collect();
+    let (marks, older) = block_on(marks::survey(pool, &disks));
+    for (at, why) in older.into_iter().rev() {
+        if force {
+            tracing::warn!("disk {} is used as it is, by force: {why}", found.members[at].disk);
+            continue;
+        }
+        let m = found.members.remove(at);
+        found.missing.push(Missing { id: m.label.disk, hints: vec![m.disk.address()], why });
+    }
+    marks
 }
 
 /// Finds the disks of the catalog that the configuration does not know: it was made on another host, or a disk joined

@@ -201,6 +201,18 @@ pub enum Event {
         /// What is where it was, or why nothing is.
         why: String,
     },
+    /// At the place of a disk that this manager has lost, or never found, stands something that is not used; or, after that, nothing any more.
+    DiskRefused {
+        /// Which.
+        disk: DiskNo,
+        /// Why it is not used.
+        why: Option<String>,
+    },
+    /// A disk that was lost, or not found, is used again.
+    DiskBack {
+        /// Which.
+        disk: DiskNo,
+    },
     /// Answer to `Effect::LookAtDisk`.
     DiskLooked {
         /// Which.

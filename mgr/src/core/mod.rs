@@ -154,6 +154,8 @@ pub struct Core {
     lost: Vec<(DiskNo, String)>,
     /// Since when each disk is lost, or back.
     health: BTreeMap<DiskNo, slots::Health>,
+    /// Those at whose places something stands that is not used, and why.
+    refused: BTreeMap<DiskNo, String>,
     /// The catalog is nearly full.
     tight: bool,
     /// Every disk knows byte locks.
@@ -221,6 +223,7 @@ impl Core {
             path_lives: Vec::new(),
             lost: Vec::new(),
             health: BTreeMap::new(),
+            refused: BTreeMap::new(),
             tight: false,
             has_locks: true,
             fresh: true,
@@ -293,6 +296,8 @@ impl Core {
             Event::BlocksCopied { batch, ends } => self.blocks_copied(batch, ends),
             Event::LaidAgain { lay, end } => self.laid_again(lay, end),
             Event::DiskMissing { disk, why } => self.begins_without(disk, &why),
+            Event::DiskRefused { disk, why } => self.disk_refused(disk, why),
+            Event::DiskBack { disk } => self.disk_back(disk),
             Event::DiskLooked { disk, well } => self.disk_looked(disk, well),
             Event::Errand { session, outcome } => self.errand_done(session, outcome),
             Event::LetterWritten { session, done } => self.letter_written(session, done),

@@ -36,10 +36,32 @@ impl Core {
         self.tell(Level::Warning, "disk-missing", format!("disk {disk} is missing: the manager serves without it ({why})"));
     }
 
+    /// Said once for each reason: it is tried again and again.
+    pub(super) fn disk_refused(&mut self, disk: DiskNo, why: Option<String>) {
+        let Some(why) = why else {
+            self.refused.remove(&disk);
+            return;
+        };
+        if self.refused.get(&disk) == Some(&why) {
+            return;
+        }
+        let text = format!("{}; put the right one there, or give it up: fusevol-mgr disk fail {disk}", is_not_used(disk, &why));
+        self.refused.insert(disk, why);
+        self.tell(Level::Critical, "disk-refused", text);
+    }
+
+    pub(super) fn disk_back(&mut self, disk: DiskNo) {
+        self.refused.remove(&disk);
+        self.tell(Level::Ok, "disk-back", format!("disk {disk} is back, and is used again"));
+    }
+
     pub(super) fn lost_findings(&self) -> Vec<Finding> {
-        let one = |(no, why): &(DiskNo, String)| {
-            let text = format!("disk {no} is missing: this host does not reach it ({why})");
-            Finding { level: Level::Warning, text, action: "fusevol-mgr disk scan".to_owned() }
+        let one = |(no, why): &(DiskNo, String)| match self.refused.get(no) {
+            Some(why) => Finding { level: Level::Critical, text: is_not_used(*no, why), action: format!("fusevol-mgr disk fail {no}") },
+            None => {
+                let text = format!("disk {no} is missing: this host does not reach it ({why})");
+                Finding { level: Level::Warning, text, action: "fusevol-mgr disk scan".to_owned() }
+            }
         };
         self.lost.iter().map(one).collect()
     }
@@ -78,4 +100,8 @@ impl Core {
         };
         self.reply(w.asker, result);
     }
+}
+
+fn is_not_used(disk: DiskNo, why: &str) -> String {
+    format!("disk {disk} is back, and is not used: {why}")
 }

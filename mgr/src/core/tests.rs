@@ -18,6 +18,7 @@ mod mirror_places;
 mod people;
 mod random;
 mod remap;
+mod returns;
 mod seal;
 mod segments;
 mod sessions;

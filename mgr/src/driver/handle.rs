@@ -1,8 +1,7 @@
 //! The way to the driver, for the listener, the admin socket and the signals.
 
-use super::join::Joining;
+use super::join::{Joining, Opened};
 use crate::core::{AdminReply, AdminRequest, Event};
-use fusevol_shared::disk::any::PoolDisk;
 use fusevol_shared::error::{Error, Kind, Result, WireError};
 use fusevol_shared::units::DiskNo;
 use tokio::sync::{mpsc, oneshot};
@@ -30,8 +29,10 @@ pub enum Input {
     Reopened {
         /// Which.
         no: DiskNo,
-        /// Its label was read, and it is locked.
-        disk: Box<PoolDisk>,
+        /// It is locked, and nothing is done on it yet but that it was looked at.
+        opened: Box<Opened>,
+        /// Whether it is used from now on, or why not.
+        answer: oneshot::Sender<Result<()>>,
     },
     /// End in order: what was asked before is done and answered.
     Stop,

@@ -8,6 +8,8 @@ use crate::data::Verdicts;
 use crate::listen::Connections;
 use fusevol_shared::disk::any::PoolDisk;
 use fusevol_shared::error::Result;
+use fusevol_shared::format::label::DiskLabel;
+use fusevol_shared::format::mark::Age;
 use fusevol_shared::ids::{DiskId, Life, SessionId, SessionNo};
 use fusevol_shared::units::DiskNo;
 use std::time::Duration;
@@ -19,6 +21,17 @@ pub struct Joining {
     pub disk: PoolDisk,
     /// What its label says, if it is this pool's: it has joined, or the manager died before the catalog had it.
     pub was: Option<DiskId>,
+}
+
+/// A disk of the pool that was lost and is open again, with what it shows, read by the very connections that will be used.
+#[derive(Debug)]
+pub struct Opened {
+    /// Open for writing.
+    pub disk: PoolDisk,
+    /// Its label: it is the pool's, and has the right identity.
+    pub label: DiskLabel,
+    /// Its newest mark.
+    pub mark: Option<Age>,
 }
 
 /// Where records are kept, and the disks.
@@ -68,11 +81,11 @@ pub trait Log {
     fn label(&mut self, disk: Joining, catalog: &Catalog) -> Result<AdminRequest>;
 
     /// A disk that was lost is open again: it is used from now on, and takes a copy of the catalog again where it had lost it. `checkpoint` gives
-    /// the whole state, which is durable.
+    /// the whole state, which is durable. One that is not fit is not used: why is the inner error.
     ///
     /// # Errors
-    /// Any ends the manager; a disk that is not fit is not used.
-    fn reopened(&mut self, no: DiskNo, disk: PoolDisk, checkpoint: impl FnOnce() -> Vec<Record>) -> Result<()>;
+    /// Any ends the manager.
+    fn reopened(&mut self, no: DiskNo, opened: Opened, checkpoint: impl FnOnce() -> Vec<Record>) -> Result<Result<()>>;
 
     /// The disks that this manager has lost, or has not found, and why.
     fn lost(&self) -> Vec<(DiskNo, String)>;

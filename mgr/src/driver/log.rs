@@ -4,7 +4,8 @@ use super::Input;
 use super::copier::Copier;
 use super::fence::{self, CutOff, Fencer};
 use super::helper::{Helper, Job};
-use super::join::{Joining, Log};
+use super::join::{Joining, Log, Opened};
+use super::marker::{Marker, Marking};
 use super::reopen::{self, Reopener};
 use crate::admin::config::Config;
 use crate::admin::disks::{Member, Missing};
@@ -12,6 +13,7 @@ use crate::catalog::Catalog;
 use crate::catalog::record::{DiskEntry, Record};
 use crate::core::{AdminRequest, Effect, Event};
 use crate::data::Table;
+use crate::marks::Marks;
 use crate::session_io::{self, SessionIo, Silent, SlotOf};
 use crate::store::{self, Candidate, HostDoor, NewDisk, NewPool, Options, Store, Takeover, Who};
 use arc_swap::ArcSwap;
@@ -50,6 +52,8 @@ pub struct StoreLog {
     fencer: Fencer,
     copier: Copier,
     reopener: Reopener,
+    marker: Marker,
+    marks: Arc<Marks>,
     store: Store<File, HostDoor>,
     disks: Vec<session_io::Member<File>>,
     table: Table<File>,
@@ -156,23 +160,33 @@ impl Won {
     ///
     /// # Errors
     /// The store's; `Internal` without a thread.
-    pub fn start(mut self, catalog: &Catalog, missing: &[Missing], agents: PathBuf, to: mpsc::Sender<Input>) -> Result<StoreLog> {
+    pub fn start(
+        mut self,
+        catalog: &Catalog,
+        missing: &[Missing],
+        marks: Marks,
+        agents: PathBuf,
+        to: mpsc::Sender<Input>,
+    ) -> Result<StoreLog> {
         self.disks.extend(absent(catalog, missing, self.au_size));
         let drained = self.takeover.is_drained();
         let mut store = block_on(self.takeover.start(&catalog.dump()))?;
         store.take_warnings().iter().for_each(|w| tracing::warn!("{w}"));
-        if let Some(pool) = catalog.pool() {
-            store.set_lease(Duration::from_millis(pool.lease_ms.into()));
-        }
+        let lease = Duration::from_millis(catalog.pool().map_or(0, |p| p.lease_ms).into());
+        store.set_lease(lease);
         let silent = Arc::default();
         let boot = Who::here(&mut SystemRandom)?.boot;
         let fencer = Fencer::start(agents, to.clone())?;
         let table = Arc::new(ArcSwap::from_pointee(self.disks.clone()));
         let copier = Copier::start(self.pool, self.au_size, to.clone())?;
         let reopener = Reopener::start(self.pool, Arc::clone(&table), to.clone())?;
+        let marks = Arc::new(marks);
+        let (generation, pool) = (store.generation(), self.pool);
+        let of = Marking { pool, generation, lease, table: Arc::clone(&table), marks: Arc::clone(&marks) };
+        let marker = Marker::start(of, |d: &File| d.lost().is_some())?;
         let helper = Helper::start(self.pool, self.au_size, &silent, to)?;
         let Won { disks, pool, au_size, .. } = self;
-        Ok(StoreLog { helper, fencer, copier, reopener, store, disks, table, pool, boot, au_size, silent, drained })
+        Ok(StoreLog { helper, fencer, copier, reopener, marker, marks, store, disks, table, pool, boot, au_size, silent, drained })
     }
 }
 
@@ -284,23 +298,30 @@ impl Log for StoreLog {
         Ok(AdminRequest::DiskAdd { id, aus: layout.aus, first_data: layout.first_data, end_data: layout.end_data, paths: vec![path] })
     }
 
-    fn reopened(&mut self, no: DiskNo, disk: PoolDisk, checkpoint: impl FnOnce() -> Vec<Record>) -> Result<()> {
-        let Some(at) = self.disks.iter().position(|(n, ..)| *n == no) else { return Ok(()) };
-        if let Err(e) = reopen::same(&self.disks[at], &disk) {
-            tracing::error!("{e}");
-            return Ok(());
+    fn reopened(&mut self, no: DiskNo, opened: Opened, checkpoint: impl FnOnce() -> Vec<Record>) -> Result<Result<()>> {
+        let refused = |why: String| Ok(Err(Error::new(Kind::Refused, why)));
+        let Some(at) = self.disks.iter().position(|(n, ..)| *n == no) else { return refused("the pool has no such disk".to_owned()) };
+        if let Err(e) = reopen::same(&self.disks[at], &opened.disk) {
+            return Ok(Err(e));
         }
+        let id = self.disks[at].1;
+        // Before the store asks it anything: of an older copy not even a SEAL is to be believed.
+        if let Some(why) = self.marks.judge(id, opened.mark).or_else(|| self.store.is_older(&opened.label)) {
+            return refused(why);
+        }
+        let disk = Arc::new(opened.disk);
         tracing::info!("disk {no} is open again: {disk}");
-        let (id, disk) = (self.disks[at].1, Arc::new(disk));
         let new = Candidate { path: disk.address().to_string(), disk: Arc::clone(&disk) };
         let done = block_on(self.store.rejoin(id, new, checkpoint));
-        self.warn();
-        if done? {
-            self.disks[at].2 = disk;
-            self.table.store(Arc::new(self.disks.clone()));
-            self.silent.answers(no);
+        let said = self.store.take_warnings();
+        said.iter().for_each(|w| tracing::warn!("{w}"));
+        if !done? {
+            return refused(said.into_iter().next_back().unwrap_or_default());
         }
-        Ok(())
+        self.disks[at].2 = disk;
+        self.table.store(Arc::new(self.disks.clone()));
+        self.silent.answers(no);
+        Ok(Ok(()))
     }
 
     fn lost(&self) -> Vec<(DiskNo, String)> {
@@ -312,7 +333,7 @@ impl Log for StoreLog {
     }
 
     fn close(self) -> Result<()> {
-        drop((self.helper, self.fencer, self.copier, self.reopener));
+        drop((self.helper, self.fencer, self.copier, self.reopener, self.marker));
         block_on(self.store.close())
     }
 }

@@ -20,17 +20,17 @@ mod handle;
 mod helper;
 mod join;
 pub mod log;
+mod marker;
 mod reopen;
 pub mod serve;
 #[cfg(test)]
 mod tests;
 
 pub use handle::{Handle, Input};
-pub use join::{Clients, Joining, Log, Outside};
+pub use join::{Clients, Joining, Log, Opened, Outside};
 
 use crate::core::{AdminId, AdminReply, AdminRequest, Core, Effect, Event, Now, Output};
 use fusevol_shared::clock::{BootTime, Clock};
-use fusevol_shared::disk::any::PoolDisk;
 use fusevol_shared::error::{Result, WireError};
 use fusevol_shared::units::DiskNo;
 use fusevol_shared::wire::messages::Reply;
@@ -159,7 +159,7 @@ impl<L: Log, C: Clients> Driver<L, C> {
             Input::Event(event) => self.step(event, out),
             Input::Ask { request, answer } => self.ask(request, answer, out),
             Input::AddDisk { disk, answer } => self.add_disk(disk, answer, out)?,
-            Input::Reopened { no, disk } => self.reopened(no, *disk, out)?,
+            Input::Reopened { no, opened, answer } => self.reopened(no, *opened, answer, out)?,
             Input::Stop => self.stopping = true,
         }
         Ok(())
@@ -195,15 +195,20 @@ impl<L: Log, C: Clients> Driver<L, C> {
     }
 
     /// What was decided before is committed and said first: the state that a copy of the catalog begins with is durable.
-    fn reopened(&mut self, no: DiskNo, disk: PoolDisk, out: &mut Output) -> Result<()> {
+    fn reopened(&mut self, no: DiskNo, opened: Opened, answer: oneshot::Sender<Result<()>>, out: &mut Output) -> Result<()> {
         self.commit(out)?;
         let done = std::mem::take(out);
         for effect in done.effects {
             self.carry_out(effect);
         }
         let catalog = self.core.catalog();
-        self.log.reopened(no, disk, || catalog.dump())?;
+        let used = self.log.reopened(no, opened, || catalog.dump())?;
         self.core.set_lives(self.log.lives());
+        if used.is_ok() {
+            self.own.push_back(Event::DiskBack { disk: no });
+        }
+        // Who has opened it says why it is not used; where it is gone the manager ends.
+        answer.send(used).unwrap_or_default();
         Ok(())
     }
 

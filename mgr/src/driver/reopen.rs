@@ -3,14 +3,20 @@
 //! it is looked for where it was, then by its label on all block devices.
 //!
 //! ```text
-//!  well --lost--> tried at once, then after a pause that doubles --opened, its label read, locked--> handed to the driver --> well
+//!  well --lost--> tried at once, then after a pause that doubles --opened, label and marks read, locked--> handed to the driver --> used: well
+//!                       ^                                             '--another's label, or none          '--older, or else not fit
+//!                       '---------------------------------------------------'-- said to the core -----------------'
 //! ```
-//! Invariants: a disk is handed over only after its label was read by the very connections that will be used; each disk is tried by itself, within
-//! [`PATIENCE`], so that one that hangs holds up no other; a disk that is handed over is not tried again before the driver has it.
+//! Invariants: a disk is handed over only after its label and its marks were read by the very connections that will be used, and nothing else is done
+//! over these before the driver has judged it: until then all who have the disk have the lost one, of which nothing can be read; each disk is tried by
+//! itself, within [`PATIENCE`], so that one that hangs holds up no other; a disk that is handed over is not tried again before the driver has answered.
 
 use super::Input;
+use super::join::Opened;
 use super::log::File;
+use crate::core::Event;
 use crate::data::Table;
+use crate::marks;
 use crate::session_io::{self, Member};
 use fusevol_shared::clock::{BootTime, Clock, SystemClock};
 use fusevol_shared::disk::any::{Address, Lock, PoolDisk};
@@ -29,7 +35,7 @@ use std::collections::BTreeMap;
 use std::pin::pin;
 use std::thread::JoinHandle;
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 /// The first pause after a try that failed.
 const FIRST: Duration = Duration::from_millis(100);
@@ -76,6 +82,8 @@ struct Lost {
     pause: Duration,
     /// When it is tried next; `None` while it is, and once it is handed over.
     next: Option<BootTime>,
+    /// What stands at its place is not used: as the core was told.
+    refused: Option<String>,
 }
 
 struct Watch {
@@ -89,7 +97,7 @@ impl Watch {
     async fn run(mut self, mut ends: watch::Receiver<bool>) {
         let mut tries = FuturesUnordered::new();
         loop {
-            tries.extend(self.due().into_iter().map(|(no, id, disk)| attempt(self.pool, no, id, disk)));
+            tries.extend(self.due().into_iter().map(|(no, id, disk)| attempt(self.pool, no, id, disk, self.to.clone())));
             let disks: Vec<File> = self.table.load().iter().map(|(.., d)| d.clone()).collect();
             let resting = self.lost.is_empty();
             let look = async {
@@ -103,8 +111,8 @@ impl Watch {
             tokio::select! {
                 _ = ends.wait_for(|end| *end) => return,
                 () = look => {}
-                Some((no, opened)) = tries.next() => {
-                    if !self.tried(no, opened).await {
+                Some((no, used)) = tries.next() => {
+                    if !self.tried(no, used).await {
                         return;
                     }
                 }
@@ -122,7 +130,7 @@ impl Watch {
             let Some(why) = disk.lost() else { continue };
             let lost = self.lost.entry(*no).or_insert_with(|| {
                 tracing::warn!("disk {no} is lost to this manager, and is opened anew: {why}");
-                Lost { life: disk.life(), pause: FIRST, next: Some(now) }
+                Lost { life: disk.life(), pause: FIRST, next: Some(now), refused: None }
             });
             if lost.next.is_some_and(|at| at <= now) {
                 lost.next = None;
@@ -133,56 +141,79 @@ impl Watch {
     }
 
     /// A disk was tried; whether there is still a driver.
-    async fn tried(&mut self, no: DiskNo, opened: Result<PoolDisk>) -> bool {
-        match opened {
-            Ok(disk) => self.to.send(Input::Reopened { no, disk: Box::new(disk) }).await.is_ok(),
-            Err(e) => {
-                tracing::info!("disk {no} is not back yet: {e}");
-                if let Some(lost) = self.lost.get_mut(&no) {
-                    lost.next = Some(SystemClock.now().plus(lost.pause));
-                    lost.pause = (lost.pause * 2).min(MOST);
-                }
-                true
-            }
+    async fn tried(&mut self, no: DiskNo, used: Result<()>) -> bool {
+        let Some(lost) = self.lost.get_mut(&no) else { return true };
+        let Err(e) = used else {
+            // In the table is the next life.
+            return true;
+        };
+        tracing::info!("disk {no} is not back yet: {e}");
+        lost.next = Some(SystemClock.now().plus(lost.pause));
+        lost.pause = (lost.pause * 2).min(MOST);
+        let refused = matches!(e.kind(), Kind::Refused | Kind::Damaged).then(|| e.to_string());
+        if lost.refused == refused {
+            return true;
         }
+        lost.refused.clone_from(&refused);
+        self.to.send(Event::DiskRefused { disk: no, why: refused }.into()).await.is_ok()
     }
 }
 
-async fn attempt(pool: PoolId, no: DiskNo, id: DiskId, disk: File) -> (DiskNo, Result<PoolDisk>) {
-    let PoolDisk::Absent(absent) = &*disk else { return (no, in_time(pool, id, &disk.address()).await) };
-    let mut why = None;
+/// Opens a disk and hands it over; whether it is used.
+async fn attempt(pool: PoolId, no: DiskNo, id: DiskId, disk: File, to: mpsc::Sender<Input>) -> (DiskNo, Result<()>) {
+    let opened = match reach(pool, no, id, disk).await {
+        Ok(opened) => Box::new(opened),
+        Err(e) => return (no, Err(e)),
+    };
+    let (answer, coming) = oneshot::channel();
+    let ending = || Err(Error::new(Kind::Unreachable, "the manager is ending"));
+    let used = match to.send(Input::Reopened { no, opened, answer }).await {
+        Ok(()) => coming.await.unwrap_or_else(|_| ending()),
+        Err(_) => ending(),
+    };
+    (no, used)
+}
+
+/// Of a disk that is missing only hints are known, and its label.
+async fn reach(pool: PoolId, no: DiskNo, id: DiskId, disk: File) -> Result<Opened> {
+    let PoolDisk::Absent(absent) = &*disk else { return in_time(pool, no, id, &disk.address()).await };
+    let mut why: Option<Error> = None;
     for address in absent.hints() {
-        match in_time(pool, id, address).await {
-            Ok(disk) => return (no, Ok(disk)),
+        match in_time(pool, no, id, address).await {
+            Ok(opened) => return Ok(opened),
             Err(e) => why = why.or(Some(e)),
         }
     }
     // Each device that is looked at has its own limit of time.
     let wanted = Wanted { no, id, paths: Vec::new() };
     let found = find::find(pool, &[wanted], &Places { globs: Vec::new(), scan: true }, OpenMode::Read).await.pop();
-    let opened = match found {
-        Some(Found::Here(here)) => in_time(pool, id, &here.disk.address()).await,
+    match found {
+        Some(Found::Here(here)) => in_time(pool, no, id, &here.disk.address()).await,
         Some(Found::Refused(why)) => Err(Error::new(Kind::Refused, why)),
         Some(Found::Missing(_)) | None => Err(why.unwrap_or_else(|| Error::new(Kind::NotFound, "no block device carries its label"))),
-    };
-    (no, opened)
+    }
 }
 
-async fn in_time(pool: PoolId, id: DiskId, address: &Address) -> Result<PoolDisk> {
-    match select(pin!(open(pool, id, address)), pin!(ring::sleep(PATIENCE))).await {
+async fn in_time(pool: PoolId, no: DiskNo, id: DiskId, address: &Address) -> Result<Opened> {
+    match select(pin!(open(pool, no, id, address)), pin!(ring::sleep(PATIENCE))).await {
         Either::Left((opened, _)) => opened,
         Either::Right(_) => Err(Error::new(Kind::Io, format!("{address} did not open within {} s", PATIENCE.as_secs()))),
     }
 }
 
-async fn open(pool: PoolId, id: DiskId, address: &Address) -> Result<PoolDisk> {
+async fn open(pool: PoolId, no: DiskNo, id: DiskId, address: &Address) -> Result<Opened> {
     let disk =
         PoolDisk::open_with(address, OpenMode::ReadWrite, &NbdOptions::patient()).await.context(Kind::Io, || format!("disk {address}"))?;
-    find::confirm(&disk, pool, id).await?;
-    match disk.try_lock(MANAGER_LOCK).context(Kind::Io, || "the manager's lock")? {
-        Lock::Taken | Lock::Absent => Ok(disk),
-        Lock::Held => Err(Error::new(Kind::Busy, format!("another manager holds {address}"))),
+    let (label, _) = find::confirm(&disk, pool, id).await?;
+    if label.no != no {
+        return Err(Error::new(Kind::Refused, format!("it says that it is disk number {} of its pool", label.no)));
     }
+    match disk.try_lock(MANAGER_LOCK).context(Kind::Io, || "the manager's lock")? {
+        Lock::Taken | Lock::Absent => {}
+        Lock::Held => return Err(Error::new(Kind::Busy, format!("another manager holds {address}"))),
+    }
+    let mark = marks::read(&disk, pool, id).await.context(Kind::Io, || format!("the marks of {address}"))?.newest;
+    Ok(Opened { disk, label, mark })
 }
 
 /// Of this disk: what the new life must have as the former one had.
@@ -197,3 +228,6 @@ pub(super) fn same(former: &Member<File>, new: &PoolDisk) -> Result<()> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -82,18 +82,20 @@ pub fn serve(dir: &Dir, force: bool, ready: impl FnOnce() -> Result<()>) -> Resu
 }
 
 /// Opens the disks and wins a generation on them. Disks that the configuration does not know are written down, and the
-/// pool is won again with all of them. Disks may be missing as long as a quorum of the catalog's is here: they are as lost ones then.
+/// pool is won again with all of them. Disks may be missing, or be older copies of themselves, as long as a quorum of the catalog's is here: they are as lost ones then.
 fn open(dir: &Dir, settings: &mut Settings, force: bool, to: &mpsc::Sender<Input>) -> Result<(StoreLog, Catalog)> {
     let mut found = disks::find(settings, OpenMode::ReadWrite)?;
+    let mut marks = disks::leave_older(&mut found, settings.pool_id, force);
     let mut won = win(&found, settings, force)?;
     let mut catalog = Catalog::fold(&won.records)?;
     if disks::complete(&mut found, settings, &catalog, OpenMode::ReadWrite)? {
         drop(won);
+        marks = disks::leave_older(&mut found, settings.pool_id, force);
         won = win(&found, settings, force)?;
         catalog = Catalog::fold(&won.records)?;
         settings.save(dir)?;
     }
-    Ok((won.start(&catalog, &found.missing, dir.file(fence::FOLDER), to.clone())?, catalog))
+    Ok((won.start(&catalog, &found.missing, marks, dir.file(fence::FOLDER), to.clone())?, catalog))
 }
 
 /// Where too few of the catalog's disks are here, all that are missing are named, with where they were.

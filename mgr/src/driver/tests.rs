@@ -8,7 +8,9 @@ use fusevol_shared::clock::SystemClock;
 use fusevol_shared::disk::any::PoolDisk;
 use fusevol_shared::disk::file::{FileDisk, OpenMode};
 use fusevol_shared::error::{Error, Kind};
-use fusevol_shared::ids::{BootId, Generation, KeyPrint, Life, PoolId, SessionId, SessionNo};
+use fusevol_shared::format::label::{CatalogPointer, DiskLabel, Instance, LabelState};
+use fusevol_shared::format::mark::Age;
+use fusevol_shared::ids::{BootId, DiskId, Generation, KeyPrint, Life, PoolId, Seq, SessionId, SessionNo};
 use fusevol_shared::name::Name;
 use fusevol_shared::random::SeededRandom;
 use fusevol_shared::units::{AuSize, DiskNo};
@@ -74,9 +76,9 @@ impl Log for MemLog {
     fn label(&mut self, _disk: Joining, _catalog: &Catalog) -> Result<AdminRequest> {
         Err(Error::new(Kind::Refused, "it carries an xfs filesystem"))
     }
-    fn reopened(&mut self, no: DiskNo, _disk: PoolDisk, checkpoint: impl FnOnce() -> Vec<Record>) -> Result<()> {
+    fn reopened(&mut self, no: DiskNo, opened: Opened, checkpoint: impl FnOnce() -> Vec<Record>) -> Result<Result<()>> {
         self.seen.note(format!("reopened {no}, {} records", checkpoint().len()));
-        Ok(())
+        Ok(opened.mark.map(drop).ok_or_else(|| Error::new(Kind::Refused, "it is older")))
     }
     fn lost(&self) -> Vec<(DiskNo, String)> {
         Vec::new()
@@ -189,6 +191,44 @@ fn waiting_events_share_one_commit() {
     effects.into_iter().for_each(|e| driver.carry_out(e));
     assert!(answers.iter_mut().all(|a| matches!(a.try_recv(), Ok(Ok(AdminReply::Client(_))))));
     assert_eq!(seen.all(), [format!("commit {BATCH_MAX}")]);
+}
+
+/// What is known of disk 1 once the driver has taken it, and whether it is used.
+fn comes_back(shows: Option<Age>) -> (Vec<Event>, Result<()>, Vec<String>) {
+    let (mut driver, _to, seen) = driver(1, 10, HOUR);
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let disk = PoolDisk::from(FileDisk::open(file.path(), OpenMode::ReadWrite).expect("opens"));
+    let (answer, mut coming) = oneshot::channel();
+    let opened = Box::new(Opened { disk, label: label(), mark: shows });
+    let mut out = Output::default();
+    driver.take(Input::Reopened { no: DiskNo(1), opened, answer }, &mut out).expect("the manager goes on");
+    (driver.own.into(), coming.try_recv().expect("it is answered"), seen.all())
+}
+
+#[test]
+fn who_has_opened_a_disk_hears_whether_it_is_used() {
+    let (own, used, seen) = comes_back(Some(Age { generation: Generation(1), number: Seq(2) }));
+    assert_eq!((own, used.is_ok()), (vec![Event::DiskBack { disk: DiskNo(1) }], true));
+    assert!(seen.len() == 1 && seen[0].starts_with("reopened 1, "), "{seen:?}");
+    let (own, used, _) = comes_back(None);
+    assert_eq!((own, used.expect_err("older").kind()), (vec![], Kind::Refused));
+}
+
+fn label() -> DiskLabel {
+    DiskLabel {
+        pool: PoolId([1; 16]),
+        pool_name: Name::new("p").expect("a name"),
+        disk: DiskId([2; 16]),
+        no: DiskNo(1),
+        au_size: AuSize::DEFAULT,
+        aus: 64,
+        state: LabelState::Member,
+        generation: Generation(1),
+        writer: Instance([6; 16]),
+        seq: Seq(7),
+        set: Vec::new(),
+        pointer: CatalogPointer { area: 1, first_seq: Seq(10), quarantine: [None; 4] },
+    }
 }
 
 fn slot_effects() -> (Effect, Effect, Effect) {

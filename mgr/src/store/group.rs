@@ -11,7 +11,7 @@ use fusevol_shared::error::{Error, Kind, Result};
 use fusevol_shared::format::label::{DiskLabel, Instance, LabelState};
 use fusevol_shared::format::layout::{LABEL_COPIES, OWNER_SLOTS, OWNER_TABLE, seal_at};
 use fusevol_shared::format::owner::{OwnerRecord, Seal};
-use fusevol_shared::ids::{Generation, PoolId};
+use fusevol_shared::ids::{Generation, PoolId, Seq};
 use fusevol_shared::units::{DiskOff, PAGE};
 use futures_util::future::{Either, join_all, select};
 use std::pin::pin;
@@ -26,6 +26,8 @@ pub(super) struct Member<D> {
     pub label: DiskLabel,
     /// It has not failed since it was opened.
     pub well: bool,
+    /// The age of the label that this manager has made durable there last.
+    pub kept: Option<(Generation, Seq)>,
 }
 
 /// What came of reading the SEAL.
@@ -155,7 +157,7 @@ impl<D: Disk, W: Door<D>> Group<D, W> {
             let m = &mut self.members[*i];
             match failed.iter().any(|(f, _)| f == i) {
                 true => m.well = false,
-                false => m.label = labelled(&m.label, model),
+                false => (m.label, m.kept) = (labelled(&m.label, model), Some(model.age())),
             }
         }
         Ok(failed)

@@ -96,7 +96,7 @@ where
     let mut members = Vec::new();
     for (d, (finding, label)) in disks.into_iter().zip(found) {
         prepare(&d.disk, &finding, &label).await.context(Kind::Io, || format!("{} cannot be labelled", d.path))?;
-        members.push(Member { disk: d.disk, path: d.path, label, well: true });
+        members.push(Member { disk: d.disk, path: d.path, label, well: true, kept: None });
     }
     for m in &members {
         own_label(m).await?;
@@ -169,7 +169,7 @@ impl<D: Disk, W: Door<D>> Store<D, W> {
         free_of_managers(&self.group.door, &new.disk, &new.path)?;
         let label = DiskLabel { disk: new.id, no: new.no, aus: layout.aus, state: LabelState::Preparing, ..pool };
         prepare(&new.disk, &finding, &label).await.context(Kind::Io, || format!("{} cannot be labelled", new.path))?;
-        let member = Member { disk: new.disk, path: new.path, label, well: true };
+        let member = Member { disk: new.disk, path: new.path, label, well: true, kept: None };
         own_label(&member).await?;
         self.label_seq = self.label_seq.next();
         let (model, index) = (self.model(), self.group.members.len());

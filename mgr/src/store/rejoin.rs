@@ -13,8 +13,8 @@ use super::log::Store;
 use super::record::{LogRecord, pack_pieces};
 use fusevol_shared::disk::{Disk, label};
 use fusevol_shared::error::{Kind, Result};
-use fusevol_shared::format::label::Finding;
-use fusevol_shared::ids::DiskId;
+use fusevol_shared::format::label::{DiskLabel, Finding};
+use fusevol_shared::ids::{DiskId, Generation, Seq};
 
 impl<D: Disk, W: Door<D>> Store<D, W> {
     /// Disk `id` is this open one from now on. Where it holds no copy of the catalog and is to, it gets one: `checkpoint` gives records that rebuild the
@@ -34,8 +34,7 @@ impl<D: Disk, W: Door<D>> Store<D, W> {
             Ok(Finding::Label(l, _)) if (l.pool, l.disk) == (self.group.pool, id) => l,
             Err(e) => {
                 self.warnings.push(format!("{} is open again, and its label cannot be read: {e}", new.path));
-                // It is lost again, and will be opened again.
-                return Ok(true);
+                return Ok(false);
             }
             _ => {
                 self.warnings.push(format!("{} is open again, and does not carry its label", new.path));
@@ -48,7 +47,8 @@ impl<D: Disk, W: Door<D>> Store<D, W> {
                 .push(format!("{} is not used: a manager that was started by force has served it apart (generation {by})", new.path));
             return Ok(false);
         }
-        let member = Member { disk: new.disk, path: new.path, label: *label, well: true };
+        let kept = known.and_then(|i| self.group.members[i].kept);
+        let member = Member { disk: new.disk, path: new.path, label: *label, well: true, kept };
         match known {
             Some(i) => self.group.members[i] = member,
             None => self.group.members.push(member),
@@ -62,6 +62,17 @@ impl<D: Disk, W: Door<D>> Store<D, W> {
             true => self.widen(&checkpoint()).await.map(|()| true),
             false => Ok(true),
         }
+    }
+
+    /// Why a disk that shows this label is not what it was: an older copy of itself, say, with which a server was started. What this manager knows to
+    /// be durable there is the label that it wrote last.
+    #[must_use]
+    pub fn is_older(&self, shown: &DiskLabel) -> Option<String> {
+        let kept = self.group.members.iter().find(|m| m.label.disk == shown.disk)?.kept?;
+        let number = |(generation, seq): (Generation, Seq)| format!("{generation}.{seq}");
+        let said =
+            || format!("it is an older copy of itself: its label is number {}, where {} was durable", number(shown.age()), number(kept));
+        (shown.age() < kept).then(said)
     }
 
     async fn widen<R: LogRecord>(&mut self, state: &[R]) -> Result<()> {

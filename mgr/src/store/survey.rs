@@ -21,7 +21,7 @@ pub(super) async fn gather<D: Disk>(candidates: Vec<Candidate<D>>, pool: Option<
         match said {
             Ok(Finding::Label(l, flaws)) => {
                 warnings.extend(flaws.iter().map(|f| format!("{}: {f}", c.path)));
-                found.push(Member { disk: c.disk, path: c.path, label: *l, well: true });
+                found.push(Member { disk: c.disk, path: c.path, label: *l, well: true, kept: None });
             }
             Ok(Finding::Blank) => warnings.push(format!("{} carries no label", c.path)),
             Ok(Finding::Foreign(what)) => warnings.push(format!("{} carries {what}", c.path)),

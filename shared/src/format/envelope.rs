@@ -51,6 +51,8 @@ pub enum BlockKind {
     Journal = 8,
     /// A letter to a session.
     Mail = 9,
+    /// A mark of a disk's age.
+    Mark = 10,
 }
 
 impl BlockKind {

@@ -3,6 +3,7 @@
 //! ```text
 //! AU 0            byte 0        label copy 0
 //!                 64 KiB        label copy 1
+//!                 96 KiB        marks of the disk's age: 8 pages (`mark`)
 //!                 128 KiB       owner table: 8 x (owner record 4 KiB, its SEAL 4 KiB), by generation modulo 8
 //!                 192 KiB       letters to sessions: 16 pages (`mail`)
 //! AU 1..          session slots 2,048 x (heartbeat 4 KiB, SEAL 4 KiB), whole AUs

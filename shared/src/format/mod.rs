@@ -6,6 +6,7 @@
 //! - [`label`]: who a disk is, and where the catalog lies. [`sniff`]: whose a disk is that has no label of ours.
 //! - [`owner`]: a manager's owner record and its SEAL.
 //! - [`catalog`]: a block of the catalog log. [`journal`]: the journal of an attachment. [`slot`]: a session's heartbeat and SEAL. [`mail`]: letters to it.
+//! - [`mark`]: what every disk holds to prove that it is not older than it was.
 //!
 //! Invariants: bytes are parsed into an untrusted form first and checked before anything is believed; a block that
 //! is valid at another place, in another pool or of another kind is as bad as a damaged one; nothing here panics on
@@ -17,6 +18,7 @@ pub mod journal;
 pub mod label;
 pub mod layout;
 pub mod mail;
+pub mod mark;
 pub mod owner;
 pub mod preserve;
 pub mod slot;

@@ -510,6 +510,8 @@ fn event_name(event: &Event) -> &'static str {
         Event::BlocksCopied { .. } => "blocks copied",
         Event::LaidAgain { .. } => "laid again",
         Event::DiskMissing { .. } => "disk missing",
+        Event::DiskRefused { .. } => "disk refused",
+        Event::DiskBack { .. } => "disk back",
         Event::DiskLooked { .. } => "disk looked",
         Event::Errand { .. } => "errand",
         Event::LetterWritten { .. } => "letter written",

@@ -73,6 +73,50 @@ fn a_copy_comes_back_with_its_disk() {
     }
 }
 
+/// A server that was started with an older copy of its image. It has to be asked before the disk comes back: what stands there is believed then.
+#[test]
+fn an_older_copy_of_a_disk_is_told_from_what_it_was_by_its_label() {
+    let w = World::new(2);
+    let mut s = w.start("a", 1);
+    let (id, old) = (w.disks[1].label().disk, super::world::TestDisk::over(1, w.disks[1].mem.fork()));
+    assert_eq!(s.is_older(&old.label()), None, "nothing is newer");
+    w.commit(&mut s, &[1]).expect("commits");
+    w.kill(1);
+    let mut s = w.start("a", 2);
+    let why = s.is_older(&old.label()).expect("it is older");
+    assert!(why.contains("older copy of itself") && why.contains(&format!("{}.", old.label().generation)), "{why}");
+    assert_eq!(s.is_older(&w.disks[1].label()), None, "the right one");
+    // What is believed of it: that this manager is over.
+    let e = w.run(s.rejoin(id, Candidate { disk: old, path: "d1".into() }, || super::world::dump(&[1]))).expect_err("its SEAL");
+    assert_eq!(e.kind(), Kind::Lapsed, "{e}");
+}
+
+/// Only what this very manager has written is known to be durable; that it knows of a disk without a copy of the catalog, too, and of one that it has lost.
+#[test]
+fn the_label_counts_that_this_manager_has_written() {
+    let w = World::new(4);
+    let mut s = w.start("a", 1);
+    let plain = (0..4).find(|n| s.copies().iter().all(|c| c.disk != w.disks[*n].label().disk)).expect("three of four hold the catalog");
+    let other = s.copies()[0].disk;
+    let old = super::world::TestDisk::over(plain, w.disks[plain].mem.fork());
+    // A label is written anew where a copy is lost.
+    let lost = w.disks.iter().find(|d| d.label().disk == other).expect("it is here");
+    lost.faults.add(Rule::on(Ops::ALL, EIO));
+    w.commit_to(&mut s, &[1], &[1]).expect("two of three");
+    assert!(s.is_older(&old.label()).is_some());
+    let mut foreign = w.disks[plain].label();
+    foreign.disk = fusevol_shared::ids::DiskId([99; 16]);
+    assert_eq!(s.is_older(&foreign), None, "of a disk that it has not seen nothing is known");
+    w.kill(1);
+    let only = World { disks: vec![w.disks[0].clone(), w.disks[1].clone(), w.disks[2].clone()], ..w.clone() };
+    let lacking = crate::store::Options { whole: false, ..Default::default() };
+    if plain == 3
+        && let Ok(s) = only.start_with("a", 2, &lacking)
+    {
+        assert_eq!(s.is_older(&old.label()), None, "nor of one that was not here at the start");
+    }
+}
+
 /// A disk that comes back as another one is no copy.
 #[test]
 fn a_disk_without_its_label_does_not_come_back() {
