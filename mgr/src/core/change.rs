@@ -89,7 +89,12 @@ impl Core {
         }
         let v = self.catalog.volume(volume).ok_or_else(no_volume)?;
         let (out, keep) = (v.out.clone(), self.reserve());
-        let wish = Wish { legs: if apart.is_empty() { v.entry.legs } else { 1 }, but: &out, apart };
+        let legs = if apart.is_empty() { v.entry.legs } else { 1 };
+        let bad: Vec<DiskNo> = out.iter().copied().chain(self.bad_disks()).collect();
+        // Disks that the manager does not reach are left alone where there are enough others: clients may reach them all the same.
+        let (any, well) = (Wish { legs, but: &out, apart }, Wish { legs, but: &bad, apart });
+        let enough = well.room(&self.catalog) >= want * u64::from(legs) + keep;
+        let wish = if enough && well.legs_now(&self.catalog) == any.legs_now(&self.catalog) { well } else { any };
         let free = |keep: u64| wish.room(&self.catalog).saturating_sub(keep) / u64::from(wish.legs_now(&self.catalog).max(1));
         let most = free(keep).min((free(keep) / GRANT_SHARE).max(SMALL));
         let count = want.min(most).min(room);

@@ -251,7 +251,7 @@ impl Core {
         let busy = |p: &DiskAu| self.catalog.copying().any(|(at, _)| at == *p);
         let mut to: Vec<DiskAu> = stale.map(|l| l.at).filter(|p| !busy(p)).take(need).collect();
         let mut but: Vec<DiskNo> = out.iter().copied().chain(self.bad_targets.keys().copied().filter(|d| is_bad(*d))).collect();
-        but.extend(given_up.iter().copied());
+        but.extend(given_up.iter().copied().chain(self.bad_disks()));
         while to.len() < need {
             let apart: Vec<DiskNo> = kept.iter().chain(&to).map(|p| p.disk).chain(from.iter().map(|p| p.disk)).collect();
             let wish = Wish { legs: 1, but: &but, apart: &apart };

@@ -121,7 +121,7 @@ impl Core {
     /// acknowledged after that. What its journal says besides is folded as written without these disks. Which copy is right is settled by this.
     pub(super) fn does_without_lost(&mut self, session: SessionNo) {
         let over = self.catalog.session(session).is_some_and(|s| s.sealed) || self.lives.get(&session).is_some_and(Life::is_ending);
-        let bad: Vec<DiskNo> = self.catalog.disks().map(|d| d.entry.no).filter(|d| self.is_bad(*d)).collect();
+        let bad = self.bad_disks();
         if !over || bad.is_empty() {
             return;
         }

@@ -167,7 +167,7 @@ impl Core {
     fn begin_laying(&mut self, volume: VolumeId, s: &Segment, from: Vec<DiskAu>) -> Result<()> {
         let now = self.now.boot;
         let bad = self.bad_targets.iter().filter(|(_, until)| **until > now).map(|(d, _)| *d);
-        let but: Vec<DiskNo> = bad.chain(self.lost_disks(volume)).collect();
+        let but: Vec<DiskNo> = bad.chain(self.lost_disks(volume)).chain(self.bad_disks()).collect();
         let apart: Vec<DiskNo> = from.iter().map(|p| p.disk).collect();
         let place = self.allocator.choose(&self.catalog, Wish { legs: 1, but: &but, apart: &apart }, 1, 0);
         let Some(to) = place.and_then(|mut p| p.pop()).and_then(|mut legs| legs.pop()) else {

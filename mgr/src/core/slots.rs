@@ -118,6 +118,11 @@ impl Core {
         self.fit(disk) == Fit::Bad
     }
 
+    /// All that are.
+    pub(super) fn bad_disks(&self) -> Vec<DiskNo> {
+        self.catalog.disks().map(|d| d.entry.no).filter(|d| self.is_bad(*d)).collect()
+    }
+
     fn fits(&self) -> BTreeMap<DiskNo, Fit> {
         self.catalog.disks().map(|d| (d.entry.no, self.fit(d.entry.no))).collect()
     }

@@ -7,7 +7,9 @@ use fusevol_shared::change::{Entry, Places};
 use fusevol_shared::error::Kind;
 use fusevol_shared::ids::{Seq, SessionNo, VolumeId};
 use fusevol_shared::sentence::{Tag, without};
-use fusevol_shared::wire::messages::{AUS_PER_GRANT, AttachWrite, Goodbye, Grant, NewJournal};
+use fusevol_shared::units::DiskNo;
+use fusevol_shared::wire::messages::{AUS_PER_GRANT, AttachWrite, Goodbye, Grant, NewJournal, Renew};
+use std::collections::BTreeSet;
 
 fn one(disks: u8, aus: u32) -> (World, VolumeId, Writer) {
     let mut w = World::new(disks, aus);
@@ -41,6 +43,28 @@ fn an_attachment_comes_with_a_journal_and_a_first_reserve() {
     let e = w.ask(a, AttachWrite { volume: v }).expect_err("no room");
     assert!(e.kind == Kind::NoSpace && !e.hint.is_empty());
     assert!(w.shadow.writer(v).is_none());
+}
+
+/// Clients may reach it all the same: without it there must be enough.
+#[test]
+fn a_disk_that_the_manager_does_not_reach_is_left_alone_where_there_are_others() {
+    let (mut w, _, mut wr) = one(2, 1000);
+    let disks = |wr: &Writer| wr.reserve.iter().flatten().map(|at| at.disk.0).collect::<BTreeSet<_>>();
+    for (lost, on) in [(vec![0], vec![1]), (vec![1], vec![0]), (vec![0, 1], vec![0, 1])] {
+        w.core.set_lost(lost.iter().map(|d| (DiskNo(*d), "gone".to_owned())).collect());
+        // Looked at, then for long enough.
+        (0..4).for_each(|_| w.wait(LEASE / 4));
+        w.ok(wr.conn, Renew {});
+        wr.reserve.clear();
+        assert_eq!(wr.grant(&mut w, 16).expect("granted"), 16, "without {lost:?}");
+        assert!(disks(&wr).iter().all(|d| on.contains(d)), "on {:?} without {lost:?}", disks(&wr));
+    }
+    w.core.set_lost(vec![(DiskNo(0), "gone".to_owned())]);
+    let mut all = 0;
+    while let Ok(n) = wr.grant(&mut w, AUS_PER_GRANT) {
+        all += n;
+    }
+    assert!(all > 1200, "what is left is not refused for that: {all}");
 }
 
 #[test]
