@@ -2,7 +2,7 @@
 //! (SEMANTICS.md, "Mirrors".)
 
 use fusevol_tests::real::load::{Load, Oracle, THREADS};
-use fusevol_tests::real::mirrored::{Mirrored, goes_on};
+use fusevol_tests::real::mirrored::{Mirrored, goes_on, spread};
 use fusevol_tests::real::mount::Mount;
 use fusevol_tests::real::wait::{timed, until};
 use std::time::Duration;
@@ -25,9 +25,11 @@ fn missing(m: &Mirrored) -> Vec<String> {
 fn a_manager_begins_while_a_disk_is_missing() {
     let mut m = Mirrored::new(&[DISK; 3], "256M");
     let mount = m.mount("fv");
+    spread(&mount);
     let mut load = Load::start(&mount.image("db"), Oracle::new(1, THREADS), 1);
     goes_on(&load, 100);
     m.servers[1].kill();
+    spread(&mount);
     goes_on(&load, 100);
     m.says("goes on without its copies");
     m.pool.kill();

@@ -1,7 +1,7 @@
 //! Copies of mirrored volumes on real network disks: one is lost for good under load, one is lost and comes back. (SEMANTICS.md, "Mirrors".)
 
 use fusevol_tests::real::load::{Load, Oracle, SPAN, THREADS};
-use fusevol_tests::real::mirrored::{Mirrored, PATIENCE, fill, filled, goes_on, number, out, shown};
+use fusevol_tests::real::mirrored::{Mirrored, PATIENCE, fill, filled, goes_on, number, out, shown, spread};
 use fusevol_tests::real::mount::Mount;
 use fusevol_tests::real::rounds_of;
 use fusevol_tests::real::wait::{timed, until};
@@ -23,10 +23,12 @@ fn a_disk_is_lost_for_good() {
         println!("disk {lost} of {disks}");
         let mut m = Mirrored::new(&vec![DISK; disks], "256M");
         let mount = m.mount("fv");
+        spread(&mount);
         let mut load = Load::start(&mount.image("db"), Oracle::new(1, THREADS), 1);
         goes_on(&load, 200);
         let _earlier = load.slowest();
         m.servers[lost].kill();
+        spread(&mount);
         goes_on(&load, 300);
         m.says("goes on without its copies");
         goes_on(&load, 300);

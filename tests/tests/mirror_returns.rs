@@ -1,7 +1,7 @@
 //! Disks of real mirrored volumes that come back as something else: as another disk of the pool, as an older copy of themselves. (SEMANTICS.md, "Mirrors".)
 
 use fusevol_tests::real::load::{Load, Oracle, THREADS};
-use fusevol_tests::real::mirrored::{Mirrored, PATIENCE, goes_on, out};
+use fusevol_tests::real::mirrored::{Mirrored, PATIENCE, goes_on, out, spread};
 use fusevol_tests::real::mount::Mount;
 use fusevol_tests::real::run::tool;
 use fusevol_tests::real::wait::{pause, until};
@@ -58,8 +58,10 @@ fn all_there(m: &mut Mirrored, mount: Mount, load: Load) {
 /// The disk's server dies, and its image is copied; then it is back, and the copies go on. Gives the copy.
 fn copied_and_back(m: &mut Mirrored, mount: &Mount, load: &Load, disk: usize) -> PathBuf {
     let (image, old) = (m.image(disk), m.image(disk).with_extension("old"));
+    spread(mount);
     m.servers[disk].kill();
     let _said = tool("cp", &["--sparse=always".as_ref(), image.as_os_str(), old.as_os_str()]);
+    spread(mount);
     until("the disk to be out", PATIENCE, || (out(mount) == [disk as u64]).then_some(()));
     m.servers[disk].start();
     all_back(m, mount);
@@ -83,10 +85,12 @@ fn exchange(m: &mut Mirrored, disk: usize, other: &Path) {
 fn two_disks_come_back_as_each_other() {
     let mut m = Mirrored::new(&[DISK; 4], "256M");
     let mount = m.mount("fv");
+    spread(&mount);
     let mut load = Load::start(&mount.image("db"), Oracle::new(1, THREADS), 1);
     goes_on(&load, 200);
     let (a, b) = (m.image(2), m.image(3));
     m.servers[3].kill();
+    spread(&mount);
     until("the disk to be out", PATIENCE, || (out(&mount) == [3]).then_some(()));
     let twin = a.with_extension("twin");
     let _said = tool("cp", &["--sparse=always".as_ref(), a.as_os_str(), twin.as_os_str()]);

@@ -11,7 +11,7 @@ use fusevol_shared::clock::BootTime;
 use fusevol_shared::disk::Disk;
 use fusevol_shared::error::{Error, Result, WireError};
 use fusevol_shared::ids::{BootId, DiskId, Generation, KeyPrint, PoolId, VolumeId};
-use fusevol_shared::map::VolumeMap;
+use fusevol_shared::map::{Leg, LegState, VolumeMap};
 use fusevol_shared::name::Name;
 use fusevol_shared::random::SeededRandom;
 use fusevol_shared::units::{AuNo, AuSize};
@@ -263,6 +263,13 @@ impl Manager {
         let c = m.core.catalog();
         let live = c.volume(id).map(|v| v.map.clone());
         live.into_iter().chain(c.snapshots_of(id).into_iter().map(|s| s.map.clone())).collect()
+    }
+
+    /// Whether all that the volume and its snapshots have is on other disks than this one, too.
+    #[must_use]
+    pub fn is_beside(&self, id: VolumeId, disk: usize) -> bool {
+        let beside = |l: &Leg| l.state == LegState::InSync && usize::from(l.at.disk.0) != disk;
+        self.maps(id).iter().all(|m| m.iter().all(|(_, e)| e.legs().iter().any(beside)))
     }
 
     /// Whether a preserve segment of the volume has fewer copies than the volume.

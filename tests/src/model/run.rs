@@ -310,7 +310,11 @@ impl World {
                 }
                 let shown = self.volume.copying();
                 if shown.todo == 0 && shown.out.is_empty() && !self.manager.has_thin_segments(self.id, self.disks.copies) {
-                    self.disks.kill(usize::try_from(self.random.below(self.disks.len())).expect("small"));
+                    let no = usize::try_from(self.random.below(self.disks.len())).expect("small");
+                    // What only snapshots have is copied once nobody writes the volume: it may have one copy still.
+                    if self.manager.is_beside(self.id, no) {
+                        self.disks.kill(no);
+                    }
                 }
             }
             (Some(_), 0) => self.disks.heal(),
