@@ -37,7 +37,7 @@ fn wait_for(mount: &Mount, disk: usize, wanted: &str) {
 /// Tries the path now, not when its time has come. A server that has ended by itself is there again.
 fn healed(mount: &Mount, s: &mut Split, disk: usize) {
     until(&format!("disk {disk} to be direct"), PATIENCE, || {
-        s.clients.iter_mut().for_each(|server| _ = server.revive());
+        (0..DISKS).for_each(|disk| s.revive(disk));
         let _said = mount.fusevol(&["paths", "restore", &disk.to_string()]).ok();
         (state(mount, disk) == "direct").then_some(())
     });

@@ -217,12 +217,12 @@ fn a_request_that_hangs_is_not_returned_and_may_land_later() {
     let server = NbdServer::nbdkit(dir.path(), "d", &["--filter=pause", "memory", "64M", &at]);
     let disk = open(&server);
     block_on(disk.write(DiskOff(0), pattern(1, LEN).freeze())).expect("it writes");
-    pause_filter(&control, b'p');
+    pause_filter(&control, b'p').expect("it answers");
     let (ended, took) = timed(|| block_on(disk.write(DiskOff(0), pattern(2, LEN).freeze())));
     not_returned(&ended.expect_err("it hangs"), libc::ETIMEDOUT);
     assert!(took >= Duration::from_secs(2) && took < Duration::from_secs(6), "{took:?}");
     is_lost(&disk);
-    pause_filter(&control, b'r');
+    pause_filter(&control, b'r').expect("it answers");
     // That is why it is not returned.
     let again = open(&server);
     until("the late write to land", Duration::from_secs(10), || (read(&again, 0, LEN).ok()? == *pattern(2, LEN)).then_some(()));

@@ -160,12 +160,20 @@ impl NbdServer {
         child.kill().and_then(|()| child.wait()).expect("it is ours");
     }
 
+    /// Whether it has ended by itself.
+    ///
+    /// # Panics
+    /// As `start`.
+    pub fn has_ended(&mut self) -> bool {
+        self.running.as_mut().is_some_and(|c| c.try_wait().expect("it is ours").is_some())
+    }
+
     /// Starts it again where it has ended by itself: nbdkit may, on an assertion of its own, when a client is killed that reads. Whether it had.
     ///
     /// # Panics
     /// As `start`.
     pub fn revive(&mut self) -> bool {
-        let ended = self.running.as_mut().is_some_and(|c| c.try_wait().expect("it is ours").is_some());
+        let ended = self.has_ended();
         if ended {
             self.running = None;
             self.start();
@@ -198,12 +206,16 @@ impl Drop for NbdServer {
 
 /// Says a letter to nbdkit's pause filter (`p` pauses, `r` resumes) and waits for its answer.
 ///
+/// # Errors
+/// Where nobody answers.
+///
 /// # Panics
-/// Where the filter does not answer so.
-pub fn pause_filter(control: &Path, letter: u8) {
+/// Where the filter answers something else.
+pub fn pause_filter(control: &Path, letter: u8) -> std::io::Result<()> {
     let mut answer = [0];
-    UnixStream::connect(control).and_then(|mut s| s.write_all(&[letter]).and_then(|()| s.read_exact(&mut answer))).expect("it answers");
+    UnixStream::connect(control).and_then(|mut s| s.write_all(&[letter]).and_then(|()| s.read_exact(&mut answer)))?;
     assert_eq!(answer[0], letter.to_ascii_uppercase(), "the pause filter");
+    Ok(())
 }
 
 /// A folder with an authority, and certificates of it for a server on this host and a client, named as the field names them.

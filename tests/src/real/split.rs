@@ -6,10 +6,13 @@ use super::mount::Mount;
 use super::nbd::{NbdServer, pause_filter};
 use super::netns::Netns;
 use super::pool::{Pool, free_port, scratch};
+use super::wait::until;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Disks.
 pub const DISKS: usize = 2;
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// See the head of this file.
 pub struct Split {
@@ -66,13 +69,40 @@ impl Split {
         self.clients[disk].start();
     }
 
+    /// Starts it again where it has ended by itself.
+    ///
+    /// # Panics
+    /// Where it does not start.
+    pub fn revive(&mut self, disk: usize) {
+        if self.clients[disk].has_ended() {
+            std::fs::remove_file(&self.controls[disk]).unwrap_or_default();
+            self.clients[disk].revive();
+        }
+    }
+
     /// The client's server of this disk stands still: what it has got it carries out later.
-    pub fn pause(&self, disk: usize) {
-        pause_filter(&self.controls[disk], b'p');
+    ///
+    /// # Panics
+    /// Where its pause filter does not answer.
+    pub fn pause(&mut self, disk: usize) {
+        self.say(disk, b'p');
     }
 
     /// It goes on.
-    pub fn resume(&self, disk: usize) {
-        pause_filter(&self.controls[disk], b'r');
+    ///
+    /// # Panics
+    /// Where its pause filter does not answer.
+    pub fn resume(&mut self, disk: usize) {
+        self.say(disk, b'r');
+    }
+
+    /// A server that has ended by itself is started again, and told.
+    fn say(&mut self, disk: usize, letter: u8) {
+        let control = self.controls[disk].clone();
+        if pause_filter(&control, letter).is_err() {
+            until("the server to have ended", PATIENCE, || self.clients[disk].has_ended().then_some(()));
+            self.revive(disk);
+            pause_filter(&control, letter).expect("it answers");
+        }
     }
 }
