@@ -12,14 +12,16 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Starts of a manager until one serves: it refuses, then it has the administrator's word.
+const TRIES: usize = 2;
 
 /// A scratch folder with disks, and the manager that serves them. Ends the manager when dropped.
 pub struct Pool {
     scratch: tempfile::TempDir,
     disks: Vec<PathBuf>,
     manager: Option<Child>,
-    /// The next one, which waits for a line.
-    next: Option<Child>,
+    /// The next ones, which wait for a line: as many as are tried before one serves.
+    next: Vec<Child>,
     /// What the manager takes for this boot's id, where it shall take itself for another host.
     boot: Option<PathBuf>,
 }
@@ -104,7 +106,7 @@ impl Pool {
     }
 
     fn init(scratch: tempfile::TempDir, disks: Vec<PathBuf>, listen: &[String], lease: u32) -> Self {
-        let mut pool = Self { scratch, disks, manager: None, next: None, boot: None };
+        let mut pool = Self { scratch, disks, manager: None, next: Vec::new(), boot: None };
         let mut init = Command::new(program("fusevol-mgr"));
         init.args(["init", "--dir"]).arg(pool.dir()).args(["--pool", "san1", "--lease", &lease.to_string()]);
         let local = [format!("127.0.0.1:{}", free_port())];
@@ -128,7 +130,7 @@ impl Pool {
         std::fs::write(&boot, "00000000-1111-4222-8333-444444444444\n").expect("written");
         pool.boot = Some(boot);
         // It waits on this host.
-        if let Some(mut former) = pool.next.take() {
+        for mut former in pool.next.drain(..) {
             former.kill().and_then(|()| former.wait()).expect("it is ours");
         }
         pool.serve();
@@ -177,7 +179,7 @@ impl Pool {
     /// Whether it came to serve.
     fn begin(&mut self, word: &str) -> bool {
         assert!(self.manager.is_none(), "it is served already");
-        let mut child = self.next.take().unwrap_or_else(|| self.waiting());
+        let mut child = self.next.pop().unwrap_or_else(|| self.waiting());
         child.stdin.take().expect("piped").write_all(format!("{word}\n").as_bytes()).expect("it waits for its turn");
         let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
         let ready = lines.by_ref().map_while(Result::ok).any(|l| l.trim() == "ready");
@@ -187,7 +189,10 @@ impl Pool {
         }
         // What it says later is not of interest, but the pipe must stay open.
         std::thread::spawn(move || lines.for_each(drop));
-        self.next = Some(self.waiting());
+        // While none serves a new process might wait for what only a manager can do.
+        while ready && self.next.len() < TRIES {
+            self.next.push(self.waiting());
+        }
         ready
     }
 
@@ -327,7 +332,7 @@ impl Default for Pool {
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        for mut child in self.manager.take().into_iter().chain(self.next.take()) {
+        for mut child in self.manager.take().into_iter().chain(self.next.drain(..)) {
             // The test is over: whatever it is doing, it ends.
             child.kill().and_then(|()| child.wait()).map(drop).unwrap_or_default();
         }
